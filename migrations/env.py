@@ -1,0 +1,59 @@
+"""Runs the migrations: on the connection that `sessions_db.migrate` hands over, or on `alembic -x url=…`."""
+
+from logging.config import fileConfig
+
+from alembic import context
+from sqlalchemy import Connection, make_url
+
+from sessions_db import migrate, schema
+from sessions_db.engine import open_engine, transaction
+
+config = context.config
+if config.config_file_name is not None:
+    fileConfig(config.config_file_name, disable_existing_loggers=False)
+
+
+def is_ours(name: str | None, type_: str, parents: object) -> bool:
+    """Leave the tables of a host application that shares the database out of every comparison."""
+    return type_ != "table" or name in schema.metadata.tables
+
+
+OPTIONS = {
+    "target_metadata": schema.metadata,
+    "version_table": migrate.VERSION_TABLE,
+    "include_name": is_ours,
+    "compare_server_default": True,
+    # SQLite can't alter a table; Alembic's batch mode copies it.
+    "render_as_batch": True,
+}
+
+
+def run(conn: Connection) -> None:
+    """Run in one transaction, alone."""
+    with transaction(conn):
+        migrate.lock(conn)
+        context.configure(connection=conn, **OPTIONS)
+        with context.begin_transaction():
+            context.run_migrations()
+
+
+def url() -> str:
+    """The database that the command line names."""
+    given = context.get_x_argument(as_dictionary=True).get("url")
+    if not given:
+        raise SystemExit("Name the database: alembic -x url=sqlite:///sessions.db …")
+    return given
+
+
+if context.is_offline_mode():
+    # `--sql` prints the statements, for somebody else to run.
+    context.configure(dialect_name=make_url(url()).get_backend_name(), literal_binds=True, **OPTIONS)
+    with context.begin_transaction():
+        context.run_migrations()
+elif (connection := config.attributes.get("connection")) is not None:
+    run(connection)
+else:
+    engine = open_engine(url(), synchronous="FULL", retry_budget_s=10.0, pool_size=1)
+    with engine.connect() as connection:
+        run(connection)
+    engine.dispose()

@@ -1,0 +1,110 @@
+"""The triggers: an append moves the counters and trims in its own transaction; a lowered cap holds at once.
+
+Revision ID: 0002
+Revises: 0001
+"""
+
+from alembic import op
+
+revision = "0002"
+down_revision = "0001"
+branch_labels = None
+depends_on = None
+
+SQLITE = {
+    "messages_append": """\
+CREATE TRIGGER messages_append AFTER INSERT ON messages
+BEGIN
+  SELECT RAISE(ABORT, 'messages_append: seq must be the last_seq of an existing session, plus 1')
+  WHERE NOT EXISTS (SELECT 1 FROM sessions WHERE key = NEW.session_key AND last_seq = NEW.seq - 1);
+  UPDATE sessions
+  SET last_seq = NEW.seq, last_activity_ms = max(last_activity_ms, NEW.timestamp_ms)
+  WHERE key = NEW.session_key;
+  DELETE FROM messages
+  WHERE session_key = NEW.session_key
+    AND seq <= NEW.seq - (SELECT message_cap FROM sessions WHERE key = NEW.session_key);
+END""",
+    "sessions_message_cap": """\
+CREATE TRIGGER sessions_message_cap AFTER UPDATE OF message_cap ON sessions
+WHEN NEW.message_cap < OLD.message_cap
+BEGIN
+  DELETE FROM messages WHERE session_key = NEW.key AND seq <= NEW.last_seq - NEW.message_cap;
+END""",
+    "sessions_delete": """\
+CREATE TRIGGER sessions_delete AFTER DELETE ON sessions
+BEGIN
+  DELETE FROM messages WHERE session_key = OLD.key;
+  DELETE FROM labels WHERE session_key = OLD.key;
+END""",
+    "labels_insert": """\
+CREATE TRIGGER labels_insert BEFORE INSERT ON labels
+WHEN NOT EXISTS (SELECT 1 FROM sessions WHERE key = NEW.session_key)
+BEGIN
+  SELECT RAISE(ABORT, 'labels_insert: a label must point to an existing session');
+END""",
+    "labels_update": """\
+CREATE TRIGGER labels_update BEFORE UPDATE OF session_key ON labels
+WHEN NOT EXISTS (SELECT 1 FROM sessions WHERE key = NEW.session_key)
+BEGIN
+  SELECT RAISE(ABORT, 'labels_update: a label must point to an existing session');
+END""",
+}
+
+POSTGRESQL = (
+    """\
+CREATE FUNCTION messages_append() RETURNS trigger LANGUAGE plpgsql AS $$
+DECLARE
+  batch record;
+  cap integer;
+BEGIN
+  FOR batch IN
+    SELECT session_key, min(seq) AS first_seq, max(seq) AS last_seq, count(*) AS size, max(timestamp_ms) AS newest_ms
+    FROM appended GROUP BY session_key ORDER BY session_key
+  LOOP
+    UPDATE sessions
+    SET last_seq = batch.last_seq, last_activity_ms = greatest(last_activity_ms, batch.newest_ms)
+    WHERE key = batch.session_key
+      AND last_seq = batch.first_seq - 1
+      AND batch.last_seq - batch.first_seq + 1 = batch.size
+    RETURNING message_cap INTO cap;
+    IF NOT FOUND THEN
+      RAISE EXCEPTION 'messages_append: seq must go on from the last_seq of an existing session'
+        USING ERRCODE = 'integrity_constraint_violation';
+    END IF;
+    DELETE FROM messages WHERE session_key = batch.session_key AND seq <= batch.last_seq - cap;
+  END LOOP;
+  RETURN NULL;
+END
+$$""",
+    """\
+CREATE TRIGGER messages_append AFTER INSERT ON messages
+REFERENCING NEW TABLE AS appended FOR EACH STATEMENT EXECUTE FUNCTION messages_append()""",
+    """\
+CREATE FUNCTION sessions_message_cap() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+  DELETE FROM messages WHERE session_key = NEW.key AND seq <= NEW.last_seq - NEW.message_cap;
+  RETURN NULL;
+END
+$$""",
+    """\
+CREATE TRIGGER sessions_message_cap AFTER UPDATE OF message_cap ON sessions
+FOR EACH ROW WHEN (NEW.message_cap < OLD.message_cap) EXECUTE FUNCTION sessions_message_cap()""",
+)
+
+
+def upgrade() -> None:
+    """Create the triggers."""
+    on_sqlite = op.get_context().dialect.name == "sqlite"
+    for statement in SQLITE.values() if on_sqlite else POSTGRESQL:
+        op.execute(statement)
+
+
+def downgrade() -> None:
+    """Drop the triggers."""
+    if op.get_context().dialect.name == "sqlite":
+        for name in SQLITE:
+            op.execute(f"DROP TRIGGER {name}")
+        return
+    # A trigger goes with its function.
+    op.execute("DROP FUNCTION messages_append() CASCADE")
+    op.execute("DROP FUNCTION sessions_message_cap() CASCADE")

@@ -1,0 +1,43 @@
+"""SQL-backed sessions, messages and labels for multi-agent services, on SQLite and Postgres."""
+
+from sessions_db.errors import (
+    DatabaseUnavailable,
+    InvalidInput,
+    LabelInUse,
+    SchemaMismatch,
+    SessionNotActive,
+    SessionNotFound,
+    SessionsError,
+)
+from sessions_db.manager import SessionManager, Transaction, session_manager
+from sessions_db.models import (
+    LabelConflict,
+    Message,
+    NewMessage,
+    Role,
+    Session,
+    SessionKind,
+    SessionStatus,
+    SpawnResult,
+)
+
+__all__ = [
+    "DatabaseUnavailable",
+    "InvalidInput",
+    "LabelConflict",
+    "LabelInUse",
+    "Message",
+    "NewMessage",
+    "Role",
+    "SchemaMismatch",
+    "Session",
+    "SessionKind",
+    "SessionManager",
+    "SessionNotActive",
+    "SessionNotFound",
+    "SessionStatus",
+    "SessionsError",
+    "SpawnResult",
+    "Transaction",
+    "session_manager",
+]

@@ -1,0 +1,75 @@
+"""Alembic's part: find the migrations, upgrade under a lock, refuse a schema of another revision."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from alembic import command
+from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from alembic.util import CommandError
+from sqlalchemy import Connection, Engine
+
+from sessions_db.errors import SchemaMismatch
+
+VERSION_TABLE = "sessions_db_version"
+"""Alembic's table of ours; a host application's own `alembic_version` is left alone."""
+
+# Any constant will do, as long as nothing else in the database takes the same advisory lock.
+_ADVISORY_LOCK = 0x5E5510_0DB
+
+
+def ensure_head(engine: Engine, *, migrate: bool) -> None:
+    """Create the schema in an empty database; upgrade one that is behind if `migrate`.
+
+    Raises:
+        SchemaMismatch: the database is behind and `migrate` is False, or it is ahead of this release.
+    """
+    scripts = ScriptDirectory.from_config(_config())
+    head = scripts.get_current_head()
+    with engine.connect() as conn:
+        found = current_revision(conn)
+    if found == head:
+        return
+    if found is not None and not _is_known(scripts, found):
+        raise SchemaMismatch(found, head, "a newer release has migrated it, install that one")
+    if found is not None and not migrate:
+        raise SchemaMismatch(found, head, "run `sessions-db upgrade` on it, or open it with migrate=True")
+    upgrade(engine)
+
+
+def upgrade(engine: Engine, revision: str = "head") -> None:
+    """Run the migrations up to `revision`, in one transaction. Processes that do so at once take turns."""
+    with engine.connect() as conn:
+        config = _config()
+        config.attributes["connection"] = conn
+        command.upgrade(config, revision)
+
+
+def current_revision(conn: Connection) -> str | None:
+    """The revision of the database, or None where this library has no schema yet."""
+    return MigrationContext.configure(conn, opts={"version_table": VERSION_TABLE}).get_current_revision()
+
+
+def lock(conn: Connection) -> None:
+    """Let one migration run at a time, until the transaction ends. On SQLite its BEGIN IMMEDIATE has done so."""
+    if conn.dialect.name == "postgresql":
+        conn.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_ADVISORY_LOCK})")
+
+
+def _config() -> Config:
+    config = Config()
+    # A wheel carries the scripts inside the package; a checkout has them beside it.
+    package = Path(__file__).parent
+    scripts = next(path for path in (package / "migrations", package.parent / "migrations") if path.is_dir())
+    # ConfigParser reads % as the start of an interpolation.
+    config.set_main_option("script_location", str(scripts).replace("%", "%%"))
+    return config
+
+
+def _is_known(scripts: ScriptDirectory, revision: str) -> bool:
+    try:
+        return scripts.get_revision(revision) is not None
+    except CommandError:
+        return False

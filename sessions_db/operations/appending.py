@@ -1,0 +1,180 @@
+"""Appending messages. The triggers of `messages` do the rest of each append: the counters and the trim query."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from functools import cache
+
+from sqlalchemy import ARRAY, BigInteger, Connection, Executable, Text, bindparam, cast, func, select, true
+
+from sessions_db.errors import SessionNotActive, SessionNotFound
+from sessions_db.models import Message, NewMessage, Role, SessionStatus, now_ms
+from sessions_db.operations.reading import MESSAGE_COLUMNS, message_of, status_of
+from sessions_db.schema import Json, insert_into, messages, sessions, to_json
+
+
+def append(conn: Connection, key: str, new: NewMessage, *, active_only: bool = False) -> Message:
+    """The stored message, from one statement unless nothing is stored."""
+    keyed = new.idempotency_key is not None
+    statement = _append(conn.dialect.name, active_only=active_only, keyed=keyed)
+    while True:
+        at_ms = now_ms()
+        parameters = {
+            "key": key,
+            "new_role": new.role,
+            "new_content": new.content,
+            "new_tool_name": new.tool_name,
+            "new_metadata": new.metadata,
+            "new_timestamp_ms": at_ms,
+            "new_idempotency_key": new.idempotency_key,
+        }
+        seq = conn.execute(statement, parameters).scalar_one_or_none()
+        if seq is not None:
+            return _stored(new, seq, at_ms)
+        status = status_of(conn, key)
+        if status is None:
+            raise SessionNotFound(key)
+        if active_only and status is not SessionStatus.ACTIVE:
+            raise SessionNotActive(key, status)
+        # Stored before; or, and then the loop goes on, the session was reopened or that message trimmed just now.
+        if new.idempotency_key is not None:
+            known = _known(conn, key, new.idempotency_key)
+            if new.idempotency_key in known:
+                return known[new.idempotency_key]
+
+
+def append_many(conn: Connection, key: str, batch: Sequence[NewMessage]) -> list[Message]:
+    """The stored messages, from one statement unless nothing is stored."""
+    at_ms = now_ms()
+    columns = [
+        [new.role for new in batch],
+        [new.content for new in batch],
+        [new.tool_name for new in batch],
+        [to_json(new.metadata) for new in batch],
+        [new.idempotency_key for new in batch],
+    ]
+    parameters: dict[str, object] = {"key": key, "new_timestamp_ms": at_ms}
+    if conn.dialect.name == "postgresql":
+        parameters |= zip(_BATCH_COLUMNS, columns, strict=True)
+    else:
+        parameters["rows"] = json.dumps(list(zip(*columns, strict=True)), ensure_ascii=False)
+    numbers = conn.execute(_append_many(conn.dialect.name), parameters).scalars().all()
+    if not numbers and status_of(conn, key) is None:
+        raise SessionNotFound(key)
+    return [_stored(new, seq, at_ms) for new, seq in zip(batch, sorted(numbers), strict=True)]
+
+
+def append_many_once(conn: Connection, key: str, batch: Sequence[NewMessage]) -> list[Message]:
+    """As `append_many`, messages with a known idempotency key stored only once. Needs a transaction."""
+    # With the row locked, no other writer can add a key between the look-up and the statement.
+    lock = select(sessions.c.key).where(sessions.c.key == key).with_for_update(key_share=True)
+    if conn.execute(lock).scalar_one_or_none() is None:
+        raise SessionNotFound(key)
+    known = _known(conn, key)
+    fresh: dict[str | int, NewMessage] = {}
+    for position, new in enumerate(batch):
+        if new.idempotency_key not in known:
+            fresh.setdefault(position if new.idempotency_key is None else new.idempotency_key, new)
+    stored = dict(zip(fresh, append_many(conn, key, list(fresh.values())), strict=True))
+    return [
+        stored[position] if new.idempotency_key is None else (known | stored)[new.idempotency_key]
+        for position, new in enumerate(batch)
+    ]
+
+
+@cache
+def _append(dialect: str, *, active_only: bool, keyed: bool) -> Executable:
+    # The lock makes writers of one session queue, each reading the last_seq that the one before it left.
+    # SQLite has one writer at a time and ignores FOR UPDATE.
+    session = (
+        select(
+            sessions.c.key,
+            sessions.c.last_seq + 1,
+            bindparam("new_role", type_=Text),
+            bindparam("new_content", type_=Text),
+            bindparam("new_tool_name", type_=Text),
+            bindparam("new_metadata", type_=Json),
+            bindparam("new_timestamp_ms", type_=BigInteger),
+            bindparam("new_idempotency_key", type_=Text),
+        )
+        .where(sessions.c.key == bindparam("key"))
+        .with_for_update(key_share=True)
+    )
+    if active_only:
+        session = session.where(sessions.c.status == SessionStatus.ACTIVE.value)
+    insert = insert_into(dialect, messages)
+    if keyed:
+        insert = insert.on_conflict_do_nothing(
+            index_elements=[messages.c.session_key, messages.c.idempotency_key],
+            index_where=messages.c.idempotency_key.is_not(None),
+        )
+    return insert.from_select(_APPENDED_COLUMNS, session).returning(messages.c.seq)
+
+
+_BATCH_COLUMNS = ("role", "content", "tool_name", "metadata", "idempotency_key")
+_APPENDED_COLUMNS = (
+    "session_key",
+    "seq",
+    "role",
+    "content",
+    "tool_name",
+    "metadata",
+    "timestamp_ms",
+    "idempotency_key",
+)
+
+
+@cache
+def _append_many(dialect: str) -> Executable:
+    if dialect == "postgresql":
+        arrays = [bindparam(column, type_=ARRAY(Text)) for column in _BATCH_COLUMNS]
+        batch = func.unnest(*arrays).table_valued(*_BATCH_COLUMNS, with_ordinality="number", name="batch")
+        batch = batch.render_derived()
+        number = batch.c.number
+        values = {column: batch.c[column] for column in _BATCH_COLUMNS}
+        values["metadata"] = cast(batch.c.metadata, Json)
+    else:
+        batch = func.json_each(bindparam("rows", type_=Text)).table_valued("key", "value", name="batch")
+        number = batch.c.key + 1
+        values = {
+            column: func.json_extract(batch.c.value, f"$[{position}]") for position, column in enumerate(_BATCH_COLUMNS)
+        }
+    session = (
+        select(sessions.c.key, sessions.c.last_seq)
+        .where(sessions.c.key == bindparam("key"))
+        .with_for_update(key_share=True)
+        .cte("session")
+    )
+    rows = select(
+        session.c.key,
+        session.c.last_seq + number,
+        values["role"],
+        values["content"],
+        values["tool_name"],
+        values["metadata"],
+        bindparam("new_timestamp_ms", type_=BigInteger),
+        values["idempotency_key"],
+    ).select_from(session.join(batch, true()))
+    return insert_into(dialect, messages).from_select(_APPENDED_COLUMNS, rows).returning(messages.c.seq)
+
+
+def _known(conn: Connection, key: str, idempotency_key: str | None = None) -> dict[str | int, Message]:
+    """The retained messages of a session that have this idempotency key (default: any), by key."""
+    query = select(messages.c.idempotency_key, *MESSAGE_COLUMNS).where(messages.c.session_key == key)
+    if idempotency_key is None:
+        query = query.where(messages.c.idempotency_key.is_not(None))
+    else:
+        query = query.where(messages.c.idempotency_key == idempotency_key)
+    return {row[0]: message_of(row[1:]) for row in conn.execute(query)}
+
+
+def _stored(new: NewMessage, seq: int, at_ms: int) -> Message:
+    return Message(
+        role=Role(new.role),
+        content=new.content,
+        timestamp_ms=at_ms,
+        tool_name=new.tool_name,
+        seq=seq,
+        metadata=new.metadata,
+    )

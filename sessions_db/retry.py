@@ -1,0 +1,36 @@
+"""How long a call goes on trying, and how it waits in between."""
+
+from __future__ import annotations
+
+import random
+import time
+
+
+class RetryBudget:
+    """A span of time to spend on one call's attempts, begun when this object is made."""
+
+    _FIRST_WAIT_S = 0.01
+    _LONGEST_WAIT_S = 1.0
+
+    def __init__(self, budget_s: float) -> None:
+        self._started = time.monotonic()
+        self._budget_s = budget_s
+        self._longest_next_s = self._FIRST_WAIT_S
+
+    @property
+    def spent_s(self) -> float:
+        """Seconds since the call began."""
+        return time.monotonic() - self._started
+
+    def wait(self) -> bool:
+        """Sleep before the next attempt; False, at once, where the budget is spent.
+
+        The sleep is a random part of a span that doubles, so that callers that failed together come back apart
+        ("full jitter", https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/).
+        """
+        left_s = self._budget_s - self.spent_s
+        if left_s <= 0:
+            return False
+        time.sleep(min(left_s, random.uniform(0, self._longest_next_s)))
+        self._longest_next_s = min(self._LONGEST_WAIT_S, self._longest_next_s * 2)
+        return True

@@ -1,0 +1,184 @@
+"""The tables, their constraints and indexes, as SQLAlchemy Core metadata."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from enum import StrEnum
+from typing import Any
+
+from sqlalchemy import (
+    BigInteger,
+    CheckConstraint,
+    Column,
+    Dialect,
+    ForeignKeyConstraint,
+    Index,
+    Integer,
+    MetaData,
+    PrimaryKeyConstraint,
+    Table,
+    Text,
+    UniqueConstraint,
+    text,
+)
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.types import UserDefinedType
+
+from sessions_db.models import DEFAULT_MESSAGE_CAP, Role, SessionKind, SessionStatus
+from sessions_db.validation import JsonValue
+
+
+class Json(UserDefinedType[dict[str, JsonValue]]):
+    """A JSON object kept as the text that was written: key order and numbers come back exactly.
+
+    That is why it is `JSON` on Postgres and not `JSONB`, which reorders keys; on SQLite it is `TEXT`.
+    """
+
+    cache_ok = True
+    # psycopg sends a str as text, which Postgres does not turn into json by itself.
+    render_bind_cast = True
+
+    def bind_processor(self, dialect: Dialect) -> Callable[[Any], str | None]:
+        """Write an object as text, readable as it is for an auditor (no `\\u` escapes)."""
+        return to_json
+
+    def result_processor(self, dialect: Dialect, coltype: object) -> Callable[[Any], Any] | None:
+        """Read the text on SQLite; psycopg has already done so."""
+        return None if dialect.name == "postgresql" else from_json
+
+
+def to_json(value: JsonValue) -> str | None:
+    """The text of a JSON object, or None for no object."""
+    return None if value is None else json.dumps(value, ensure_ascii=False, allow_nan=False)
+
+
+def from_json(value: str | None) -> Any:
+    """The object that `to_json` wrote."""
+    return None if value is None else json.loads(value)
+
+
+@compiles(Json, "sqlite")
+def _json_on_sqlite(type_: Json, compiler: object, **kwargs: object) -> str:
+    return "TEXT"
+
+
+@compiles(Json, "postgresql")
+def _json_on_postgresql(type_: Json, compiler: object, **kwargs: object) -> str:
+    return "JSON"
+
+
+# STRICT tables know INTEGER only, which holds 64 bits there.
+_Int64 = BigInteger().with_variant(Integer(), "sqlite")
+
+
+def _one_of(column: str, choices: type[StrEnum]) -> str:
+    return f"{column} IN ({', '.join(repr(choice.value) for choice in choices)})"
+
+
+def _is_json_object(table: str) -> tuple[CheckConstraint, CheckConstraint]:
+    name = f"ck_{table}_metadata"
+    return (
+        CheckConstraint(
+            "metadata IS NULL OR json_valid(metadata) AND json_type(metadata) = 'object'", name=name
+        ).ddl_if(dialect="sqlite"),
+        CheckConstraint("json_typeof(metadata) = 'object'", name=name).ddl_if(dialect="postgresql"),
+    )
+
+
+metadata = MetaData()
+
+sessions = Table(
+    "sessions",
+    metadata,
+    Column("key", Text, nullable=False),
+    Column("agent_id", Text, nullable=False),
+    Column("kind", Text, nullable=False),
+    Column("status", Text, nullable=False),
+    Column("label", Text),
+    Column("task", Text),
+    Column("run_id", Text),
+    # Not a foreign key: the row of a pruned parent's child is not rewritten.
+    Column("parent_key", Text),
+    Column("created_ms", _Int64, nullable=False),
+    Column("finished_ms", _Int64),
+    Column("end_reason", Text),
+    Column("metadata", Json),
+    Column("message_cap", Integer, nullable=False, server_default=text(str(DEFAULT_MESSAGE_CAP))),
+    # An append changes these two, so no index may hold them: Postgres updates stay HOT.
+    Column("last_seq", _Int64, nullable=False, server_default=text("0")),
+    Column("last_activity_ms", _Int64, nullable=False),
+    PrimaryKeyConstraint("key", name="pk_sessions"),
+    UniqueConstraint("run_id", name="uq_sessions_run_id"),
+    CheckConstraint(_one_of("kind", SessionKind), name="ck_sessions_kind"),
+    CheckConstraint(_one_of("status", SessionStatus), name="ck_sessions_status"),
+    CheckConstraint("agent_id <> '' AND agent_id NOT LIKE '%:%'", name="ck_sessions_agent_id"),
+    CheckConstraint(
+        "CASE kind WHEN 'main' THEN key = 'agent:' || agent_id || ':' || kind "
+        "ELSE substr(key, 1, length(agent_id) + length(kind) + 8) = 'agent:' || agent_id || ':' || kind || ':' END",
+        name="ck_sessions_key",
+    ),
+    CheckConstraint("(kind = 'main') = (run_id IS NULL)", name="ck_sessions_run_id"),
+    CheckConstraint("(status = 'active') = (finished_ms IS NULL)", name="ck_sessions_finished_ms"),
+    CheckConstraint("status <> 'active' OR end_reason IS NULL", name="ck_sessions_end_reason"),
+    CheckConstraint("message_cap >= 1", name="ck_sessions_message_cap"),
+    CheckConstraint("last_seq >= 0", name="ck_sessions_last_seq"),
+    *_is_json_object("sessions"),
+    # Every order is (created_ms, key), so each index gives a page of `list` without sorting.
+    Index("ix_sessions_created", "created_ms", "key"),
+    Index("ix_sessions_agent_created", "agent_id", "created_ms", "key"),
+    Index("ix_sessions_kind_created", "kind", "created_ms", "key"),
+    Index("ix_sessions_status_created", "status", "created_ms", "key"),
+    Index("ix_sessions_parent_created", "parent_key", "created_ms", "key"),
+    Index("ix_sessions_finished", "finished_ms", "key"),
+    sqlite_strict=True,
+    # Room on each page for the next version of a row, which is what HOT needs.
+    postgresql_with={"fillfactor": 80},
+)
+
+messages = Table(
+    "messages",
+    metadata,
+    Column("session_key", Text, nullable=False),
+    Column("seq", _Int64, nullable=False),
+    Column("role", Text, nullable=False),
+    Column("content", Text, nullable=False),
+    Column("tool_name", Text),
+    Column("metadata", Json),
+    Column("timestamp_ms", _Int64, nullable=False),
+    Column("idempotency_key", Text),
+    PrimaryKeyConstraint("session_key", "seq", name="pk_messages"),
+    ForeignKeyConstraint(["session_key"], ["sessions.key"], name="fk_messages_session_key", ondelete="CASCADE"),
+    CheckConstraint(_one_of("role", Role), name="ck_messages_role"),
+    CheckConstraint("seq >= 1", name="ck_messages_seq"),
+    *_is_json_object("messages"),
+    Index(
+        "uq_messages_idempotency_key",
+        "session_key",
+        "idempotency_key",
+        unique=True,
+        sqlite_where=text("idempotency_key IS NOT NULL"),
+        postgresql_where=text("idempotency_key IS NOT NULL"),
+    ),
+    # Clustered by session: reading the newest 50 touches neighbouring pages (1.8 times as fast as with rowids).
+    sqlite_with_rowid=False,
+    sqlite_strict=True,
+)
+
+labels = Table(
+    "labels",
+    metadata,
+    Column("label", Text, nullable=False),
+    Column("session_key", Text, nullable=False),
+    Column("assigned_ms", _Int64, nullable=False),
+    PrimaryKeyConstraint("label", name="pk_labels"),
+    ForeignKeyConstraint(["session_key"], ["sessions.key"], name="fk_labels_session_key", ondelete="CASCADE"),
+    Index("ix_labels_session_key", "session_key"),
+    sqlite_strict=True,
+)
+
+
+def insert_into(dialect: str, table: Table) -> postgresql.Insert | sqlite.Insert:
+    """The dialect's own INSERT: SQLAlchemy has no common form of ON CONFLICT."""
+    return postgresql.insert(table) if dialect == "postgresql" else sqlite.insert(table)

@@ -1,0 +1,168 @@
+"""The input rules: each function gives back the checked value or raises `InvalidInput` naming the argument.
+
+They are the same for both databases, so that what one can't store is refused on the other too.
+"""
+
+from __future__ import annotations
+
+import math
+import unicodedata
+from collections.abc import Iterable, Mapping, Sequence
+from enum import StrEnum
+from typing import TypeAlias, TypeVar
+
+from sessions_db.errors import InvalidInput
+
+JsonValue: TypeAlias = "str | int | float | bool | Mapping[str, JsonValue] | Sequence[JsonValue] | None"
+"""What JSON can hold. Numbers are finite."""
+
+_Choice = TypeVar("_Choice", bound=StrEnum)
+
+MAX_NAME_LENGTH = 255
+"""Characters in an agent id, a label, a tool name or an idempotency key.
+
+PostgreSQL refuses index rows of more than about 2,700 bytes, and an index holds two of these at most.
+"""
+
+MAX_TEXT_BYTES = 256 * 1024 * 1024
+"""Bytes of UTF-8 in any other text. PostgreSQL's limit for a value is 1 GB, SQLite's for a row 1,000,000,000 bytes."""
+
+MAX_JSON_DEPTH = 100
+"""Levels of nesting in metadata. SQLite's JSON functions stop at 1,000, Python's parser at its recursion limit."""
+
+MAX_INTEGER = 2**63 - 1
+"""The largest `BIGINT`."""
+
+
+def text(argument: str, value: object) -> str:
+    """A text that both databases can store: well-formed Unicode without NUL."""
+    if not isinstance(value, str):
+        raise InvalidInput.of(argument, "must be a str", value)
+    if "\x00" in value:
+        raise InvalidInput.of(argument, "must not contain NUL (U+0000)", value)
+    if value.isascii():
+        size = len(value)
+    else:
+        try:
+            size = len(value.encode())
+        except UnicodeEncodeError:
+            raise InvalidInput.of(argument, "must not contain lone surrogates", value) from None
+    if size > MAX_TEXT_BYTES:
+        raise InvalidInput.of(argument, f"must be at most {MAX_TEXT_BYTES} bytes of UTF-8", value)
+    # A subclass of str (an enum member, say) is not a type that every driver knows.
+    return value if type(value) is str else str.__str__(value)
+
+
+def optional_text(argument: str, value: object) -> str | None:
+    """As `text`, or None."""
+    return None if value is None else text(argument, value)
+
+
+def name(argument: str, value: object) -> str:
+    """A text short enough for an index."""
+    checked = text(argument, value)
+    if len(checked) > MAX_NAME_LENGTH:
+        raise InvalidInput.of(argument, f"must be at most {MAX_NAME_LENGTH} characters", value)
+    return checked
+
+
+def optional_name(argument: str, value: object) -> str | None:
+    """As `name`, or None."""
+    return None if value is None else name(argument, value)
+
+
+def idempotency_key(value: object) -> str | None:
+    """A non-empty name, or None. An empty key is a bug of the caller's that would swallow every later message."""
+    checked = optional_name("idempotency_key", value)
+    if checked == "":
+        raise InvalidInput.of("idempotency_key", "must not be empty", value)
+    return checked
+
+
+def agent_id(value: object) -> str:
+    """A name that can't forge a session key: not empty, no colon, no control character."""
+    checked = name("agent_id", value)
+    if not checked:
+        raise InvalidInput.of("agent_id", "must not be empty", value)
+    if ":" in checked or any(unicodedata.category(character) == "Cc" for character in checked):
+        raise InvalidInput.of("agent_id", "must not contain ':' or control characters", value)
+    return checked
+
+
+def integer(argument: str, value: object, *, minimum: int, maximum: int = MAX_INTEGER) -> int:
+    """A whole number within bounds. A bool is not one."""
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise InvalidInput.of(argument, "must be an int", value)
+    if not minimum <= value <= maximum:
+        raise InvalidInput.of(argument, f"must be from {minimum} to {maximum}", value)
+    return int(value)
+
+
+def seconds(argument: str, value: object) -> float:
+    """A span of time, 0 or longer."""
+    if not isinstance(value, int | float) or isinstance(value, bool) or not 0 <= value < math.inf:
+        raise InvalidInput.of(argument, "must be a number of seconds, 0 or more", value)
+    return float(value)
+
+
+def flag(argument: str, value: object) -> bool:
+    """A bool, not something that is merely truthy."""
+    if not isinstance(value, bool):
+        raise InvalidInput.of(argument, "must be a bool", value)
+    return value
+
+
+def choice(argument: str, value: object, choices: type[_Choice]) -> _Choice:
+    """The member of `choices` that `value` is or names."""
+    try:
+        return choices(value)
+    except ValueError:
+        raise InvalidInput.of(argument, f"must be one of {', '.join(choices)}", value) from None
+
+
+def choices(argument: str, values: object, allowed: type[_Choice]) -> list[_Choice]:
+    """The members that `values` holds. A single text is refused: its letters are not what was meant."""
+    if isinstance(values, str) or not isinstance(values, Iterable):
+        raise InvalidInput.of(argument, "must be a collection", values)
+    return [choice(argument, value, allowed) for value in values]
+
+
+def metadata(argument: str, value: object) -> dict[str, JsonValue] | None:
+    """A deep copy of a JSON object, which later changes of the caller's do not reach."""
+    if value is None:
+        return None
+    if not isinstance(value, Mapping):
+        raise InvalidInput.of(argument, "must be a mapping", value)
+    return _json_object(argument, value, 1)
+
+
+def _json_object(argument: str, value: Mapping[object, object], depth: int) -> dict[str, JsonValue]:
+    checked: dict[str, JsonValue] = {}
+    for key, item in value.items():
+        checked[text(f"a key of {argument}", key)] = _json(f"{argument}[{key!r}]", item, depth)
+    return checked
+
+
+def _json(argument: str, value: object, depth: int) -> JsonValue:
+    if depth > MAX_JSON_DEPTH:
+        raise InvalidInput.of(argument.partition("[")[0], f"must be nested at most {MAX_JSON_DEPTH} levels deep", value)
+    match value:
+        case None | bool():
+            return value
+        case str():
+            return text(argument, value)
+        case int():
+            # Python itself refuses to print longer ones (sys.set_int_max_str_digits).
+            if value.bit_length() > 14_000:
+                raise InvalidInput(argument, "must have at most 4,200 digits", "a longer int")
+            return int(value)
+        case float():
+            if not math.isfinite(value):
+                raise InvalidInput.of(argument, "must be finite: JSON has no NaN or Infinity", value)
+            return float(value)
+        case Mapping():
+            return _json_object(argument, value, depth + 1)
+        case list() | tuple():
+            return [_json(f"{argument}[{index}]", item, depth + 1) for index, item in enumerate(value)]
+        case _:
+            raise InvalidInput.of(argument, "must be made of JSON values", value)
