@@ -13,7 +13,7 @@ if config.config_file_name is not None:
     fileConfig(config.config_file_name, disable_existing_loggers=False)
 
 
-def is_ours(name: str | None, type_: str, parents: object) -> bool:
+def is_ours(name: str | None, type_: str, _parents: object) -> bool:
     """Leave the tables of a host application that shares the database out of every comparison."""
     return type_ != "table" or name in schema.metadata.tables
 

@@ -7,7 +7,9 @@ in so many words.
 from __future__ import annotations
 
 import math
+import os
 import sqlite3
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -30,8 +32,11 @@ def open_engine(url: str | URL, *, synchronous: str, retry_budget_s: float, pool
     """
     parsed = _parse(url)
     if parsed.get_backend_name() == "sqlite":
-        return _sqlite_engine(parsed, synchronous, retry_budget_s, pool_size)
-    return _postgresql_engine(parsed, retry_budget_s, pool_size)
+        engine = _sqlite_engine(parsed, synchronous, retry_budget_s, pool_size)
+    else:
+        engine = _postgresql_engine(parsed, retry_budget_s, pool_size)
+    _engines.add(engine)
+    return engine
 
 
 def adopt(engine: Engine) -> Engine:
@@ -44,6 +49,7 @@ def adopt(engine: Engine) -> Engine:
         raise InvalidInput.of("database", "must be a URL or a sqlalchemy.Engine", engine)
     if _DRIVERS.get(engine.dialect.name) != engine.dialect.driver:
         raise InvalidInput.of("database", _SUPPORTED, engine.url)
+    _engines.add(engine)
     return engine.execution_options(isolation_level="AUTOCOMMIT")
 
 
@@ -101,7 +107,7 @@ def _sqlite_engine(url: URL, synchronous: str, retry_budget_s: float, pool_size:
     )
 
     @event.listens_for(engine, "connect")
-    def configure(connection: sqlite3.Connection, record: object) -> None:
+    def configure(connection: sqlite3.Connection, _record: object) -> None:
         connection.execute("PRAGMA foreign_keys = ON")
         if not in_memory:
             connection.execute("PRAGMA journal_mode = WAL")
@@ -130,13 +136,21 @@ def _postgresql_engine(url: URL, retry_budget_s: float, pool_size: int) -> Engin
         ) from error
 
 
+# The engines to look after in a forked child.
+_engines: weakref.WeakSet[Engine] = weakref.WeakSet()
+
 # Pools that a forked child inherited. They are kept and never used: closing a SQLite connection in the child
 # would touch the parent's files, and both ends of a Postgres connection are the parent's.
 _inherited: list[Pool] = []
 
 
-def forget_connections(engine: Engine) -> None:
-    """Give a forked child a pool of its own. A database in memory was copied whole and stays as it is."""
-    if not _is_in_memory(engine.url):
-        _inherited.append(engine.pool)
-        engine.dispose(close=False)
+def _after_fork_in_child() -> None:
+    for engine in _engines:
+        # A database in memory was copied whole and stays as it is.
+        if not _is_in_memory(engine.url):
+            _inherited.append(engine.pool)
+            engine.dispose(close=False)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -137,7 +137,7 @@ def is_passing_refusal(error: exc.DBAPIError) -> bool:
 def translate(
     error: exc.SQLAlchemyError, *, waited_s: float, password: str | None, writing: bool = False
 ) -> SessionsError:
-    """This library's error for `error`, which the caller raises from it.
+    """The error of this library's for `error`, which the caller raises from it.
 
     `writing` says that a write had been sent, so that a broken connection leaves its outcome open.
     """

@@ -1,429 +1,28 @@
-"""`SessionManager`: the sessions of a database, as methods."""
+"""`SessionManager`: the sessions of a database, each operation a transaction of its own or one of a group."""
 
 from __future__ import annotations
 
-import builtins
 import os
 import threading
-import weakref
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from enum import Enum, auto
 from types import TracebackType
-from typing import Concatenate, ParamSpec, TypeVar
+from typing import Concatenate, ParamSpec, Self, TypeVar
 
 from sqlalchemy import URL, Connection, Engine, exc
 
 from sessions_db import engine as engines
 from sessions_db import errors, migrate, validation
 from sessions_db.errors import InvalidInput, SessionsError
-from sessions_db.models import (
-    DEFAULT_MESSAGE_CAP,
-    LabelConflict,
-    Message,
-    NewMessage,
-    Role,
-    Session,
-    SessionKind,
-    SessionStatus,
-    now_ms,
-)
-from sessions_db.operations import appending, ending, reading, starting
+from sessions_db.models import DEFAULT_MESSAGE_CAP
 from sessions_db.retry import RetryBudget
-from sessions_db.validation import JsonValue
+from sessions_db.store import Needs, SessionStore
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
 
-_MAX_MESSAGE_CAP = 2**31 - 1  # the column is an INTEGER
 
-# Sessions that one statement of `prune` deletes: a lock is held for some milliseconds.
-_PRUNE_BATCH = 500
-
-
-class _Needs(Enum):
-    """What an operation needs of its connection."""
-
-    READ = auto()
-    STATEMENT = auto()
-    TRANSACTION = auto()
-
-
-class SessionOperations(ABC):
-    """The operations, which a `SessionManager` and a `Transaction` have in common.
-
-    Every argument is checked before anything is sent, and every method raises `InvalidInput` naming an argument
-    that can't be taken, `DatabaseUnavailable` when the database can't be reached or stays locked for longer than
-    the manager waits, and `SchemaMismatch` when a table is not what it should be. Snapshots that are returned do
-    not change any more.
-    """
-
-    def __init__(self, message_cap: int) -> None:
-        self._message_cap = message_cap
-
-    @abstractmethod
-    def _run(
-        self,
-        needs: _Needs,
-        operation: Callable[Concatenate[Connection, _P], _T],
-        *args: _P.args,
-        **kwargs: _P.kwargs,
-    ) -> _T: ...
-
-    def get_or_create_main(self, agent_id: str) -> Session:
-        """The agent's main session with its retained messages, made if there is none.
-
-        However many processes call this at once, there is one main session for each agent. A main session that
-        has ended is returned as it is; `reopen_session` makes it active again.
-        """
-        return self._run(
-            _Needs.STATEMENT,
-            starting.get_or_create_main,
-            validation.agent_id(agent_id),
-            message_cap=self._message_cap,
-        )
-
-    def spawn_subagent(
-        self,
-        agent_id: str,
-        task: str,
-        label: str | None = None,
-        parent_key: str | None = None,
-        *,
-        metadata: dict[str, JsonValue] | None = None,
-        message_cap: int | None = None,
-        on_label_conflict: LabelConflict | str = LabelConflict.REPLACE,
-        idempotency_key: str | None = None,
-    ) -> str:
-        """The key of a new, active sub-agent session.
-
-        Args:
-            agent_id: who works in the session. Not empty, no colon, no control characters.
-            task: what the session is to do.
-            label: a name that `get_by_label` finds the session by, until a newer session takes it.
-            parent_key: the session that spawned this one.
-            metadata: a JSON object of the caller's.
-            message_cap: how many messages the session retains (default: the manager's).
-            on_label_conflict: `"replace"` takes the label over from the session that has it, `"error"` refuses.
-            idempotency_key: makes it safe to repeat the call: a second spawn with the same key, agent and kind
-                gives the first session's key and stores nothing.
-
-        Raises:
-            SessionNotFound: there is no session `parent_key`.
-            LabelInUse: the label belongs to a session, and `on_label_conflict` is `"error"`.
-        """
-        return self._spawn(
-            SessionKind.SUBAGENT,
-            agent_id,
-            task,
-            label,
-            parent_key,
-            metadata=metadata,
-            message_cap=message_cap,
-            on_label_conflict=on_label_conflict,
-            idempotency_key=idempotency_key,
-        )
-
-    def spawn_cron(
-        self,
-        agent_id: str,
-        task: str,
-        label: str | None = None,
-        parent_key: str | None = None,
-        *,
-        metadata: dict[str, JsonValue] | None = None,
-        message_cap: int | None = None,
-        on_label_conflict: LabelConflict | str = LabelConflict.REPLACE,
-        idempotency_key: str | None = None,
-    ) -> str:
-        """The key of a new, active session for a scheduled run. Otherwise as `spawn_subagent`.
-
-        Raises:
-            SessionNotFound: there is no session `parent_key`.
-            LabelInUse: the label belongs to a session, and `on_label_conflict` is `"error"`.
-        """
-        return self._spawn(
-            SessionKind.CRON,
-            agent_id,
-            task,
-            label,
-            parent_key,
-            metadata=metadata,
-            message_cap=message_cap,
-            on_label_conflict=on_label_conflict,
-            idempotency_key=idempotency_key,
-        )
-
-    def _spawn(
-        self,
-        kind: SessionKind,
-        agent_id: str,
-        task: str,
-        label: str | None,
-        parent_key: str | None,
-        *,
-        metadata: dict[str, JsonValue] | None,
-        message_cap: int | None,
-        on_label_conflict: LabelConflict | str,
-        idempotency_key: str | None,
-    ) -> str:
-        return self._run(
-            _Needs.TRANSACTION,
-            starting.spawn,
-            kind,
-            validation.agent_id(agent_id),
-            validation.text("task", task),
-            validation.optional_name("label", label),
-            validation.optional_text("parent_key", parent_key),
-            metadata=validation.metadata("metadata", metadata),
-            message_cap=self._message_cap if message_cap is None else _cap(message_cap),
-            on_label_conflict=validation.choice("on_label_conflict", on_label_conflict, LabelConflict),
-            idempotency_key=validation.idempotency_key(idempotency_key),
-        )
-
-    def get(self, key: str) -> Session | None:
-        """The session with all its retained messages, or None if there is none."""
-        return self._run(_Needs.READ, reading.get, validation.text("key", key))
-
-    def get_by_label(self, label: str) -> Session | None:
-        """The session that the label belongs to, ended or not, with its retained messages; None if there is none.
-
-        A label belongs to the newest session that was spawned with it.
-        """
-        return self._run(_Needs.READ, reading.get_by_label, validation.text("label", label))
-
-    def list(
-        self,
-        kinds: Collection[SessionKind | str] | None = None,
-        active_only: bool = False,
-        limit: int = 50,
-        *,
-        agent_id: str | None = None,
-        parent_key: str | None = None,
-        status: SessionStatus | str | None = None,
-        active_within_ms: int | None = None,
-        message_limit: int = 0,
-        before: Session | None = None,
-    ) -> builtins.list[Session]:
-        """The newest sessions that pass every filter: by `created_ms` descending, then by key descending.
-
-        Args:
-            kinds: only these kinds; an empty collection matches nothing.
-            active_only: only sessions that have not ended.
-            limit: how many sessions at most.
-            agent_id: only this agent's.
-            parent_key: only those that this session spawned.
-            status: only those with this status.
-            active_within_ms: only those whose last activity is at most this many milliseconds ago.
-            message_limit: how many of its newest messages each session comes with.
-            before: only sessions that come after this one in the order. The last session of a page, given here,
-                leads to the next page, whatever was created or deleted meanwhile.
-        """
-        statuses = None if status is None else {validation.choice("status", status, SessionStatus)}
-        if validation.flag("active_only", active_only):
-            statuses = {SessionStatus.ACTIVE} if statuses is None else statuses & {SessionStatus.ACTIVE}
-        if active_within_ms is not None:
-            active_within_ms = validation.integer("active_within_ms", active_within_ms, minimum=0)
-        if before is not None and not isinstance(before, Session):
-            raise InvalidInput.of("before", "must be a Session", before)
-        return self._run(
-            _Needs.READ,
-            reading.page,
-            kinds=None if kinds is None else validation.choices("kinds", kinds, SessionKind),
-            statuses=statuses,
-            agent_id=validation.optional_text("agent_id", agent_id),
-            parent_key=validation.optional_text("parent_key", parent_key),
-            active_since_ms=None if active_within_ms is None else now_ms() - active_within_ms,
-            before=before,
-            limit=validation.integer("limit", limit, minimum=0),
-            message_limit=validation.integer("message_limit", message_limit, minimum=0),
-        )
-
-    def children(self, key: str) -> builtins.list[Session]:
-        """The sessions that `key` spawned, oldest first, without messages. They outlive a parent that is pruned."""
-        return self._run(_Needs.READ, reading.children, validation.text("key", key))
-
-    def descendants(self, key: str) -> builtins.list[Session]:
-        """The sessions that `key` spawned, and those that they spawned, and so on, oldest first, without messages.
-
-        A cycle, which only SQL written by hand can make, is walked once.
-        """
-        return self._run(_Needs.READ, reading.descendants, validation.text("key", key))
-
-    def history(self, key: str, limit: int | None = None, include_tools: bool = False) -> builtins.list[Message] | None:
-        """The newest retained messages, oldest first, or None if there is no such session.
-
-        Args:
-            key: the session's key.
-            limit: how many messages at most (default: all that are retained).
-            include_tools: False leaves tool messages out before the limit is applied.
-        """
-        return self._run(
-            _Needs.READ,
-            reading.history,
-            validation.text("key", key),
-            limit=None if limit is None else validation.integer("limit", limit, minimum=0),
-            include_tools=validation.flag("include_tools", include_tools),
-        )
-
-    def send_message(self, key: str, message: str) -> Message:
-        """The message, stored with the role `user` in an active session.
-
-        Raises:
-            SessionNotFound: there is no such session.
-            SessionNotActive: it has ended.
-        """
-        new = NewMessage(Role.USER, validation.text("message", message))
-        return self._run(_Needs.STATEMENT, appending.append, validation.text("key", key), new, active_only=True)
-
-    def add_message(
-        self,
-        key: str,
-        role: Role | str,
-        content: str,
-        *,
-        tool_name: str | None = None,
-        metadata: dict[str, JsonValue] | None = None,
-        idempotency_key: str | None = None,
-    ) -> Message:
-        """The message, stored whatever the session's status.
-
-        Args:
-            key: the session's key.
-            role: `user`, `assistant`, `system` or `tool`.
-            content: the text; it may be empty.
-            tool_name: the tool that the message is from or about.
-            metadata: a JSON object of the caller's.
-            idempotency_key: makes it safe to repeat the call: while the session retains a message with this key,
-                that message is returned and nothing is stored.
-
-        Raises:
-            SessionNotFound: there is no such session.
-        """
-        new = NewMessage(role, content, tool_name, metadata, idempotency_key)
-        return self._run(_Needs.STATEMENT, appending.append, validation.text("key", key), new)
-
-    def add_messages(self, key: str, messages: Iterable[NewMessage]) -> builtins.list[Message]:
-        """The messages in their order, all stored or none, however many.
-
-        A message whose `idempotency_key` the session already retains is returned as it is there.
-
-        Raises:
-            SessionNotFound: there is no such session.
-        """
-        batch = _batch(messages)
-        if any(new.idempotency_key is not None for new in batch):
-            return self._run(_Needs.TRANSACTION, appending.append_many_once, validation.text("key", key), batch)
-        return self._run(_Needs.STATEMENT, appending.append_many, validation.text("key", key), batch)
-
-    def complete_session(self, key: str, reason: str | None = None) -> bool:
-        """End the session as completed: True if this call did, False if it had already ended so.
-
-        The first end wins: whichever of several callers comes first, the others do not change what it left.
-
-        Raises:
-            SessionNotFound: there is no such session.
-            SessionNotActive: it has ended in another way.
-        """
-        return self._end(key, SessionStatus.COMPLETED, reason)
-
-    def error_session(self, key: str, reason: str | None = None) -> bool:
-        """End the session as failed. Otherwise as `complete_session`.
-
-        Raises:
-            SessionNotFound: there is no such session.
-            SessionNotActive: it has ended in another way.
-        """
-        return self._end(key, SessionStatus.ERROR, reason)
-
-    def timeout_session(self, key: str, reason: str | None = None) -> bool:
-        """End the session as timed out. Otherwise as `complete_session`.
-
-        Raises:
-            SessionNotFound: there is no such session.
-            SessionNotActive: it has ended in another way.
-        """
-        return self._end(key, SessionStatus.TIMEOUT, reason)
-
-    def stop_session(self, key: str, reason: str | None = None) -> bool:
-        """End the session as stopped by somebody. Otherwise as `complete_session`.
-
-        Raises:
-            SessionNotFound: there is no such session.
-            SessionNotActive: it has ended in another way.
-        """
-        return self._end(key, SessionStatus.STOPPED, reason)
-
-    def _end(self, key: str, status: SessionStatus, reason: str | None) -> bool:
-        return self._run(
-            _Needs.STATEMENT,
-            ending.end,
-            validation.text("key", key),
-            status,
-            validation.optional_text("reason", reason),
-        )
-
-    def reopen_session(self, key: str) -> Session:
-        """The session, active again, its end and the reason for it cleared. An active session stays as it is.
-
-        Raises:
-            SessionNotFound: there is no such session.
-        """
-        return self._run(_Needs.TRANSACTION, ending.reopen, validation.text("key", key))
-
-    def timeout_idle(
-        self,
-        idle_ms: int,
-        kinds: Collection[SessionKind | str] = (SessionKind.SUBAGENT, SessionKind.CRON),
-    ) -> builtins.list[str]:
-        """End, as timed out, the active sessions of these kinds without activity for `idle_ms` milliseconds.
-
-        Activity is creation, an append or a reopening. A service calls this at its start, to end what a crash
-        left active. Returns the keys of the sessions that it ended, sorted.
-        """
-        return self._run(
-            _Needs.STATEMENT,
-            ending.timeout_idle,
-            validation.integer("idle_ms", idle_ms, minimum=1),
-            validation.choices("kinds", kinds, SessionKind),
-        )
-
-    def delete_session(self, key: str) -> bool:
-        """Delete the session, ended or not, with its messages and labels; False if there is no such session."""
-        return self._run(_Needs.STATEMENT, ending.remove, validation.text("key", key))
-
-    def prune(
-        self,
-        finished_before_ms: int,
-        *,
-        kinds: Collection[SessionKind | str] | None = None,
-        dry_run: bool = False,
-    ) -> builtins.list[str]:
-        """Delete the sessions that ended before that time, with their messages and labels.
-
-        Active sessions are never deleted. A manager deletes in batches, each a transaction, so that no lock is
-        held for long; what a failed call had already deleted stays deleted.
-
-        Args:
-            finished_before_ms: milliseconds since the epoch, UTC.
-            kinds: only these kinds.
-            dry_run: delete nothing.
-
-        Returns:
-            The keys of the sessions that were (or would be) deleted, the longest ended first.
-        """
-        before_ms = validation.integer("finished_before_ms", finished_before_ms, minimum=1)
-        only = None if kinds is None else validation.choices("kinds", kinds, SessionKind)
-        if validation.flag("dry_run", dry_run):
-            return self._run(_Needs.READ, ending.prunable, before_ms, only)
-        pruned: builtins.list[str] = []
-        while batch := self._run(_Needs.STATEMENT, ending.prune, before_ms, only, _PRUNE_BATCH):
-            pruned += batch
-        return pruned
-
-
-class Transaction(SessionOperations):
+class Transaction(SessionStore):
     """The operations within one transaction, which `SessionManager.transaction` begins and ends.
 
     An operation that raises leaves nothing of itself behind; the transaction may go on without it.
@@ -432,32 +31,29 @@ class Transaction(SessionOperations):
 
     def __init__(self, conn: Connection, message_cap: int, password: str | None) -> None:
         super().__init__(message_cap)
-        self._conn: Connection | None = conn
+        self._conn = conn
         self._password = password
 
     def _run(
         self,
-        needs: _Needs,
+        needs: Needs,
         operation: Callable[Concatenate[Connection, _P], _T],
         *args: _P.args,
         **kwargs: _P.kwargs,
     ) -> _T:
-        if self._conn is None:
+        if self._conn.closed:
             raise SessionsError("This transaction is over")
         budget = RetryBudget(0)
         try:
-            if needs is _Needs.TRANSACTION:
+            if needs is Needs.TRANSACTION:
                 with self._conn.begin_nested():
                     return operation(self._conn, *args, **kwargs)
             return operation(self._conn, *args, **kwargs)
         except exc.SQLAlchemyError as error:
             raise errors.translate(error, waited_s=budget.spent_s, password=self._password) from error
 
-    def _finish(self) -> None:
-        self._conn = None
 
-
-class SessionManager(SessionOperations):
+class SessionManager(SessionStore):
     """The sessions, messages and labels of a database. Threads may share it; a forked child may go on using it.
 
     Opening creates the schema in an empty database and refuses one that does not fit.
@@ -489,7 +85,7 @@ class SessionManager(SessionOperations):
         retry_budget_s: float = 10.0,
         pool_size: int = 10,
     ) -> None:
-        super().__init__(_cap(message_cap))
+        super().__init__(message_cap)
         validation.flag("migrate", migrate)
         if synchronous not in ("FULL", "NORMAL"):
             raise InvalidInput.of("synchronous", "must be 'FULL' or 'NORMAL'", synchronous)
@@ -505,20 +101,24 @@ class SessionManager(SessionOperations):
         else:
             self._engine = engines.adopt(database)
         self._closed = False
-        _managers.add(self)
         try:
             self._ensure_schema(migrate)
         except BaseException:
             self.close()
             raise
 
-    def __enter__(self) -> SessionManager:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.close()
+
+    @property
+    def closed(self) -> bool:
+        """Whether `close` was called."""
+        return self._closed
 
     def close(self) -> None:
         """Close the manager's connections; further calls raise `SessionsError`. Closing again does nothing."""
@@ -544,10 +144,8 @@ class SessionManager(SessionOperations):
             with ExitStack() as stack:
                 conn = stack.enter_context(self._connect(budget))
                 self._retry(lambda: stack.enter_context(engines.transaction(conn)), errors.is_rolled_back, budget)
-                opened = Transaction(conn, self._message_cap, self._engine.url.password)
-                stack.callback(opened._finish)
                 in_block = True
-                yield opened
+                yield Transaction(conn, self._message_cap, self._engine.url.password)
                 in_block = False
         except exc.SQLAlchemyError as error:
             if in_block:  # the caller's own, of a database of the caller's
@@ -556,7 +154,7 @@ class SessionManager(SessionOperations):
 
     def _run(
         self,
-        needs: _Needs,
+        needs: Needs,
         operation: Callable[Concatenate[Connection, _P], _T],
         *args: _P.args,
         **kwargs: _P.kwargs,
@@ -565,14 +163,14 @@ class SessionManager(SessionOperations):
 
         def attempt() -> _T:
             with self._connect(budget) as conn:
-                if needs is _Needs.TRANSACTION:
+                if needs is Needs.TRANSACTION:
                     with engines.transaction(conn):
                         return operation(conn, *args, **kwargs)
                 # Nothing to commit in autocommit mode, unless the caller's engine begins transactions by itself.
                 with conn.begin():
                     return operation(conn, *args, **kwargs)
 
-        return self._retry(attempt, errors.is_rolled_back, budget, writing=needs is not _Needs.READ)
+        return self._retry(attempt, errors.is_rolled_back, budget, writing=needs is not Needs.READ)
 
     def _connect(self, budget: RetryBudget) -> Connection:
         if self._closed:
@@ -602,14 +200,9 @@ class SessionManager(SessionOperations):
         self._connect(budget).close()
         self._retry(lambda: migrate.ensure_head(self._engine, migrate=migrate_), errors.is_rolled_back, budget)
 
-    def _after_fork_in_child(self) -> None:
-        if not self._closed:
-            engines.forget_connections(self._engine)
-
 
 _DEFAULT_URL = "sqlite:///sessions.db"
 
-_managers: weakref.WeakSet[SessionManager] = weakref.WeakSet()
 _default: SessionManager | None = None
 _default_lock = threading.Lock()
 
@@ -623,33 +216,16 @@ def session_manager() -> SessionManager:
     """
     global _default
     with _default_lock:
-        if _default is None or _default._closed:
+        if _default is None or _default.closed:
             _default = SessionManager(os.environ.get("SESSIONS_DB_URL") or _DEFAULT_URL)
         return _default
 
 
-def _after_fork_in_child() -> None:
+def _new_lock() -> None:
     global _default_lock
     # Another thread of the parent's may have held it.
     _default_lock = threading.Lock()
-    for manager in _managers:
-        manager._after_fork_in_child()
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork_in_child)
-
-
-def _cap(value: int) -> int:
-    return validation.integer("message_cap", value, minimum=1, maximum=_MAX_MESSAGE_CAP)
-
-
-def _batch(messages: Iterable[NewMessage]) -> builtins.list[NewMessage]:
-    if isinstance(messages, str) or not isinstance(messages, Iterable):
-        raise InvalidInput.of("messages", "must be a collection", messages)
-    batch = []
-    for position, new in enumerate(messages):
-        if not isinstance(new, NewMessage):
-            raise InvalidInput.of(f"messages[{position}]", "must be a NewMessage", new)
-        batch.append(new)
-    return batch
+    os.register_at_fork(after_in_child=_new_lock)

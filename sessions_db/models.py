@@ -188,7 +188,8 @@ def spawned_key(agent_id: str, kind: SessionKind, session_id: uuid.UUID) -> str:
 
 def _camel_case(value: Message | Session | SpawnResult) -> dict[str, JsonValue]:
     camel: dict[str, JsonValue] = {}
-    for field, json_name in _json_names(type(value)):
+    model: type = type(value)
+    for field, json_name in _json_names(model):
         item = getattr(value, field)
         if isinstance(item, tuple):
             camel[json_name] = [message.to_dict() for message in item]
@@ -198,7 +199,7 @@ def _camel_case(value: Message | Session | SpawnResult) -> dict[str, JsonValue]:
 
 
 @cache
-def _json_names(model: type[Message | Session | SpawnResult]) -> tuple[tuple[str, str], ...]:
+def _json_names(model: type) -> tuple[tuple[str, str], ...]:
     names = []
     for field in fields(model):
         first, *rest = field.name.split("_")

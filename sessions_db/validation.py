@@ -30,6 +30,9 @@ MAX_TEXT_BYTES = 256 * 1024 * 1024
 MAX_JSON_DEPTH = 100
 """Levels of nesting in metadata. SQLite's JSON functions stop at 1,000, Python's parser at its recursion limit."""
 
+MAX_JSON_INTEGER_BITS = 14_000
+"""Bits of an integer in metadata: about 4,200 digits. Python prints 4,300 (`sys.set_int_max_str_digits`)."""
+
 MAX_INTEGER = 2**63 - 1
 """The largest `BIGINT`."""
 
@@ -115,7 +118,7 @@ def flag(argument: str, value: object) -> bool:
 def choice(argument: str, value: object, choices: type[_Choice]) -> _Choice:
     """The member of `choices` that `value` is or names."""
     try:
-        return choices(value)
+        return choices(value)  # type: ignore[arg-type]  # whatever is no member's value raises
     except ValueError:
         raise InvalidInput.of(argument, f"must be one of {', '.join(choices)}", value) from None
 
@@ -152,9 +155,8 @@ def _json(argument: str, value: object, depth: int) -> JsonValue:
         case str():
             return text(argument, value)
         case int():
-            # Python itself refuses to print longer ones (sys.set_int_max_str_digits).
-            if value.bit_length() > 14_000:
-                raise InvalidInput(argument, "must have at most 4,200 digits", "a longer int")
+            if value.bit_length() > MAX_JSON_INTEGER_BITS:
+                raise InvalidInput(argument, f"must have at most {MAX_JSON_INTEGER_BITS} bits", "a longer int")
             return int(value)
         case float():
             if not math.isfinite(value):

@@ -5,8 +5,22 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from functools import cache
+from typing import Any, TypeAlias
 
-from sqlalchemy import ARRAY, BigInteger, Connection, Executable, Text, bindparam, cast, func, select, true
+from sqlalchemy import (
+    ARRAY,
+    BigInteger,
+    ColumnElement,
+    Connection,
+    Executable,
+    FromClause,
+    Text,
+    bindparam,
+    cast,
+    func,
+    select,
+    true,
+)
 
 from sessions_db.errors import SessionNotActive, SessionNotFound
 from sessions_db.models import Message, NewMessage, Role, SessionStatus, now_ms
@@ -127,36 +141,36 @@ _APPENDED_COLUMNS = (
 
 @cache
 def _append_many(dialect: str) -> Executable:
-    if dialect == "postgresql":
-        arrays = [bindparam(column, type_=ARRAY(Text)) for column in _BATCH_COLUMNS]
-        batch = func.unnest(*arrays).table_valued(*_BATCH_COLUMNS, with_ordinality="number", name="batch")
-        batch = batch.render_derived()
-        number = batch.c.number
-        values = {column: batch.c[column] for column in _BATCH_COLUMNS}
-        values["metadata"] = cast(batch.c.metadata, Json)
-    else:
-        batch = func.json_each(bindparam("rows", type_=Text)).table_valued("key", "value", name="batch")
-        number = batch.c.key + 1
-        values = {
-            column: func.json_extract(batch.c.value, f"$[{position}]") for position, column in enumerate(_BATCH_COLUMNS)
-        }
+    batch, number, columns = _batch_on_postgresql() if dialect == "postgresql" else _batch_on_sqlite()
     session = (
         select(sessions.c.key, sessions.c.last_seq)
         .where(sessions.c.key == bindparam("key"))
         .with_for_update(key_share=True)
         .cte("session")
     )
+    role, content, tool_name, metadata, idempotency_key = columns
+    at_ms = bindparam("new_timestamp_ms", type_=BigInteger)
     rows = select(
-        session.c.key,
-        session.c.last_seq + number,
-        values["role"],
-        values["content"],
-        values["tool_name"],
-        values["metadata"],
-        bindparam("new_timestamp_ms", type_=BigInteger),
-        values["idempotency_key"],
+        session.c.key, session.c.last_seq + number, role, content, tool_name, metadata, at_ms, idempotency_key
     ).select_from(session.join(batch, true()))
     return insert_into(dialect, messages).from_select(_APPENDED_COLUMNS, rows).returning(messages.c.seq)
+
+
+# How a batch of any size goes into one statement: the rows, the column that numbers them from 1, the columns.
+_Batch: TypeAlias = tuple[FromClause, ColumnElement[Any], list[ColumnElement[Any]]]
+
+
+def _batch_on_postgresql() -> _Batch:
+    arrays = [bindparam(column, type_=ARRAY(Text)) for column in _BATCH_COLUMNS]
+    rows = func.unnest(*arrays).table_valued(*_BATCH_COLUMNS, with_ordinality="number", name="batch").render_derived()
+    columns = [cast(rows.c[column], Json) if column == "metadata" else rows.c[column] for column in _BATCH_COLUMNS]
+    return rows, rows.c.number, columns
+
+
+def _batch_on_sqlite() -> _Batch:
+    rows = func.json_each(bindparam("rows", type_=Text)).table_valued("key", "value", name="batch")
+    columns = [func.json_extract(rows.c.value, f"$[{position}]") for position in range(len(_BATCH_COLUMNS))]
+    return rows, rows.c.key + 1, columns
 
 
 def _known(conn: Connection, key: str, idempotency_key: str | None = None) -> dict[str | int, Message]:

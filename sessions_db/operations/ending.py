@@ -78,7 +78,7 @@ def remove(conn: Connection, key: str) -> bool:
 
 def prunable(conn: Connection, finished_before_ms: int, kinds: Collection[SessionKind] | None) -> list[str]:
     """The keys of the sessions that ended before that time, the longest ended first."""
-    return list(conn.execute(_prunable(finished_before_ms, kinds)).scalars())
+    return [*conn.execute(_prunable(finished_before_ms, kinds)).scalars()]
 
 
 def prune(conn: Connection, finished_before_ms: int, kinds: Collection[SessionKind] | None, limit: int) -> list[str]:

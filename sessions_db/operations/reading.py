@@ -10,6 +10,7 @@ from collections.abc import Collection, Sequence
 from typing import Any
 
 from sqlalchemy import (
+    ColumnElement,
     Connection,
     Executable,
     Row,
@@ -27,7 +28,7 @@ from sqlalchemy import (
 from sessions_db.models import Message, Role, Session, SessionKind, SessionStatus
 from sessions_db.schema import labels, messages, sessions
 
-_SESSION_COLUMNS = (
+_SESSION_COLUMNS: tuple[ColumnElement[Any], ...] = (
     literal_column("0").label("seq"),
     sessions.c.key,
     sessions.c.metadata,
@@ -45,7 +46,7 @@ _SESSION_COLUMNS = (
     sessions.c.end_reason,
 )
 
-MESSAGE_COLUMNS = (
+MESSAGE_COLUMNS: tuple[ColumnElement[Any], ...] = (
     messages.c.seq,
     messages.c.metadata,
     messages.c.role,
@@ -111,7 +112,7 @@ def descendants(conn: Connection, key: str) -> list[Session]:
 def history(conn: Connection, key: str, *, limit: int | None, include_tools: bool) -> list[Message] | None:
     """The newest retained messages, oldest first. A second statement only where there are none."""
     query = _HISTORY if include_tools else _HISTORY_WITHOUT_TOOLS
-    rows: Sequence[Row[Any]] = []
+    rows: Sequence[Row[*tuple[Any, ...]]] = []
     if limit != 0:
         rows = conn.execute(query if limit is None else query.limit(limit), {"key": key}).all()
     if not rows and status_of(conn, key) is None:
@@ -168,13 +169,15 @@ _DESCENDANTS = _descendants()
 def _sessions(conn: Connection, query: Executable, parameters: dict[str, str] | None = None) -> list[Session]:
     found: list[Row[Any]] = []
     retained: dict[str, list[Message]] = {}
-    for row in conn.execute(query, parameters):
-        if row[0] == 0:
+    rows: Sequence[Any] = conn.execute(query, parameters).all()
+    for row in rows:
+        seq, key, metadata = row[:3]
+        if seq == 0:
             found.append(row)
-            retained[row[1]] = []
+            retained[key] = []
         else:
-            retained[row[1]].append(message_of((row[0], row[2], *row[-4:])))
-    return [_session(row, retained[row[1]]) for row in found]
+            retained[key].append(message_of((seq, metadata, *row[len(_SESSION_COLUMNS) :])))
+    return [_session(row, retained[row.key]) for row in found]
 
 
 def _session(row: Row[Any], retained: Sequence[Message]) -> Session:
@@ -198,6 +201,7 @@ def _session(row: Row[Any], retained: Sequence[Message]) -> Session:
 
 
 def message_of(row: Sequence[Any]) -> Message:
+    """The message that a row of `MESSAGE_COLUMNS` holds."""
     seq, metadata, role, content, timestamp_ms, tool_name = row
     return Message(
         role=Role(role),
@@ -210,6 +214,7 @@ def message_of(row: Sequence[Any]) -> Message:
 
 
 def status_of(conn: Connection, key: str) -> SessionStatus | None:
+    """The session's status, or None if there is none."""
     status = conn.execute(_STATUS, {"key": key}).scalar_one_or_none()
     return None if status is None else SessionStatus(status)
 

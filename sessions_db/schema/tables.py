@@ -41,7 +41,7 @@ class Json(UserDefinedType[dict[str, JsonValue]]):
     render_bind_cast = True
 
     def bind_processor(self, dialect: Dialect) -> Callable[[Any], str | None]:
-        """Write an object as text, readable as it is for an auditor (no `\\u` escapes)."""
+        """Write an object as text that an auditor can read: nothing is escaped that need not be."""
         return to_json
 
     def result_processor(self, dialect: Dialect, coltype: object) -> Callable[[Any], Any] | None:
@@ -60,12 +60,12 @@ def from_json(value: str | None) -> Any:
 
 
 @compiles(Json, "sqlite")
-def _json_on_sqlite(type_: Json, compiler: object, **kwargs: object) -> str:
+def _json_on_sqlite(_type: Json, _compiler: object, **_kwargs: object) -> str:
     return "TEXT"
 
 
 @compiles(Json, "postgresql")
-def _json_on_postgresql(type_: Json, compiler: object, **kwargs: object) -> str:
+def _json_on_postgresql(_type: Json, _compiler: object, **_kwargs: object) -> str:
     return "JSON"
 
 
