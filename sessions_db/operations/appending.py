@@ -13,7 +13,7 @@ from sqlalchemy import (
     ColumnElement,
     Connection,
     Executable,
-    FromClause,
+    TableValuedAlias,
     Text,
     bindparam,
     cast,
@@ -157,7 +157,7 @@ def _append_many(dialect: str) -> Executable:
 
 
 # How a batch of any size goes into one statement: the rows, the column that numbers them from 1, the columns.
-_Batch: TypeAlias = tuple[FromClause, ColumnElement[Any], list[ColumnElement[Any]]]
+_Batch: TypeAlias = tuple[TableValuedAlias, ColumnElement[Any], Sequence[ColumnElement[Any]]]
 
 
 def _batch_on_postgresql() -> _Batch:

