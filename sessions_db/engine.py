@@ -57,11 +57,19 @@ def adopt(engine: Engine) -> Engine:
 def transaction(conn: Connection) -> Iterator[Connection]:
     """Commit what the block does, or none of it."""
     with conn.begin():
-        # SQLite takes the write lock at once: a transaction that read first could not get it later (SQLITE_BUSY,
-        # which no waiting mends) if another had written in between.
-        begin = "BEGIN IMMEDIATE" if conn.dialect.name == "sqlite" else "BEGIN"
-        conn.exec_driver_sql(begin)
+        if conn.dialect.name != "sqlite":
+            conn.exec_driver_sql("BEGIN")
+        elif not _is_begun(conn):
+            # The write lock is taken at once: a transaction that read first could not get it later (SQLITE_BUSY,
+            # which no waiting mends) if another had written in between.
+            conn.exec_driver_sql("BEGIN IMMEDIATE")
         yield conn
+
+
+def _is_begun(conn: Connection) -> bool:
+    """Whether a listener of the caller's own engine has begun a transaction, as SQLAlchemy's SQLite recipe does."""
+    driver = conn.connection.driver_connection
+    return isinstance(driver, sqlite3.Connection) and driver.in_transaction
 
 
 _SUPPORTED = f"must be a SQLite or Postgres URL ({', '.join(f'{name}+{driver}' for name, driver in _DRIVERS.items())})"

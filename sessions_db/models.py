@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 import uuid
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from enum import StrEnum
 from functools import cache
@@ -71,7 +72,7 @@ class Message:
     timestamp_ms: int
     tool_name: str | None = None
     seq: int
-    metadata: dict[str, JsonValue] | None = None
+    metadata: Mapping[str, JsonValue] | None = None
 
     def to_dict(self) -> dict[str, JsonValue]:
         """The message as camelCase JSON, fields that are None left out."""
@@ -89,7 +90,7 @@ class NewMessage:
     role: Role | str
     content: str
     tool_name: str | None = None
-    metadata: dict[str, JsonValue] | None = None
+    metadata: Mapping[str, JsonValue] | None = None
     idempotency_key: str | None = None
 
     def __post_init__(self) -> None:
@@ -126,7 +127,7 @@ class Session:
     message_count: int
     last_activity_ms: int
     end_reason: str | None = None
-    metadata: dict[str, JsonValue] | None = None
+    metadata: Mapping[str, JsonValue] | None = None
 
     def runtime_secs(self, now_ms: int | None = None) -> int:
         """Whole seconds from creation to the end, or to `now_ms` (default: now) while active; never below 0."""

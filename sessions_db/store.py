@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import builtins
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from enum import Enum, auto
 from typing import Concatenate, ParamSpec, TypeVar
 
@@ -83,7 +83,7 @@ class SessionStore(ABC):
         label: str | None = None,
         parent_key: str | None = None,
         *,
-        metadata: dict[str, JsonValue] | None = None,
+        metadata: Mapping[str, JsonValue] | None = None,
         message_cap: int | None = None,
         on_label_conflict: LabelConflict | str = LabelConflict.REPLACE,
         idempotency_key: str | None = None,
@@ -124,7 +124,7 @@ class SessionStore(ABC):
         label: str | None = None,
         parent_key: str | None = None,
         *,
-        metadata: dict[str, JsonValue] | None = None,
+        metadata: Mapping[str, JsonValue] | None = None,
         message_cap: int | None = None,
         on_label_conflict: LabelConflict | str = LabelConflict.REPLACE,
         idempotency_key: str | None = None,
@@ -155,7 +155,7 @@ class SessionStore(ABC):
         label: str | None,
         parent_key: str | None,
         *,
-        metadata: dict[str, JsonValue] | None,
+        metadata: Mapping[str, JsonValue] | None,
         message_cap: int | None,
         on_label_conflict: LabelConflict | str,
         idempotency_key: str | None,
@@ -276,7 +276,7 @@ class SessionStore(ABC):
         content: str,
         *,
         tool_name: str | None = None,
-        metadata: dict[str, JsonValue] | None = None,
+        metadata: Mapping[str, JsonValue] | None = None,
         idempotency_key: str | None = None,
     ) -> Message:
         """The message, stored whatever the session's status.

@@ -7,6 +7,7 @@ import os
 import shutil
 import sqlite3
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -96,30 +97,48 @@ class SQLiteDatabases:
 
 
 class PostgresDatabases:
-    """Databases of a server."""
+    """Databases of a server. Those at head are emptied and used again: creating one takes a tenth of a second."""
 
     def __init__(self, server: URL) -> None:
         self._server = server
         self._prefix = f"sessions_db_test_{os.getpid()}"
-        self._at_head = self.create(at_head=False)
-        SessionManager(self._at_head).close()
+        self._at_head: set[str] = set()
+        self._free: list[str] = []
 
     def create(self, *, at_head: bool) -> str:
+        if at_head and self._free:
+            return self._free.pop()
         name = f"{self._prefix}_{next(_counter)}"
-        template = f"TEMPLATE {make_url(self._at_head).database}" if at_head else ""
-        self._execute(f"CREATE DATABASE {name} {template}")
-        return self._server.set(database=name).render_as_string(hide_password=False)
+        self._execute(self._server, f"CREATE DATABASE {name}")
+        url = self._server.set(database=name).render_as_string(hide_password=False)
+        if at_head:
+            SessionManager(url).close()
+            self._at_head.add(url)
+        return url
 
     def drop(self, url: str) -> None:
-        # Refused while somebody is connected, so this finds leaked connections too.
-        self._execute(f"DROP DATABASE {make_url(url).database}")
+        database = make_url(url)
+        if url not in self._at_head:
+            # Refused while somebody is connected, so this finds leaked connections too.
+            self._execute(self._server, f"DROP DATABASE {database.database}")
+            return
+        # A server process ends a moment after its connection was closed.
+        deadline = time.monotonic() + 5
+        others = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
+        while (leaked := self._execute(database, others)) != [(0,)] and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert leaked == [(0,)], "a connection to the database was left open"
+        self._execute(database, "TRUNCATE sessions, messages, labels")
+        self._free.append(url)
 
     def close(self) -> None:
-        self.drop(self._at_head)
+        for url in self._at_head:
+            self._execute(self._server, f"DROP DATABASE {make_url(url).database}")
 
-    def _execute(self, sql: str) -> None:
-        with psycopg.connect(driver_url(self._server), autocommit=True) as connection:
-            connection.execute(sql)
+    def _execute(self, database: URL, sql: str) -> list[tuple[Any, ...]]:
+        with psycopg.connect(driver_url(database), autocommit=True) as connection:
+            cursor = connection.execute(sql)
+            return cursor.fetchall() if cursor.description else []
 
 
 @pytest.fixture(scope="session")
@@ -142,7 +161,10 @@ def backend(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture
 def create_database(request: pytest.FixtureRequest, backend: str) -> Iterator[Callable[..., str]]:
-    """A function that creates a database, `at_head` or empty, and gives its URL."""
+    """A function that creates a database, `at_head` or empty, and gives its URL.
+
+    A test that changes the schema starts from an empty one: Postgres databases at head are used again.
+    """
     fixture = "sqlite_databases" if backend == "sqlite" else "postgres_databases"
     databases: SQLiteDatabases | PostgresDatabases = request.getfixturevalue(fixture)
     created: list[str] = []
@@ -180,3 +202,21 @@ def plain(url: str) -> Iterator[PlainClient]:
     client = PlainClient(url)
     yield client
     client.close()
+
+
+class Clock:
+    """A clock that stands still until it is set."""
+
+    def __init__(self, now_ms: int) -> None:
+        self.now_ms = now_ms
+
+    def time_ns(self) -> int:
+        return self.now_ms * 1_000_000
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    """The clock that the library reads."""
+    stopped = Clock(1_700_000_000_000)
+    monkeypatch.setattr("time.time_ns", stopped.time_ns)
+    return stopped

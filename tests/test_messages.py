@@ -2,27 +2,371 @@
 
 from __future__ import annotations
 
-from sessions_db import SessionManager
+import threading
+from collections.abc import Callable
+
+import pytest
+
+from sessions_db import (
+    Message,
+    NewMessage,
+    Role,
+    SessionManager,
+    SessionNotActive,
+    SessionNotFound,
+    SessionStatus,
+)
+from sessions_db.validation import JsonValue
+
+from .conftest import Clock, PlainClient
+
+UNKNOWN = "agent:nobody:main"
 
 
-def test_history_is_oldest_first(manager: SessionManager) -> None:
-    key = manager.spawn_subagent("main", "Test")
-
-    manager.send_message(key, "Hello")
-    manager.add_message(key, "assistant", "Hi there!")
-
-    history = manager.history(key, 10, False)
-    assert history is not None
-    assert [(message.role, message.content) for message in history] == [("user", "Hello"), ("assistant", "Hi there!")]
+@pytest.fixture
+def key(manager: SessionManager) -> str:
+    """An active session."""
+    return manager.spawn_subagent("main", "Test")
 
 
-def test_101st_message_drops_the_oldest(manager: SessionManager) -> None:
-    key = manager.spawn_subagent("main", "Test")
-    for number in range(1, 102):
-        manager.send_message(key, f"message {number}")
+def contents(messages: list[Message] | None) -> list[str]:
+    assert messages is not None
+    return [message.content for message in messages]
+
+
+def texts(first: int, last: int) -> list[NewMessage]:
+    """User messages "first" to "last"."""
+    return [NewMessage("user", str(number)) for number in range(first, last + 1)]
+
+
+# Appending
+
+
+def test_sent_message_has_the_role_user(manager: SessionManager, key: str, clock: Clock) -> None:
+    sent = manager.send_message(key, "Hello")
+
+    assert sent == Message(role=Role.USER, content="Hello", timestamp_ms=clock.now_ms, seq=1)
+    assert manager.history(key) == [sent]
+
+
+@pytest.mark.parametrize("role", list(Role))
+def test_added_message_is_stored_as_given(manager: SessionManager, key: str, clock: Clock, role: Role) -> None:
+    metadata: dict[str, JsonValue] = {
+        "z": [1, {"y": None}],
+        "a": 2.5,
+        "text": 'quote " backslash \\u0000 \\ ü 🙂',
+        "big": 2**70,
+    }
+    added = manager.add_message(key, role.value, "text", tool_name="search", metadata=metadata)
+
+    assert added == Message(
+        role=role, content="text", timestamp_ms=clock.now_ms, tool_name="search", seq=1, metadata=metadata
+    )
+    history = manager.history(key, include_tools=True)
+    assert history == [added]
+    assert list(history[0].metadata or {}) == list(metadata)
+    assert isinstance(history[0].role, Role)
+
+
+def test_message_is_added_whatever_the_status(manager: SessionManager, key: str) -> None:
+    manager.error_session(key)
+
+    manager.add_message(key, "system", "post mortem")
+
+    assert contents(manager.history(key)) == ["post mortem"]
+
+
+def test_message_is_sent_to_an_active_session_only(manager: SessionManager, key: str) -> None:
+    manager.complete_session(key)
+
+    with pytest.raises(SessionNotActive, match=r"^Session is not active: Completed$") as caught:
+        manager.send_message(key, "Hello")
+
+    assert (caught.value.key, caught.value.status) == (key, SessionStatus.COMPLETED)
+    assert manager.history(key) == []
+
+
+@pytest.mark.parametrize(
+    "append",
+    [
+        lambda manager: manager.send_message(UNKNOWN, "Hello"),
+        lambda manager: manager.add_message(UNKNOWN, "user", "Hello"),
+        lambda manager: manager.add_message(UNKNOWN, "user", "Hello", idempotency_key="1"),
+        lambda manager: manager.add_messages(UNKNOWN, [NewMessage("user", "Hello")]),
+        lambda manager: manager.add_messages(UNKNOWN, [NewMessage("user", "Hello", idempotency_key="1")]),
+        lambda manager: manager.add_messages(UNKNOWN, []),
+    ],
+)
+def test_unknown_session_takes_no_message(manager: SessionManager, append: Callable[[SessionManager], object]) -> None:
+    with pytest.raises(SessionNotFound, match=r"^Session not found: agent:nobody:main$") as caught:
+        append(manager)
+
+    assert caught.value.key == UNKNOWN
+
+
+def test_caller_cannot_change_stored_metadata_afterwards(manager: SessionManager, key: str) -> None:
+    metadata = {"list": [1]}
+    new = NewMessage("user", "Hello", metadata=metadata)
+    metadata["list"].append(2)
+
+    assert manager.add_messages(key, [new])[0].metadata == {"list": [1]}
+
+
+def test_activity_never_steps_back(manager: SessionManager, clock: Clock, key: str) -> None:
+    manager.send_message(key, "now")
+    latest = clock.now_ms
+    clock.now_ms -= 60_000
+    manager.send_message(key, "from a clock that was set back")
+    manager.add_messages(key, texts(1, 2))
 
     session = manager.get(key)
-
     assert session is not None
-    assert [message.content for message in session.messages] == [f"message {number}" for number in range(2, 102)]
+    assert session.last_activity_ms == latest
+    assert [message.seq for message in session.messages] == [1, 2, 3, 4]
+    assert session.messages[1].timestamp_ms == latest - 60_000
+
+
+# The cap
+
+
+def test_101st_message_drops_the_oldest(manager: SessionManager, key: str) -> None:
+    for number in range(1, 102):
+        manager.send_message(key, str(number))
+
+    session = manager.get(key)
+    assert session is not None
+    assert contents(list(session.messages)) == [str(number) for number in range(2, 102)]
+    assert [message.seq for message in session.messages] == list(range(2, 102))
     assert session.message_count == 101
+
+
+def test_batch_larger_than_the_cap_leaves_its_newest_messages(manager: SessionManager, key: str) -> None:
+    manager.send_message(key, "before")
+
+    stored = manager.add_messages(key, texts(1, 250))
+
+    assert contents(stored) == [str(number) for number in range(1, 251)]
+    assert [message.seq for message in stored] == list(range(2, 252))
+    assert contents(manager.history(key)) == [str(number) for number in range(151, 251)]
+    session = manager.get(key)
+    assert session is not None
+    assert session.message_count == 251
+
+
+def test_cap_holds_for_each_session_by_itself(manager: SessionManager) -> None:
+    first = manager.spawn_subagent("main", "Test", message_cap=2)
+    second = manager.spawn_subagent("main", "Test", message_cap=3)
+    for key in (first, second):
+        manager.add_messages(key, texts(1, 5))
+
+    assert contents(manager.history(first)) == ["4", "5"]
+    assert contents(manager.history(second)) == ["3", "4", "5"]
+
+
+@pytest.mark.parametrize("backend", ["postgresql"], indirect=True)
+def test_writer_that_waited_behind_a_large_batch_keeps_the_cap(manager: SessionManager, plain: PlainClient) -> None:
+    key = manager.spawn_subagent("main", "Test")
+    waiting = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+    with manager.transaction() as tx:
+        tx.add_messages(key, texts(1, 150))
+        writer = threading.Thread(target=manager.send_message, args=(key, "waited"))
+        writer.start()
+        while plain(waiting) != [(1,)]:
+            pass
+    writer.join()
+
+    assert plain("SELECT count(*), min(seq), max(seq) FROM messages WHERE session_key = ?", key) == [(100, 52, 151)]
+    assert contents(manager.history(key, 1)) == ["waited"]
+
+
+def test_sequence_has_no_gap_and_no_repeat_after_8_threads_of_200_appends(manager: SessionManager) -> None:
+    key = manager.spawn_subagent("main", "Test", message_cap=5000)
+    barrier = threading.Barrier(8)
+    numbers: list[int] = []
+
+    def append(writer: int) -> None:
+        barrier.wait()
+        numbers.extend(manager.add_message(key, "user", f"{writer}/{number}").seq for number in range(200))
+
+    threads = [threading.Thread(target=append, args=(writer,)) for writer in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+    session = manager.get(key)
+    assert session is not None
+    assert sorted(numbers) == list(range(1, 1601))
+    assert [message.seq for message in session.messages] == list(range(1, 1601))
+    assert session.message_count == 1600
+    for writer in range(8):
+        own = [message.content for message in session.messages if message.content.startswith(f"{writer}/")]
+        assert own == [f"{writer}/{number}" for number in range(200)]
+
+
+def test_no_committed_state_has_more_than_the_cap(manager: SessionManager, plain: PlainClient) -> None:
+    key = manager.spawn_subagent("main", "Test", message_cap=10)
+    writing = threading.Event()
+
+    def append() -> None:
+        for number in range(60):
+            manager.add_messages(key, texts(1, 1 + number % 25))
+        writing.set()
+
+    writers = [threading.Thread(target=append) for _ in range(2)]
+    for thread in writers:
+        thread.start()
+    counts = set()
+    while not writing.is_set():
+        counts |= set(plain("SELECT count(*) FROM messages WHERE session_key = ?", key))
+    for thread in writers:
+        thread.join()
+
+    assert max(counts) == (10,)
+
+
+# Batches
+
+
+def test_batch_keeps_its_order_and_everything_in_it(manager: SessionManager, key: str) -> None:
+    batch = [
+        NewMessage("system", "", None, {"b": 1, "a": [True, None, "é"]}),
+        NewMessage(Role.TOOL, "[1, 2]", tool_name="search"),
+        NewMessage("assistant", 'quote " backslash \\ newline \n tab \t 🙂'),
+        NewMessage("user", "last"),
+    ]
+
+    stored = manager.add_messages(key, iter(batch))
+
+    assert [(m.role, m.content, m.tool_name, m.metadata, m.seq) for m in stored] == [
+        (new.role, new.content, new.tool_name, new.metadata, position) for position, new in enumerate(batch, start=1)
+    ]
+    assert manager.history(key, include_tools=True) == stored
+
+
+def test_empty_batch_stores_nothing(manager: SessionManager, key: str) -> None:
+    assert manager.add_messages(key, []) == []
+    assert manager.history(key) == []
+
+
+def test_batch_may_hold_10_000_messages(manager: SessionManager, key: str) -> None:
+    stored = manager.add_messages(key, texts(1, 10_000))
+
+    assert [message.seq for message in stored] == list(range(1, 10_001))
+    assert contents(manager.history(key, 1)) == ["10000"]
+
+
+# Idempotency
+
+
+def test_second_append_with_an_idempotency_key_gives_the_first_message(manager: SessionManager, key: str) -> None:
+    first = manager.add_message(key, "tool", "result", tool_name="search", metadata={"a": 1}, idempotency_key="call-1")
+    manager.send_message(key, "between")
+
+    second = manager.add_message(key, "tool", "another", idempotency_key="call-1")
+
+    assert second == first
+    assert contents(manager.history(key, include_tools=True)) == ["result", "between"]
+
+
+def test_idempotency_key_counts_for_its_session_only(manager: SessionManager, key: str) -> None:
+    other = manager.spawn_subagent("main", "Test")
+    manager.add_message(key, "user", "one", idempotency_key="1")
+    manager.add_message(other, "user", "two", idempotency_key="1")
+
+    assert contents(manager.history(key)) == ["one"]
+    assert contents(manager.history(other)) == ["two"]
+
+
+def test_idempotency_key_is_free_again_when_its_message_was_trimmed(manager: SessionManager) -> None:
+    key = manager.spawn_subagent("main", "Test", message_cap=1)
+    manager.add_message(key, "user", "first", idempotency_key="1")
+    manager.send_message(key, "between")
+
+    assert manager.add_message(key, "user", "again", idempotency_key="1").seq == 3
+
+
+def test_batch_stores_only_the_messages_that_are_new(manager: SessionManager, key: str) -> None:
+    known = manager.add_message(key, "user", "known", idempotency_key="1")
+
+    stored = manager.add_messages(
+        key,
+        [
+            NewMessage("user", "new", idempotency_key="2"),
+            NewMessage("user", "other text", idempotency_key="1"),
+            NewMessage("user", "without"),
+            NewMessage("user", "repeated in the batch", idempotency_key="2"),
+        ],
+    )
+
+    assert [(message.seq, message.content) for message in stored] == [
+        (2, "new"),
+        (1, "known"),
+        (3, "without"),
+        (2, "new"),
+    ]
+    assert stored[1] == known
+    assert contents(manager.history(key)) == ["known", "new", "without"]
+
+
+def test_repeated_batch_gives_the_first_messages(manager: SessionManager, key: str) -> None:
+    batch = [NewMessage("user", text, idempotency_key=text) for text in ("a", "b")]
+
+    assert manager.add_messages(key, batch) == manager.add_messages(key, batch)
+    assert contents(manager.history(key)) == ["a", "b"]
+
+
+def test_threads_that_race_with_one_idempotency_key_store_one_message(manager: SessionManager, key: str) -> None:
+    barrier = threading.Barrier(8)
+    stored: list[Message] = []
+
+    def append(writer: int) -> None:
+        barrier.wait()
+        if writer % 2:
+            stored.append(manager.add_message(key, "user", "once", idempotency_key="1"))
+        else:
+            stored.extend(manager.add_messages(key, [NewMessage("user", "once", idempotency_key="1")]))
+
+    threads = [threading.Thread(target=append, args=(writer,)) for writer in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+    assert len(stored) == 8
+    assert len(set(map(repr, stored))) == 1
+    assert contents(manager.history(key)) == ["once"]
+
+
+# History
+
+
+def test_history_of_an_unknown_session_is_none(manager: SessionManager) -> None:
+    assert manager.history(UNKNOWN) is None
+    assert manager.history(UNKNOWN, 0) is None
+
+
+def test_history_of_a_session_without_messages_is_empty(manager: SessionManager, key: str) -> None:
+    assert manager.history(key) == []
+
+
+def test_history_gives_the_newest_messages_oldest_first(manager: SessionManager, key: str) -> None:
+    manager.add_messages(key, texts(1, 5))
+
+    assert contents(manager.history(key, 2)) == ["4", "5"]
+    assert contents(manager.history(key, 100)) == ["1", "2", "3", "4", "5"]
+    assert manager.history(key, 0) == []
+
+
+def test_history_leaves_tool_messages_out_before_it_limits(manager: SessionManager, key: str) -> None:
+    for role in ("user", "tool", "assistant", "tool", "tool"):
+        manager.add_message(key, role, role)
+
+    assert contents(manager.history(key, 2)) == ["user", "assistant"]
+    assert contents(manager.history(key, 2, include_tools=True)) == ["tool", "tool"]
+
+
+def test_history_of_tool_messages_only_is_empty_without_them(manager: SessionManager, key: str) -> None:
+    manager.add_message(key, "tool", "result")
+
+    assert manager.history(key) == []

@@ -1,0 +1,159 @@
+"""Importing conversations: JSON Lines in, completed sub-agent sessions out.
+
+Each line is a transaction and has an idempotency key made of what it says, so an import that was cut off, is repeated
+or runs twice at once stores every conversation once.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from enum import Enum, auto
+from typing import NoReturn
+
+from sessions_db import validation
+from sessions_db.chat_completions import to_new_message
+from sessions_db.errors import DatabaseUnavailable, InvalidInput, SchemaMismatch, SessionsError
+from sessions_db.manager import SessionManager
+from sessions_db.models import NewMessage, Role, SessionStatus
+from sessions_db.validation import JsonValue
+
+
+class Outcome(Enum):
+    """What became of a line."""
+
+    IMPORTED = auto()
+    ALREADY_THERE = auto()
+    REFUSED = auto()
+    BLANK = auto()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Line:
+    """A line that has been dealt with.
+
+    `number` counts from 1, `size` is in bytes, `messages` is how many were imported, `reason` says why the line was
+    refused.
+    """
+
+    number: int
+    size: int
+    outcome: Outcome
+    messages: int = 0
+    reason: str | None = None
+
+
+def import_lines(manager: SessionManager, agent_id: str, lines: Iterable[bytes]) -> Iterator[Line]:
+    """What became of each line, in order; a line is committed before it is yielded, the next one not yet read.
+
+    A line is a JSON object with `messages`, a list of chat-completions messages, and optionally `label` and `task`
+    (default: the first text from the user); other keys become the session's metadata. It becomes a completed
+    sub-agent session under the agent's main session, which is sent each text of the user and the assistant too.
+    A line that says the same as one that was imported for this agent before is not imported again.
+
+    Raises:
+        InvalidInput: `agent_id` can't be one. (A line that can't be imported is yielded as refused.)
+        DatabaseUnavailable, SchemaMismatch: the lines so far are imported.
+    """
+    validation.agent_id(agent_id)
+    for number, line in enumerate(lines, start=1):
+        outcome, messages, reason = Outcome.BLANK, 0, None
+        if line.strip():
+            try:
+                conversation = _read(line)
+                if _store(manager, agent_id, conversation):
+                    outcome, messages = Outcome.IMPORTED, len(conversation.messages)
+                else:
+                    outcome = Outcome.ALREADY_THERE
+            except (DatabaseUnavailable, SchemaMismatch):
+                raise
+            except SessionsError as error:
+                outcome, reason = Outcome.REFUSED, str(error)
+        yield Line(number=number, size=len(line), outcome=outcome, messages=messages, reason=reason)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Conversation:
+    label: str | None
+    task: str
+    messages: list[NewMessage]
+    metadata: dict[str, JsonValue] | None
+    idempotency_key: str
+
+
+def _read(line: bytes) -> _Conversation:
+    rest = _parse(line)
+    chat = rest.pop("messages", None)
+    if not isinstance(chat, list):
+        raise InvalidInput.of("messages", "must be a list", chat)
+    messages = [_message(position, message) for position, message in enumerate(chat)]
+    label = validation.optional_name("label", rest.pop("label", None))
+    task = validation.optional_text("task", rest.pop("task", None))
+    if task is None:
+        task = next((new.content for new in messages if new.role is Role.USER and new.content), "")
+    metadata = validation.metadata("metadata", rest or None)
+    content = json.dumps([label, task, chat, metadata])
+    return _Conversation(
+        label=label,
+        task=task,
+        messages=messages,
+        metadata=metadata,
+        idempotency_key=f"import:{hashlib.sha256(content.encode()).hexdigest()}",
+    )
+
+
+def _message(position: int, message: dict[str, JsonValue]) -> NewMessage:
+    try:
+        return to_new_message(message)
+    except InvalidInput as error:
+        raise InvalidInput(f"messages[{position}]: {error.argument}", error.reason, error.value) from error
+
+
+def _parse(line: bytes) -> dict[str, JsonValue]:
+    try:
+        # Some programs begin a file with a byte order mark.
+        text = line.decode("utf-8-sig")
+        value = json.loads(text, object_pairs_hook=_without_duplicates, parse_constant=_refuse_constant)
+    except json.JSONDecodeError as error:
+        raise InvalidInput.of("the line", f"must be JSON ({error.msg}, column {error.colno})", line) from error
+    # Of the decoder, of the two functions below, or of Python, which limits the digits of integers and nesting.
+    except (ValueError, RecursionError) as error:
+        raise InvalidInput.of("the line", f"must be JSON in UTF-8 ({error})", line) from error
+    if not isinstance(value, dict):
+        raise InvalidInput.of("the line", "must be a JSON object", value)
+    return value
+
+
+def _without_duplicates(pairs: list[tuple[str, JsonValue]]) -> dict[str, JsonValue]:
+    value = dict(pairs)
+    if len(value) != len(pairs):
+        raise ValueError("an object has a key twice")
+    return value
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not JSON")
+
+
+def _store(manager: SessionManager, agent_id: str, conversation: _Conversation) -> bool:
+    """Whether the conversation was stored now, and not before."""
+    with manager.transaction() as tx:
+        main_key = tx.get_or_create_main(agent_id).key
+        key = tx.spawn_subagent(
+            agent_id,
+            conversation.task,
+            conversation.label,
+            main_key,
+            metadata=conversation.metadata,
+            idempotency_key=conversation.idempotency_key,
+        )
+        session = tx.get(key)
+        if session is None or session.status is not SessionStatus.ACTIVE or session.message_count:
+            return False
+        tx.add_messages(key, conversation.messages)
+        tx.complete_session(key)
+        said = [new for new in conversation.messages if new.role in (Role.USER, Role.ASSISTANT) and new.content]
+        tx.add_messages(main_key, [NewMessage(new.role, new.content) for new in said])
+    return True
