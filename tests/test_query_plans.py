@@ -1,0 +1,172 @@
+"""The statements that must stay fast use an index, on both databases, among ten thousand sessions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import pytest
+import sqlalchemy as sa
+
+from sessions_db import NewMessage, Session, SessionKind, SessionManager, SessionStatus
+
+from .conftest import PlainClient
+
+TARGET = "agent:agent-7:subagent:7"
+
+# The last session of some page.
+LAST = Session(
+    key="agent:agent-0:subagent:5000",
+    agent_id="agent-0",
+    kind=SessionKind.SUBAGENT,
+    status=SessionStatus.ACTIVE,
+    created_ms=5000,
+    message_count=1,
+    last_activity_ms=5000,
+)
+
+
+def kind(number: str) -> str:
+    """SQL for the kind of a session: every fiftieth is a scheduled one."""
+    return f"CASE ({number} % 50) WHEN 0 THEN 'cron' ELSE 'subagent' END"
+
+
+def key(number: str) -> str:
+    """SQL for the key of a session: there are a hundred agents."""
+    return f"'agent:agent-' || ({number} % 100) || ':' || {kind(number)} || ':' || {number}"
+
+
+@pytest.fixture
+def filled(create_database: Callable[..., str]) -> Iterator[tuple[SessionManager, PlainClient]]:
+    """A manager and a client of a database in which reading a whole table would be the slower way."""
+    url = create_database(at_head=False)
+    with SessionManager(url) as manager:
+        client = PlainClient(url)
+        client(
+            "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 10000)"
+            " INSERT INTO sessions (key, agent_id, kind, status, finished_ms, label, run_id, parent_key, created_ms,"
+            f" last_activity_ms) SELECT {key('i')}, 'agent-' || (i % 100), {kind('i')},"
+            " CASE (i % 20) WHEN 0 THEN 'active' ELSE 'completed' END, CASE (i % 20) WHEN 0 THEN NULL ELSE i END,"
+            f" 'label-' || i, 'run-' || i, {key('(i / 5)')}, i, i FROM n"
+        )
+        client("INSERT INTO labels SELECT label, key, created_ms FROM sessions")
+        client(
+            "INSERT INTO messages (session_key, seq, role, content, timestamp_ms)"
+            " SELECT key, 1, 'user', 'some words to fill the page', 1 FROM sessions"
+        )
+        client("ANALYZE")
+        yield manager, client
+        client.close()
+
+
+READS: dict[str, tuple[Callable[[SessionManager], object], list[str]]] = {
+    "list": (lambda m: m.list(limit=20), ["ix_sessions_created"]),
+    "list of an agent": (lambda m: m.list(limit=20, agent_id="agent-7"), ["ix_sessions_agent_created"]),
+    "list of a kind": (lambda m: m.list(["cron"], limit=20), ["ix_sessions_kind_created"]),
+    "list of active": (lambda m: m.list(active_only=True, limit=20), ["ix_sessions_status_created"]),
+    "list of children": (lambda m: m.list(parent_key=TARGET), ["ix_sessions_parent_created"]),
+    "list with messages": (lambda m: m.list(limit=5, message_limit=5), ["ix_sessions_created", "pk_messages"]),
+    "list, next page": (lambda m: m.list(limit=20, before=LAST), ["ix_sessions_created"]),
+    "get": (lambda m: m.get(TARGET), ["pk_sessions", "pk_messages"]),
+    "get_by_label": (lambda m: m.get_by_label("label-7"), ["pk_labels", "pk_sessions", "pk_messages"]),
+    "history": (lambda m: m.history(TARGET, 50), ["pk_messages"]),
+    "children": (lambda m: m.children(TARGET), ["ix_sessions_parent_created"]),
+    "descendants": (lambda m: m.descendants(TARGET), ["ix_sessions_parent_created"]),
+    "prune": (lambda m: m.prune(20, dry_run=True), ["ix_sessions_finished"]),
+    "append": (lambda m: m.send_message("agent:agent-20:subagent:20", "Hello"), ["pk_sessions"]),
+    "batch": (lambda m: m.add_messages(TARGET, [NewMessage("user", "Hello")]), ["pk_sessions"]),
+    "idempotent append": (
+        lambda m: [m.add_message(TARGET, "user", "Hello", idempotency_key="1") for _ in range(2)],
+        ["pk_sessions"],
+    ),
+    "end": (lambda m: m.stop_session("agent:agent-20:subagent:20"), ["pk_sessions"]),
+    "timeout_idle": (lambda m: m.timeout_idle(9_999_999_999_999), ["ix_sessions_status_created"]),
+}
+
+# SQLite names a primary key's index after its table.
+SQLITE_NAMES = {
+    "pk_sessions": "sqlite_autoindex_sessions_1",
+    "pk_labels": "sqlite_autoindex_labels_1",
+    "pk_messages": "PRIMARY KEY",
+}
+
+
+def plans(manager: SessionManager, client: PlainClient, operation: Callable[[SessionManager], object]) -> str:
+    """The plans of all statements that the operation sends."""
+    explain = "EXPLAIN QUERY PLAN" if client.backend == "sqlite" else "EXPLAIN"
+    found: list[str] = []
+    explaining = False
+
+    def record(connection: sa.Connection, _cursor: object, statement: str, parameters: object, *_: object) -> None:
+        nonlocal explaining
+        if not explaining and not statement.startswith("BEGIN"):
+            explaining = True
+            result = connection.exec_driver_sql(f"{explain} {statement}", parameters)  # type: ignore[arg-type]
+            found.extend(" ".join(map(str, row)) for row in result)
+            explaining = False
+
+    sa.event.listen(manager._engine, "before_cursor_execute", record)
+    operation(manager)
+    sa.event.remove(manager._engine, "before_cursor_execute", record)
+    assert found
+    return "\n".join(found)
+
+
+def test_reads_and_writes_use_their_indexes(filled: tuple[SessionManager, PlainClient]) -> None:
+    manager, client = filled
+    for name, (operation, indexes) in READS.items():
+        plan = plans(manager, client, operation)
+
+        for index in indexes:
+            assert (SQLITE_NAMES.get(index, index) if client.backend == "sqlite" else index) in plan, (name, plan)
+        # No table is read whole: SQLite says SCAN (as of the rows of a batch, which are no table), Postgres Seq Scan.
+        # Postgres joins the few thousand descendants that it expects by hashing so small a table.
+        for table in ("sessions", "messages", "labels") if name != "descendants" else ():
+            assert f"SCAN {table}\n" not in f"{plan}\n", (name, plan)
+            assert f"Seq Scan on {table}" not in plan, (name, plan)
+
+
+def test_pages_of_list_come_from_the_index_in_their_order(filled: tuple[SessionManager, PlainClient]) -> None:
+    manager, client = filled
+    for name in ("list", "list of an agent", "list of a kind", "list of active", "list, next page"):
+        plan = plans(manager, client, READS[name][0])
+
+        assert "Sort" not in plan, (name, plan)
+        assert "TEMP B-TREE" not in plan, (name, plan)
+
+
+def test_append_and_trim_read_neither_table_whole(filled: tuple[SessionManager, PlainClient]) -> None:
+    _, client = filled
+    update = "UPDATE sessions SET last_seq = 2 WHERE key = 'x' AND last_seq = 1"
+    trim = "DELETE FROM messages WHERE session_key = 'x' AND seq <= 5"
+    explain = "EXPLAIN QUERY PLAN" if client.backend == "sqlite" else "EXPLAIN"
+
+    for statement, index in ((update, "pk_sessions"), (trim, "pk_messages")):
+        plan = "\n".join(" ".join(map(str, row)) for row in client(f"{explain} {statement}"))
+
+        assert (SQLITE_NAMES[index] if client.backend == "sqlite" else index) in plan
+
+
+@pytest.mark.parametrize("backend", ["postgresql"], indirect=True)
+def test_trim_of_the_trigger_reads_no_table_whole(filled: tuple[SessionManager, PlainClient]) -> None:
+    manager, _ = filled
+    key = manager.spawn_subagent("main", "Test", message_cap=5)
+    scans = "SELECT sum(seq_scan) FROM pg_stat_xact_user_tables WHERE relname IN ('sessions', 'messages')"
+    with manager.transaction() as tx:
+        before = tx._conn.exec_driver_sql(scans).scalar()
+        for number in range(20):
+            tx.send_message(key, str(number))
+        tx.add_messages(key, [NewMessage("user", str(number)) for number in range(20)])
+
+        assert tx._conn.exec_driver_sql(scans).scalar() == before
+
+
+@pytest.mark.parametrize("backend", ["postgresql"], indirect=True)
+def test_appends_update_the_session_in_place(filled: tuple[SessionManager, PlainClient]) -> None:
+    manager, _ = filled
+    key = manager.spawn_subagent("main", "Test")
+    updates = "SELECT n_tup_upd, n_tup_hot_upd FROM pg_stat_xact_user_tables WHERE relname = 'sessions'"
+    with manager.transaction() as tx:
+        for number in range(10):
+            tx.send_message(key, str(number))
+
+        assert tx._conn.exec_driver_sql(updates).one() == (10, 10)

@@ -1,0 +1,238 @@
+"""What the database itself holds every writer to: constraints and triggers, tried by SQL past the library."""
+
+from __future__ import annotations
+
+import sqlite3
+
+import psycopg
+import pytest
+
+from sessions_db import SessionManager
+
+from .conftest import PlainClient
+
+REFUSAL = (sqlite3.IntegrityError, psycopg.errors.IntegrityError, psycopg.errors.DataError)
+
+
+@pytest.fixture
+def key(manager: SessionManager) -> str:
+    """An active sub-agent session with a label and two messages."""
+    key = manager.spawn_subagent("main", "Test", "research", message_cap=3)
+    manager.send_message(key, "one")
+    manager.send_message(key, "two")
+    return key
+
+
+def insert_session(plain: PlainClient, **changes: object) -> None:
+    """Insert a sub-agent session with some columns changed."""
+    row = {
+        "key": "agent:main:subagent:1",
+        "agent_id": "main",
+        "kind": "subagent",
+        "status": "active",
+        "run_id": "1",
+        "created_ms": 1,
+        "last_activity_ms": 1,
+    } | changes
+    plain(f"INSERT INTO sessions ({', '.join(row)}) VALUES ({', '.join('?' * len(row))})", *row.values())
+
+
+def insert_message(plain: PlainClient, key: str, seq: object, **changes: object) -> None:
+    """Insert a user message with some columns changed."""
+    row = {"session_key": key, "seq": seq, "role": "user", "content": "plain", "timestamp_ms": 1} | changes
+    plain(f"INSERT INTO messages ({', '.join(row)}) VALUES ({', '.join('?' * len(row))})", *row.values())
+
+
+def test_row_that_fits_is_accepted_with_the_default_cap(plain: PlainClient) -> None:
+    insert_session(plain)
+
+    assert plain("SELECT message_cap, last_seq FROM sessions") == [(100, 0)]
+
+
+@pytest.mark.parametrize(
+    ("constraint", "changes"),
+    [
+        ("ck_sessions_kind", {"kind": "robot", "key": "agent:main:robot:1"}),
+        ("ck_sessions_status", {"status": "done", "finished_ms": 1}),
+        ("ck_sessions_agent_id", {"agent_id": "", "key": "agent::subagent:1"}),
+        ("ck_sessions_agent_id", {"agent_id": "a:b", "key": "agent:a:b:subagent:1"}),
+        ("ck_sessions_key", {"key": "agent:other:subagent:1"}),
+        ("ck_sessions_key", {"key": "agent:main:cron:1"}),
+        ("ck_sessions_key", {"kind": "main", "run_id": None, "key": "agent:main:main:1"}),
+        ("ck_sessions_run_id", {"run_id": None}),
+        ("ck_sessions_run_id", {"kind": "main", "key": "agent:main:main"}),
+        ("ck_sessions_finished_ms", {"finished_ms": 1}),
+        ("ck_sessions_finished_ms", {"status": "completed"}),
+        ("ck_sessions_end_reason", {"end_reason": "because"}),
+        ("ck_sessions_message_cap", {"message_cap": 0}),
+        ("ck_sessions_last_seq", {"last_seq": -1}),
+        ("ck_sessions_metadata", {"metadata": "[1]"}),
+        ("metadata", {"metadata": "no json"}),
+        ("agent_id", {"agent_id": None}),
+        ("kind", {"kind": None}),
+        ("status", {"status": None}),
+        ("created_ms", {"created_ms": None}),
+        ("last_activity_ms", {"last_activity_ms": None}),
+        ("message_cap", {"message_cap": None}),
+        ("last_seq", {"last_seq": None}),
+        ("key", {"key": None}),
+    ],
+)
+def test_session_that_does_not_fit_is_refused(plain: PlainClient, constraint: str, changes: dict[str, object]) -> None:
+    with pytest.raises(REFUSAL, match=constraint if constraint != "metadata" else "metadata|json"):
+        insert_session(plain, **changes)
+
+    assert plain("SELECT * FROM sessions") == []
+
+
+def test_session_keys_and_run_ids_are_unique(plain: PlainClient) -> None:
+    insert_session(plain)
+
+    with pytest.raises(REFUSAL, match=r"pk_sessions|sessions\.key"):
+        insert_session(plain, run_id="2")
+    with pytest.raises(REFUSAL, match=r"uq_sessions_run_id|sessions\.run_id"):
+        insert_session(plain, key="agent:main:subagent:2")
+
+
+@pytest.mark.parametrize(
+    ("constraint", "changes"),
+    [
+        ("ck_messages_role", {"role": "robot"}),
+        ("ck_messages_metadata", {"metadata": '"text"'}),
+        ("metadata|json", {"metadata": "no json"}),
+        ("content", {"content": None}),
+        ("role", {"role": None}),
+        ("timestamp_ms", {"timestamp_ms": None}),
+    ],
+)
+def test_message_that_does_not_fit_is_refused(
+    plain: PlainClient, key: str, constraint: str, changes: dict[str, object]
+) -> None:
+    with pytest.raises(REFUSAL, match=constraint):
+        insert_message(plain, key, 3, **changes)
+
+    assert plain("SELECT count(*) FROM messages") == [(2,)]
+    assert plain("SELECT last_seq FROM sessions") == [(2,)]
+
+
+def test_message_number_must_be_positive(plain: PlainClient) -> None:
+    insert_session(plain)
+
+    with pytest.raises(REFUSAL, match="ck_messages_seq"):
+        insert_message(plain, "agent:main:subagent:1", 0)
+
+
+def test_message_numbers_are_unique(plain: PlainClient, key: str) -> None:
+    with pytest.raises(REFUSAL, match=r"pk_messages|messages\.session_key, messages\.seq"):
+        insert_message(plain, key, 2)
+
+
+def test_idempotency_keys_of_a_session_are_unique(plain: PlainClient, key: str) -> None:
+    insert_message(plain, key, 3, idempotency_key="1")
+
+    with pytest.raises(REFUSAL, match=r"uq_messages_idempotency_key|messages\.session_key, messages\.idempotency_key"):
+        insert_message(plain, key, 4, idempotency_key="1")
+
+
+@pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
+def test_value_of_another_type_is_refused(plain: PlainClient, key: str) -> None:
+    with pytest.raises(
+        sqlite3.IntegrityError, match=r"cannot store TEXT value in INTEGER column messages\.timestamp_ms"
+    ):
+        insert_message(plain, key, 3, timestamp_ms="yesterday")
+    with pytest.raises(sqlite3.IntegrityError, match=r"cannot store BLOB value in TEXT column messages\.content"):
+        insert_message(plain, key, 3, content=b"bytes")
+
+
+# Triggers
+
+
+def test_append_past_the_library_moves_the_counters_and_trims(
+    manager: SessionManager, plain: PlainClient, key: str
+) -> None:
+    insert_message(plain, key, 3, timestamp_ms=9_999_999_999_999)
+    insert_message(plain, key, 4)
+
+    session = manager.get(key)
+    assert session is not None
+    assert session.message_count == 4
+    assert session.last_activity_ms == 9_999_999_999_999
+    assert [message.seq for message in session.messages] == [2, 3, 4]
+    assert manager.send_message(key, "next").seq == 5
+
+
+@pytest.mark.parametrize("seq", [4, 9])
+def test_append_past_the_library_that_leaves_a_gap_is_refused(plain: PlainClient, key: str, seq: int) -> None:
+    with pytest.raises(REFUSAL, match="messages_append"):
+        insert_message(plain, key, seq)
+
+    assert plain("SELECT seq FROM messages ORDER BY seq") == [(1,), (2,)]
+
+
+def test_message_of_no_session_is_refused(plain: PlainClient) -> None:
+    with pytest.raises(REFUSAL, match=r"messages_append|fk_messages_session_key"):
+        insert_message(plain, "agent:main:main", 1)
+
+
+@pytest.mark.parametrize("backend", ["postgresql"], indirect=True)
+def test_statement_over_several_sessions_is_counted_for_each(
+    manager: SessionManager, plain: PlainClient, key: str
+) -> None:
+    other = manager.spawn_subagent("main", "Test")
+    plain(
+        "INSERT INTO messages (session_key, seq, role, content, timestamp_ms)"
+        " SELECT key, last_seq + number, 'user', number::text, 1 FROM sessions, generate_series(1, 4) AS number"
+    )
+
+    assert dict(plain("SELECT key, last_seq FROM sessions")) == {key: 6, other: 4}
+    assert dict(plain("SELECT session_key, count(*) FROM messages GROUP BY session_key")) == {key: 3, other: 4}
+
+
+@pytest.mark.parametrize("backend", ["postgresql"], indirect=True)
+@pytest.mark.parametrize("numbers", ["3, 5", "4, 5", "3, 4, 6"])
+def test_statement_that_leaves_a_gap_is_refused_as_a_whole(plain: PlainClient, key: str, numbers: str) -> None:
+    with pytest.raises(REFUSAL, match="messages_append"):
+        plain(
+            "INSERT INTO messages (session_key, seq, role, content, timestamp_ms)"
+            f" SELECT ?, number, 'user', '', 1 FROM unnest(ARRAY[{numbers}]) AS number",
+            key,
+        )
+
+    assert plain("SELECT count(*) FROM messages") == [(2,)]
+
+
+def test_lowered_cap_holds_at_once(plain: PlainClient, key: str) -> None:
+    plain("UPDATE sessions SET message_cap = 1 WHERE key = ?", key)
+
+    assert plain("SELECT seq FROM messages") == [(2,)]
+
+
+def test_raised_cap_keeps_what_is_there(manager: SessionManager, plain: PlainClient, key: str) -> None:
+    plain("UPDATE sessions SET message_cap = 4 WHERE key = ?", key)
+    for content in "abc":
+        manager.send_message(key, content)
+
+    assert plain("SELECT seq FROM messages ORDER BY seq") == [(2,), (3,), (4,), (5,)]
+
+
+def test_session_deleted_past_the_library_takes_messages_and_labels_along(plain: PlainClient, key: str) -> None:
+    plain("DELETE FROM sessions WHERE key = ?", key)
+
+    assert plain("SELECT count(*) FROM messages") == [(0,)]
+    assert plain("SELECT count(*) FROM labels") == [(0,)]
+
+
+def test_label_must_point_to_a_session(plain: PlainClient, key: str) -> None:
+    with pytest.raises(REFUSAL, match=r"labels_insert|fk_labels_session_key"):
+        plain("INSERT INTO labels (label, session_key, assigned_ms) VALUES ('lost', 'agent:x:main', 1)")
+    with pytest.raises(REFUSAL, match=r"labels_update|fk_labels_session_key"):
+        plain("UPDATE labels SET session_key = 'agent:x:main'")
+
+    assert plain("SELECT label, session_key FROM labels") == [("research", key)]
+
+
+def test_label_belongs_to_one_session(plain: PlainClient, key: str) -> None:
+    with pytest.raises(REFUSAL, match=r"pk_labels|labels\.label"):
+        plain("INSERT INTO labels (label, session_key, assigned_ms) VALUES ('research', ?, 1)", key)
+    with pytest.raises(REFUSAL, match="assigned_ms"):
+        plain("INSERT INTO labels (label, session_key, assigned_ms) VALUES ('other', ?, NULL)", key)
