@@ -76,7 +76,8 @@ class InvalidInput(SessionsError, ValueError):
 class SchemaMismatch(SessionsError):
     """The database's schema is not the one that this release works with.
 
-    `found` and `expected` are the Alembic revisions (`None` where there is none), `cure` says what to do.
+    `found` and `expected` are the Alembic revisions, both `None` where a table is missing or somebody else's;
+    `cure` says what to do.
     """
 
     def __init__(self, found: str | None, expected: str | None, cure: str) -> None:
@@ -86,6 +87,8 @@ class SchemaMismatch(SessionsError):
         self.cure = cure
 
     def __str__(self) -> str:
+        if self.expected is None:
+            return f"The database's schema does not fit: {self.cure}"
         return f"The database's schema is at revision {self.found}, this release needs {self.expected}: {self.cure}"
 
 
@@ -145,8 +148,8 @@ def translate(
     reason = " ".join(str(cause).split())
     if password:
         reason = reason.replace(password, "***")
-    if _is_missing_table(error):
-        return SchemaMismatch(None, None, f"a table or column is missing ({reason})")
+    if (cure := _schema_cure(error)) is not None:
+        return SchemaMismatch(None, None, f"{reason}; {cure}")
     if isinstance(error, exc.OperationalError | exc.InterfaceError | exc.TimeoutError) or (
         isinstance(error, exc.DBAPIError) and error.connection_invalidated
     ):
@@ -158,12 +161,16 @@ def translate(
     return SessionsError(f"The database refused the statement: {reason}")
 
 
-def _is_missing_table(error: exc.SQLAlchemyError) -> bool:
+def _schema_cure(error: exc.SQLAlchemyError) -> str | None:
+    """What to do about a table that is missing or in the way; None where that is not what is wrong."""
     if not isinstance(error, exc.DBAPIError):
-        return False
-    # PostgreSQL: undefined_table, undefined_column. SQLite has only its generic error and the text.
-    if getattr(error.orig, "sqlstate", None) in ("42P01", "42703"):
-        return True
-    return isinstance(error.orig, sqlite3.OperationalError) and str(error.orig).startswith(
-        ("no such table", "no such column", "table messages has no column")
-    )
+        return None
+    # PostgreSQL's undefined_table and undefined_column, duplicate_table, duplicate_object and duplicate_function.
+    # SQLite has only its generic error and the text.
+    state = getattr(error.orig, "sqlstate", None)
+    text = str(error.orig) if isinstance(error.orig, sqlite3.OperationalError) else ""
+    if state in ("42P01", "42703") or text.startswith(("no such table", "no such column")):
+        return "something was dropped since the schema was made, restore it from a backup"
+    if state in ("42P07", "42710", "42723") or text.endswith("already exists"):
+        return "it is not this library's, use a database of its own"
+    return None
