@@ -1,0 +1,252 @@
+"""The seed system in plain dictionaries and lists, with what the design changed: the yardstick of the model test.
+
+Times are given by the test, keys are made by the manager under test and passed in, so that both sides agree.
+"""
+
+from __future__ import annotations
+
+import builtins
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, field
+
+from sessions_db import (
+    LabelInUse,
+    Message,
+    NewMessage,
+    Role,
+    Session,
+    SessionKind,
+    SessionNotActive,
+    SessionNotFound,
+    SessionStatus,
+)
+
+
+@dataclass
+class Record:
+    """A session that can change."""
+
+    key: str
+    agent_id: str
+    kind: SessionKind
+    created_ms: int
+    last_activity_ms: int
+    cap: int
+    label: str | None = None
+    task: str | None = None
+    run_id: str | None = None
+    parent_key: str | None = None
+    status: SessionStatus = SessionStatus.ACTIVE
+    finished_ms: int | None = None
+    end_reason: str | None = None
+    count: int = 0
+    messages: list[Message] = field(default_factory=list)
+    by_idempotency_key: dict[str, Message] = field(default_factory=dict)
+
+    def snapshot(self, message_limit: int | None = None) -> Session:
+        """The session as the library shows it."""
+        shown = self.messages if message_limit is None else self.messages[max(0, len(self.messages) - message_limit) :]
+        return Session(
+            key=self.key,
+            agent_id=self.agent_id,
+            kind=self.kind,
+            status=self.status,
+            label=self.label,
+            task=self.task,
+            created_ms=self.created_ms,
+            finished_ms=self.finished_ms,
+            messages=tuple(shown),
+            run_id=self.run_id,
+            parent_key=self.parent_key,
+            message_count=self.count,
+            last_activity_ms=self.last_activity_ms,
+            end_reason=self.end_reason,
+        )
+
+
+class Model:
+    """The operations, on a dictionary."""
+
+    def __init__(self, cap: int) -> None:
+        self.sessions: dict[str, Record] = {}
+        self.labels: dict[str, str] = {}
+        self.cap = cap
+        self.now_ms = 0
+
+    def get_or_create_main(self, agent_id: str) -> Session:
+        key = f"agent:{agent_id}:main"
+        if key not in self.sessions:
+            self.sessions[key] = Record(key, agent_id, SessionKind.MAIN, self.now_ms, self.now_ms, self.cap)
+        return self.sessions[key].snapshot()
+
+    def check_spawn(self, label: str | None, parent_key: str | None, on_label_conflict: str) -> None:
+        """Raise what the spawn raises."""
+        if parent_key is not None:
+            self._record(parent_key)
+        if label in self.labels and on_label_conflict == "error":
+            raise LabelInUse(label, self.labels[label])
+
+    def spawn(self, made: Session, cap: int) -> None:
+        """Take over a session that the manager made; its key and run id are the manager's to choose."""
+        record = Record(made.key, made.agent_id, made.kind, self.now_ms, self.now_ms, cap)
+        record.label, record.task, record.parent_key, record.run_id = (
+            made.label,
+            made.task,
+            made.parent_key,
+            made.run_id,
+        )
+        self.sessions[made.key] = record
+        if made.label is not None:
+            self.labels[made.label] = made.key
+
+    def get(self, key: str) -> Session | None:
+        return self.sessions[key].snapshot() if key in self.sessions else None
+
+    def get_by_label(self, label: str) -> Session | None:
+        return self.get(self.labels[label]) if label in self.labels else None
+
+    def list(
+        self,
+        kinds: Collection[SessionKind] | None,
+        active_only: bool,
+        limit: int,
+        *,
+        agent_id: str | None,
+        status: SessionStatus | None,
+        active_within_ms: int | None,
+        message_limit: int,
+    ) -> builtins.list[Session]:
+        matches: builtins.list[Callable[[Record], bool]] = []
+        if kinds is not None:
+            matches.append(lambda record: record.kind in kinds)
+        if active_only:
+            matches.append(lambda record: record.status == SessionStatus.ACTIVE)
+        if agent_id is not None:
+            matches.append(lambda record: record.agent_id == agent_id)
+        if status is not None:
+            matches.append(lambda record: record.status == status)
+        if active_within_ms is not None:
+            matches.append(lambda record: record.last_activity_ms >= self.now_ms - active_within_ms)
+        found = [record for record in self.sessions.values() if all(match(record) for match in matches)]
+        found.sort(key=lambda record: (record.created_ms, record.key), reverse=True)
+        return [record.snapshot(message_limit) for record in found[:limit]]
+
+    def history(self, key: str, limit: int | None, include_tools: bool) -> builtins.list[Message] | None:
+        if key not in self.sessions:
+            return None
+        kept = [m for m in self.sessions[key].messages if include_tools or m.role != Role.TOOL]
+        return kept if limit is None else kept[max(0, len(kept) - limit) :]
+
+    def send_message(self, key: str, message: str) -> Message:
+        record = self._record(key)
+        if record.status is not SessionStatus.ACTIVE:
+            raise SessionNotActive(key, record.status)
+        return self._append(record, NewMessage("user", message))
+
+    def add_messages(self, key: str, batch: Collection[NewMessage]) -> builtins.list[Message]:
+        record = self._record(key)
+        # All of a batch is looked up before any of it is stored, and so before any of it trims.
+        known = dict(record.by_idempotency_key)
+        stored = []
+        for new in batch:
+            if new.idempotency_key is None:
+                stored.append(self._append(record, new, trim=False))
+            elif new.idempotency_key in known:
+                stored.append(known[new.idempotency_key])
+            else:
+                stored.append(self._append(record, new, trim=False))
+                known[new.idempotency_key] = stored[-1]
+        self._trim(record)
+        return stored
+
+    def end(self, key: str, status: SessionStatus, reason: str | None) -> bool:
+        record = self._record(key)
+        if record.status is status:
+            return False
+        if record.status is not SessionStatus.ACTIVE:
+            raise SessionNotActive(key, record.status)
+        record.status, record.finished_ms, record.end_reason = status, self.now_ms, reason
+        return True
+
+    def reopen_session(self, key: str) -> Session:
+        record = self._record(key)
+        if record.status is not SessionStatus.ACTIVE:
+            record.status, record.finished_ms, record.end_reason = SessionStatus.ACTIVE, None, None
+            record.last_activity_ms = max(record.last_activity_ms, self.now_ms)
+        return record.snapshot()
+
+    def children(self, key: str) -> builtins.list[Session]:
+        found = [record for record in self.sessions.values() if record.parent_key == key]
+        return [r.snapshot(0) for r in sorted(found, key=lambda record: (record.created_ms, record.key))]
+
+    def descendants(self, key: str) -> builtins.list[Session]:
+        found: dict[str, Session] = {}
+        queue = [key]
+        while queue:
+            for child in self.children(queue.pop()):
+                if child.key not in found:
+                    found[child.key] = child
+                    queue.append(child.key)
+        found.pop(key, None)
+        return sorted(found.values(), key=lambda session: (session.created_ms, session.key))
+
+    def timeout_idle(self, idle_ms: int, kinds: Collection[SessionKind]) -> builtins.list[str]:
+        ended = [
+            record.key
+            for record in self.sessions.values()
+            if record.status is SessionStatus.ACTIVE
+            and record.kind in kinds
+            and record.last_activity_ms <= self.now_ms - idle_ms
+        ]
+        for key in ended:
+            self.end(key, SessionStatus.TIMEOUT, f"idle for {idle_ms} ms or more")
+        return sorted(ended)
+
+    def delete_session(self, key: str) -> bool:
+        self.labels = {label: owner for label, owner in self.labels.items() if owner != key}
+        return self.sessions.pop(key, None) is not None
+
+    def prune(
+        self, finished_before_ms: int, kinds: Collection[SessionKind] | None, dry_run: bool
+    ) -> builtins.list[str]:
+        ended = sorted(
+            (record.finished_ms, record.key)
+            for record in self.sessions.values()
+            if record.finished_ms is not None
+            and record.finished_ms < finished_before_ms
+            and (kinds is None or record.kind in kinds)
+        )
+        if not dry_run:
+            for _, key in ended:
+                self.delete_session(key)
+        return [key for _, key in ended]
+
+    def _record(self, key: str) -> Record:
+        if key not in self.sessions:
+            raise SessionNotFound(key)
+        return self.sessions[key]
+
+    def _append(self, record: Record, new: NewMessage, *, trim: bool = True) -> Message:
+        record.count += 1
+        record.last_activity_ms = max(record.last_activity_ms, self.now_ms)
+        stored = Message(
+            role=Role(new.role),
+            content=new.content,
+            timestamp_ms=self.now_ms,
+            tool_name=new.tool_name,
+            seq=record.count,
+            metadata=new.metadata,
+        )
+        record.messages.append(stored)
+        if new.idempotency_key is not None:
+            record.by_idempotency_key[new.idempotency_key] = stored
+        if trim:
+            self._trim(record)
+        return stored
+
+    def _trim(self, record: Record) -> None:
+        record.messages = record.messages[max(0, len(record.messages) - record.cap) :]
+        oldest = record.messages[0].seq if record.messages else 0
+        record.by_idempotency_key = {
+            name: message for name, message in record.by_idempotency_key.items() if message.seq >= oldest
+        }

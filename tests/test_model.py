@@ -1,0 +1,251 @@
+"""Random operations give the same results and the same errors as a plain in-memory model, on both databases."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, cast
+
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
+
+from sessions_db import NewMessage, Role, SessionKind, SessionManager, SessionsError, SessionStatus
+
+from .conftest import Clock, PlainClient
+from .model import Model
+
+CAP = 4
+
+agents = st.sampled_from(["main", "helper", "it's 100% _ü"])
+labels = st.sampled_from(["research", "", "näme"])
+texts = st.text(st.characters(codec="utf-8", min_codepoint=1), max_size=8)
+kinds = st.sampled_from(SessionKind)
+statuses = st.sampled_from(SessionStatus)
+idempotency_keys = st.none() | st.sampled_from(["a", "b", "c"])
+new_messages = st.builds(
+    NewMessage,
+    st.sampled_from(Role),
+    texts,
+    st.none() | texts,
+    st.none() | st.dictionaries(texts, st.integers() | texts, max_size=2),
+    idempotency_keys,
+)
+
+
+class Comparison(RuleBasedStateMachine):
+    """Every rule does one thing to the manager and to the model and compares what came of it."""
+
+    manager: SessionManager
+    plain: PlainClient
+    clock: Clock
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.model = Model(CAP)
+        self.plain("DELETE FROM sessions")
+        self.clock.now_ms = 1_700_000_000_000
+
+    # Keys are drawn by position, so that a run can be shrunk: most are known, one is not.
+    def key(self, position: int) -> str:
+        return [*self.model.sessions, "agent:nobody:main"][position % (len(self.model.sessions) + 1)]
+
+    def same(self, real: Callable[[], Any], modelled: Callable[[], Any]) -> Any:
+        """What both give, or None where both raise the same."""
+        self.model.now_ms = self.clock.now_ms
+        expected = outcome(modelled)
+        actual = outcome(real)
+        assert actual == expected
+        return actual
+
+    @initialize()
+    def begin(self) -> None:
+        assert self.manager.list() == []
+
+    @rule(step_ms=st.sampled_from([0, 1, 1000, 60_000, -500]))
+    def pass_time(self, step_ms: int) -> None:
+        self.clock.now_ms += step_ms
+
+    @rule(agent=agents)
+    def get_or_create_main(self, agent: str) -> None:
+        self.same(lambda: self.manager.get_or_create_main(agent), lambda: self.model.get_or_create_main(agent))
+
+    @rule(
+        kind=st.sampled_from(["spawn_subagent", "spawn_cron"]),
+        agent=agents,
+        task=texts,
+        label=st.none() | labels,
+        parent=st.none() | st.integers(0, 9),
+        cap=st.sampled_from([None, 1, 3]),
+        on_label_conflict=st.sampled_from(["replace", "error"]),
+    )
+    def spawn(
+        self,
+        kind: str,
+        agent: str,
+        task: str,
+        label: str | None,
+        parent: int | None,
+        cap: int | None,
+        on_label_conflict: str,
+    ) -> None:
+        parent_key = None if parent is None else self.key(parent)
+        made: list[str] = []
+
+        def real() -> None:
+            spawn = getattr(self.manager, kind)
+            made.append(spawn(agent, task, label, parent_key, message_cap=cap, on_label_conflict=on_label_conflict))
+
+        self.same(real, lambda: self.model.check_spawn(label, parent_key, on_label_conflict))
+        for key in made:
+            session = self.manager.get(key)
+            assert session is not None
+            assert (session.agent_id, session.task, session.label, session.parent_key) == (
+                agent,
+                task,
+                label,
+                parent_key,
+            )
+            self.model.spawn(session, CAP if cap is None else cap)
+
+    @rule(position=st.integers(0, 9), text=texts)
+    def send_message(self, position: int, text: str) -> None:
+        key = self.key(position)
+        self.same(lambda: self.manager.send_message(key, text), lambda: self.model.send_message(key, text))
+
+    @rule(position=st.integers(0, 9), new=new_messages)
+    def add_message(self, position: int, new: NewMessage) -> None:
+        key = self.key(position)
+        options = {
+            "tool_name": new.tool_name,
+            "metadata": new.metadata,
+            "idempotency_key": new.idempotency_key,
+        }
+        self.same(
+            lambda: self.manager.add_message(key, new.role, new.content, **cast(Any, options)),
+            lambda: self.model.add_messages(key, [new])[0],
+        )
+
+    @rule(position=st.integers(0, 9), batch=st.lists(new_messages, max_size=7))
+    def add_messages(self, position: int, batch: list[NewMessage]) -> None:
+        key = self.key(position)
+        self.same(lambda: self.manager.add_messages(key, batch), lambda: self.model.add_messages(key, batch))
+
+    @rule(
+        position=st.integers(0, 9),
+        ending=st.sampled_from(
+            [
+                ("complete_session", SessionStatus.COMPLETED),
+                ("error_session", SessionStatus.ERROR),
+                ("timeout_session", SessionStatus.TIMEOUT),
+                ("stop_session", SessionStatus.STOPPED),
+            ]
+        ),
+        reason=st.none() | texts,
+    )
+    def end(self, position: int, ending: tuple[str, SessionStatus], reason: str | None) -> None:
+        key = self.key(position)
+        name, status = ending
+        self.same(lambda: getattr(self.manager, name)(key, reason), lambda: self.model.end(key, status, reason))
+
+    @rule(position=st.integers(0, 9))
+    def reopen_session(self, position: int) -> None:
+        key = self.key(position)
+        self.same(lambda: self.manager.reopen_session(key), lambda: self.model.reopen_session(key))
+
+    @rule(idle_ms=st.sampled_from([1, 1000, 60_000]), only=st.lists(kinds, max_size=3))
+    def timeout_idle(self, idle_ms: int, only: list[SessionKind]) -> None:
+        self.same(lambda: self.manager.timeout_idle(idle_ms, only), lambda: self.model.timeout_idle(idle_ms, only))
+
+    @rule(position=st.integers(0, 9))
+    def delete_session(self, position: int) -> None:
+        key = self.key(position)
+        self.same(lambda: self.manager.delete_session(key), lambda: self.model.delete_session(key))
+
+    @rule(age_ms=st.sampled_from([-1, 0, 1000]), only=st.none() | st.lists(kinds, max_size=3), dry_run=st.booleans())
+    def prune(self, age_ms: int, only: list[SessionKind] | None, dry_run: bool) -> None:
+        before_ms = self.clock.now_ms - age_ms
+        self.same(
+            lambda: self.manager.prune(before_ms, kinds=only, dry_run=dry_run),
+            lambda: self.model.prune(before_ms, only, dry_run),
+        )
+
+    @rule(
+        only=st.none() | st.lists(kinds, max_size=3),
+        active_only=st.booleans(),
+        limit=st.integers(0, 6),
+        agent=st.none() | agents,
+        status=st.none() | statuses,
+        active_within_ms=st.none() | st.sampled_from([0, 1000]),
+        message_limit=st.integers(0, 5),
+    )
+    def list_sessions(
+        self,
+        only: list[SessionKind] | None,
+        active_only: bool,
+        limit: int,
+        agent: str | None,
+        status: SessionStatus | None,
+        active_within_ms: int | None,
+        message_limit: int,
+    ) -> None:
+        filters = {
+            "agent_id": agent,
+            "status": status,
+            "active_within_ms": active_within_ms,
+            "message_limit": message_limit,
+        }
+        self.same(
+            lambda: self.manager.list(only, active_only, limit, **cast(Any, filters)),
+            lambda: self.model.list(only, active_only, limit, **cast(Any, filters)),
+        )
+
+    @rule(position=st.integers(0, 9), limit=st.none() | st.integers(0, 5), include_tools=st.booleans())
+    def history(self, position: int, limit: int | None, include_tools: bool) -> None:
+        key = self.key(position)
+        self.same(
+            lambda: self.manager.history(key, limit, include_tools),
+            lambda: self.model.history(key, limit, include_tools),
+        )
+
+    @rule(label=labels)
+    def get_by_label(self, label: str) -> None:
+        self.same(lambda: self.manager.get_by_label(label), lambda: self.model.get_by_label(label))
+
+    @rule(position=st.integers(0, 9))
+    def family(self, position: int) -> None:
+        key = self.key(position)
+        self.same(lambda: self.manager.get(key), lambda: self.model.get(key))
+        self.same(lambda: self.manager.children(key), lambda: self.model.children(key))
+        self.same(lambda: self.manager.descendants(key), lambda: self.model.descendants(key))
+
+    @invariant()
+    def database_holds_what_the_model_holds(self) -> None:
+        retained = [(record.key, m.seq) for record in self.model.sessions.values() for m in record.messages]
+        assert sorted(self.plain("SELECT session_key, seq FROM messages")) == sorted(retained)
+        assert dict(self.plain("SELECT label, session_key FROM labels")) == self.model.labels
+
+
+def outcome(call: Callable[[], object]) -> object:
+    """What the call gives, or the kind and data of the error that it raises."""
+    try:
+        return call()
+    except SessionsError as error:
+        return type(error), vars(error)
+
+
+def test_manager_behaves_as_the_model(url: str, plain: PlainClient, clock: Clock) -> None:
+    with SessionManager(url, message_cap=CAP) as manager:
+
+        class OnDatabase(Comparison):
+            pass
+
+        OnDatabase.manager, OnDatabase.plain, OnDatabase.clock = manager, plain, clock
+        run_state_machine_as_test(
+            OnDatabase,
+            settings=settings(
+                max_examples=60,
+                stateful_step_count=40,
+                deadline=None,
+                suppress_health_check=list(HealthCheck),
+            ),
+        )
