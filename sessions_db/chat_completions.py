@@ -7,7 +7,7 @@ A key that is in both, where the column could not hold the original, is rebuilt 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 from sessions_db.errors import InvalidInput
 from sessions_db.models import Message, NewMessage, Role
@@ -35,7 +35,7 @@ def to_new_message(message: Mapping[str, JsonValue]) -> NewMessage:
     tool_name = name if role is Role.TOOL and isinstance(name, str) else None
     columns = _columns(role, text, tool_name)
     metadata = {key: value for key, value in message.items() if key not in columns or columns[key] != value}
-    if [*columns, *(key for key in metadata if key not in columns)] != [*message]:
+    if [*(columns | metadata)] != [*message]:
         metadata.setdefault(KEY_ORDER, [*message])
     new = NewMessage(role, text, tool_name, metadata or None)
     if json.dumps(to_chat(new)) != json.dumps(message, default=dict):
@@ -73,6 +73,13 @@ def _text(content: JsonValue) -> str:
         case None:
             return ""
         case list() | tuple():
-            return "\n".join(part["text"] for part in content if _is_text(part))
+            return "\n".join(_texts(content))
         case _:
             raise InvalidInput.of("content", "must be a text, a list of parts or null", content)
+
+
+def _texts(parts: Sequence[JsonValue]) -> Iterator[str]:
+    for part in parts:
+        text = part.get("text") if isinstance(part, Mapping) else None
+        if isinstance(text, str):
+            yield text

@@ -117,19 +117,21 @@ def _parse(line: bytes) -> dict[str, JsonValue]:
         text = line.decode("utf-8-sig")
         value = json.loads(text, object_pairs_hook=_without_duplicates, parse_constant=_refuse_constant)
     except json.JSONDecodeError as error:
-        raise InvalidInput.of("the line", f"must be JSON ({error.msg}, column {error.colno})", line) from error
+        raise InvalidInput.of("conversation", f"must be JSON ({error.msg}, column {error.colno})", line) from error
     # Of the decoder, of the two functions below, or of Python, which limits the digits of integers and nesting.
     except (ValueError, RecursionError) as error:
-        raise InvalidInput.of("the line", f"must be JSON in UTF-8 ({error})", line) from error
+        raise InvalidInput.of("conversation", f"must be JSON in UTF-8 ({error})", line) from error
     if not isinstance(value, dict):
-        raise InvalidInput.of("the line", "must be a JSON object", value)
+        raise InvalidInput.of("conversation", "must be a JSON object", value)
     return value
 
 
 def _without_duplicates(pairs: list[tuple[str, JsonValue]]) -> dict[str, JsonValue]:
-    value = dict(pairs)
-    if len(value) != len(pairs):
-        raise ValueError("an object has a key twice")
+    value: dict[str, JsonValue] = {}
+    for key, item in pairs:
+        if key in value:
+            raise ValueError(f"an object has the key {key!r} twice")
+        value[key] = item
     return value
 
 

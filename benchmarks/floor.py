@@ -1,0 +1,177 @@
+"""The floor: the same work by a plain driver, its parameters ready before the clock starts."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from typing import Any, TypeAlias
+
+import psycopg
+from sqlalchemy import URL
+
+from benchmarks.conversations import ChatMessage
+from benchmarks.databases import BACKENDS, Durability, conninfo, durability
+from benchmarks.managers import durability_of, full_session, new_message, opened
+from benchmarks.rounds import Subject, interleaved, speed
+from benchmarks.sections import READ_LIMIT, RETAINED, Bench, Results
+from benchmarks.statements import Statements
+from sessions_db import SessionManager
+from sessions_db.models import now_ms
+
+Operation: TypeAlias = Callable[[int], object]
+
+OURS, RAW, RAW_ONE_STATEMENT, RAW_PARSED = "sessions_db", "raw", "raw, one statement", "raw, metadata parsed"
+
+APPEND_ROUNDS = 15
+READ_ROUNDS = 11
+BATCH_ROUNDS = 11
+BATCH = 20
+
+# Reading the clock is not what is measured.
+_AT_MS = now_ms()
+
+
+def run(bench: Bench) -> Results:
+    """Appends and reads against the drivers, a batch against single appends, on both databases."""
+    results = Results()
+    for synchronous in ("FULL", "NORMAL"):
+        _sqlite(bench, results, synchronous)
+    _postgresql(bench, results)
+    for backend in BACKENDS:
+        _batch(bench, results, backend)
+    return results
+
+
+def _sqlite(bench: Bench, results: Results, synchronous: str) -> None:
+    urls = [bench.databases.create("sqlite") for _ in range(3)]
+    keys = []
+    for url in urls:
+        with opened(url) as manager:
+            keys.append(full_session(manager, bench.messages))
+    statements = Statements(bench.databases.create("sqlite"))
+    with (
+        opened(urls[0], synchronous=synchronous) as manager,
+        closing(_sqlite_connection(urls[1], synchronous)) as raw,
+        closing(_sqlite_connection(urls[2], synchronous)) as raw_triggers,
+    ):
+        _drop_triggers(raw)
+        subjects = [
+            Subject(OURS, _append(manager, keys[0], bench.messages)),
+            Subject(RAW, _raw_three_statements(raw, statements, keys[1], bench.messages)),
+            Subject(RAW_ONE_STATEMENT, _raw_append(raw_triggers, statements, keys[2], bench.messages)),
+        ]
+        times = interleaved(subjects, bench.plan(APPEND_ROUNDS), bench.runner)
+        where = f"sqlite.{synchronous}"
+        results.figures[f"{where}.append"] = speed(times, OURS, RAW)
+        results.figures[f"{where}.append.one_statement"] = speed(times, OURS, RAW_ONE_STATEMENT)
+        results.durability[f"SQLite, {synchronous}: sessions_db"] = durability_of(manager)
+        for name, connection in (("three statements", raw), ("one statement", raw_triggers)):
+            results.durability[f"SQLite, {synchronous}: sqlite3, {name}"] = _durability_of(connection, "sqlite")
+        if synchronous == "FULL":
+            rows = _raw_read(raw, statements, keys[1])
+            subjects = [
+                Subject(OURS, _read(manager, keys[0])),
+                Subject(RAW, rows),
+                Subject(RAW_PARSED, lambda number: [row[1] and json.loads(row[1]) for row in rows(number)]),
+            ]
+            times = interleaved(subjects, bench.plan(READ_ROUNDS), bench.runner)
+            results.figures["sqlite.read"] = speed(times, OURS, RAW)
+            results.figures["sqlite.read.parsed"] = speed(times, OURS, RAW_PARSED)
+
+
+def _postgresql(bench: Bench, results: Results) -> None:
+    url = bench.databases.create("postgresql")
+    with opened(url) as manager, psycopg.connect(conninfo(url), autocommit=True) as raw:
+        # Prepared at its first execution, not at its sixth.
+        raw.prepare_threshold = 0
+        statements = Statements(url.set(drivername="postgresql+psycopg"))
+        keys = [full_session(manager, bench.messages) for _ in range(2)]
+        subjects = [
+            Subject(OURS, _append(manager, keys[0], bench.messages)),
+            Subject(RAW, _raw_append(raw, statements, keys[1], bench.messages)),
+        ]
+        times = interleaved(subjects, bench.plan(APPEND_ROUNDS), bench.runner)
+        results.figures["postgresql.append"] = speed(times, OURS, RAW)
+        subjects = [Subject(OURS, _read(manager, keys[0])), Subject(RAW, _raw_read(raw, statements, keys[1]))]
+        times = interleaved(subjects, bench.plan(READ_ROUNDS), bench.runner)
+        results.figures["postgresql.read"] = speed(times, OURS, RAW)
+        results.durability["Postgres: sessions_db"] = durability_of(manager)
+        results.durability["Postgres: psycopg"] = _durability_of(raw, "postgresql")
+
+
+def _batch(bench: Bench, results: Results, backend: str) -> None:
+    with opened(bench.databases.create(backend)) as manager:
+        keys = [full_session(manager, bench.messages) for _ in range(2)]
+        batches = [
+            [new_message(message) for message in bench.messages[first : first + BATCH]]
+            for first in range(0, len(bench.messages), BATCH)
+        ]
+
+        def together(number: int) -> None:
+            if number % BATCH == 0:
+                manager.add_messages(keys[0], batches[number // BATCH])
+
+        subjects = [Subject("together", together), Subject("one by one", _append(manager, keys[1], bench.messages))]
+        times = interleaved(subjects, bench.plan(BATCH_ROUNDS), bench.runner)
+        results.figures[f"{backend}.batch"] = speed(times, "together", "one by one")
+
+
+def _append(manager: SessionManager, key: str, messages: Sequence[ChatMessage]) -> Operation:
+    ready = [(message.role, message.content, message.tool_name, message.metadata) for message in messages]
+
+    def operation(number: int) -> object:
+        role, content, tool_name, metadata = ready[number]
+        return manager.add_message(key, role, content, tool_name=tool_name, metadata=metadata)
+
+    return operation
+
+
+def _read(manager: SessionManager, key: str) -> Operation:
+    return lambda _number: manager.history(key, READ_LIMIT, include_tools=True)
+
+
+def _raw_append(raw: Any, statements: Statements, key: str, messages: Sequence[ChatMessage]) -> Operation:
+    sql = statements.append_sql
+    ready = [statements.append_parameters(key, message, _AT_MS) for message in messages]
+    return lambda number: raw.execute(sql, ready[number]).fetchall()
+
+
+def _raw_three_statements(raw: Any, statements: Statements, key: str, messages: Sequence[ChatMessage]) -> Operation:
+    sql = statements.append_sql
+    ready = [statements.append_parameters(key, message, _AT_MS) for message in messages]
+
+    def operation(number: int) -> None:
+        raw.execute("BEGIN IMMEDIATE")
+        ((seq,),) = raw.execute(sql, ready[number]).fetchall()
+        raw.execute(
+            "UPDATE sessions SET last_seq = ?, last_activity_ms = max(last_activity_ms, ?) WHERE key = ?",
+            (seq, _AT_MS, key),
+        )
+        raw.execute("DELETE FROM messages WHERE session_key = ? AND seq <= ?", (key, seq - RETAINED))
+        raw.execute("COMMIT")
+
+    return operation
+
+
+def _raw_read(raw: Any, statements: Statements, key: str) -> Callable[[int], list[Any]]:
+    sql, parameters = statements.read_sql, statements.read_parameters(key)
+    return lambda _number: raw.execute(sql, parameters).fetchall()  # type: ignore[no-any-return]
+
+
+def _sqlite_connection(url: URL, synchronous: str) -> sqlite3.Connection:
+    connection = sqlite3.connect(str(url.database), isolation_level=None)
+    connection.execute("PRAGMA foreign_keys = ON")
+    connection.execute("PRAGMA journal_mode = WAL")
+    connection.execute(f"PRAGMA synchronous = {synchronous}")
+    return connection
+
+
+def _drop_triggers(connection: sqlite3.Connection) -> None:
+    for (name,) in connection.execute("SELECT name FROM sqlite_schema WHERE type = 'trigger'").fetchall():
+        connection.execute(f"DROP TRIGGER {name}")
+
+
+def _durability_of(connection: Any, backend: str) -> Durability:
+    return durability(backend, lambda query: connection.execute(query).fetchone()[0])

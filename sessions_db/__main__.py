@@ -1,0 +1,25 @@
+"""The command `sessions-db`, also as `python -m sessions_db`."""
+
+from __future__ import annotations
+
+import io
+import sys
+
+
+def main() -> None:
+    """Run the command and exit the process with its exit code."""
+    try:
+        from sessions_db.cli import cli  # noqa: PLC0415  # its packages are an extra
+    except ModuleNotFoundError as error:
+        missing = (error.name or "").partition(".")[0]
+        if missing not in ("click", "rich"):
+            raise
+        sys.exit(f"The command needs {missing}: pip install 'sessions-db[cli]'")
+    # A terminal that can't show a character shows another one; it is no reason to fail.
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")
+    cli(prog_name="sessions-db")
+
+
+if __name__ == "__main__":
+    main()

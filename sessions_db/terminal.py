@@ -1,0 +1,148 @@
+"""How sessions and messages look on a terminal, and as JSON.
+
+Stored text is shown, never obeyed: it is not read as Rich markup, and control characters, with which a terminal can be
+made to lie, are written as escapes.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime, timedelta
+
+from rich.cells import cell_len
+from rich.console import Console, Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from sessions_db.models import Message, Role, Session, SessionStatus
+from sessions_db.validation import JsonValue
+
+# The control characters but tab and newline, line separators, and what changes the direction of text.
+_UNSAFE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
+
+_STYLES = {
+    SessionStatus.ACTIVE: "green",
+    SessionStatus.COMPLETED: "cyan",
+    SessionStatus.ERROR: "red",
+    SessionStatus.TIMEOUT: "yellow",
+    SessionStatus.STOPPED: "magenta",
+}
+
+_STATUS_WIDTH = 17
+_SENDER_WIDTH = 24
+_LINES_OF_CONTENT = 3
+
+
+def printable(text: str) -> str:
+    """The text with everything escaped that a terminal would act on; lines stay lines."""
+    return _UNSAFE.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+
+
+def to_json(value: JsonValue) -> bytes:
+    r"""The value as indented JSON in UTF-8, whatever the terminal's encoding; unsafe characters are `\u` escapes."""
+    text = json.dumps(value, ensure_ascii=False, indent=2, allow_nan=False)
+    return _UNSAFE.sub(lambda found: f"\\u{ord(found[0]):04x}", text).encode()
+
+
+def print_sessions(console: Console, sessions: Sequence[Session]) -> None:
+    """Print two lines for each session: its key in full; when it was created, its label and its task."""
+    table = _table()
+    table.add_column("Session, created (UTC), label, task")
+    table.add_column("Status", no_wrap=True)
+    for session in sessions:
+        label = "" if session.label is None else f"[{session.label}]"
+        about = _line(f"{_utc(session.created_ms)}  {label} {session.task or ''}")
+        about.stylize("dim")
+        about.no_wrap, about.overflow = True, "ellipsis"
+        status = Text(session.status, _STYLES[session.status])
+        table.add_row(
+            Group(Text(printable(session.key), no_wrap=True), about),
+            Group(status, Text(f"{session.message_count:,} message{'' if session.message_count == 1 else 's'}", "dim")),
+        )
+    # A key is there to be copied: the table would rather be too wide than break one.
+    longest = max((cell_len(printable(session.key)) for session in sessions), default=0)
+    console.width = max(console.width, longest + _STATUS_WIDTH)
+    console.print(table)
+
+
+def print_messages(console: Console, messages: Iterable[Message]) -> None:
+    """Print the messages, each shortened to a few lines."""
+    table = _table()
+    table.add_column("#", justify="right", no_wrap=True)
+    table.add_column("From, at (UTC)", max_width=_SENDER_WIDTH, overflow="fold")
+    table.add_column("Message", ratio=1)
+    longest = _LINES_OF_CONTENT * max(20, console.width - _SENDER_WIDTH - 10)
+    for message in messages:
+        sender = message.role.value if message.tool_name is None else f"{message.role}: {message.tool_name}"
+        content = _line(message.content)
+        if not message.content and message.metadata:
+            content = _line(json.dumps(message.metadata, ensure_ascii=False))
+            content.stylize("dim")
+        content.truncate(longest, overflow="ellipsis")
+        content.overflow = "fold"
+        style = "bold" if message.role is Role.USER else ""
+        table.add_row(
+            str(message.seq), Group(Text(printable(sender), style), Text(_utc(message.timestamp_ms), "dim")), content
+        )
+    console.print(table)
+
+
+def print_session(console: Console, session: Session) -> None:
+    """Print every field of the session but its messages, in full."""
+    retained = len(session.messages)
+    metadata = None if session.metadata is None else json.dumps(session.metadata, ensure_ascii=False)
+    fields: dict[str, str | None] = {
+        "Key": session.key,
+        "Agent": session.agent_id,
+        "Kind": session.kind,
+        "Status": session.status,
+        "End reason": session.end_reason,
+        "Label": session.label,
+        "Task": session.task,
+        "Run ID": session.run_id,
+        "Parent": session.parent_key,
+        "Created": f"{_utc(session.created_ms)} UTC",
+        "Finished": None if session.finished_ms is None else f"{_utc(session.finished_ms)} UTC",
+        "Last activity": f"{_utc(session.last_activity_ms)} UTC",
+        "Run time": f"{session.runtime_secs():,} s",
+        "Messages": f"{session.message_count:,} in all, the newest {retained:,} retained",
+        "Metadata": metadata,
+    }
+    table = Table.grid(padding=(0, 2))
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, value in fields.items():
+        table.add_row(name, Text("-", "dim") if value is None else Text(printable(value)))
+    console.print(table)
+
+
+def print_rows(console: Console, names: Iterable[str], rows: Iterable[Iterable[object]]) -> None:
+    """Print the result of a query."""
+    table = _table()
+    for name in names:
+        table.add_column(Text(name), overflow="fold")
+    for row in rows:
+        cells: list[RenderableType] = [Text("" if value is None else printable(str(value))) for value in row]
+        table.add_row(*cells)
+    console.print(table)
+
+
+def _table() -> Table:
+    return Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="bold underline")
+
+
+def _line(text: str) -> Text:
+    return Text(printable(" ".join(text.split())))
+
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+def _utc(at_ms: int) -> str:
+    try:
+        at = _EPOCH + timedelta(milliseconds=at_ms)
+    except OverflowError:  # SQL past the library may have written any number
+        return f"{at_ms} ms"
+    return at.strftime("%Y-%m-%d %H:%M:%S")

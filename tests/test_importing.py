@@ -1,0 +1,247 @@
+"""Conversations in JSON Lines, imported as sessions."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+
+import pytest
+from sqlalchemy import make_url
+
+from sessions_db import DatabaseUnavailable, InvalidInput, SchemaMismatch, Session, SessionManager, SessionStatus
+from sessions_db.chat_completions import to_chat
+from sessions_db.importing import Line, Outcome, import_lines
+from sessions_db.validation import JsonValue
+from tests.conftest import PlainClient
+
+CHAT: list[JsonValue] = [
+    {"role": "system", "content": "Be brief"},
+    {"role": "user", "content": "Where is my parcel?"},
+    {"content": None, "role": "assistant", "tool_calls": [{"id": "1", "function": {"name": "look_up"}}]},
+    {"role": "tool", "tool_call_id": "1", "name": "look_up", "content": '{"at": "depot"}'},
+    {"role": "assistant", "content": [{"type": "text", "text": "At the depot."}]},
+]
+
+
+def line(messages: JsonValue = CHAT, **rest: JsonValue) -> bytes:
+    return json.dumps({**rest, "messages": messages}).encode() + b"\n"
+
+
+def conversation(number: int) -> bytes:
+    return line([{"role": "user", "content": f"question {number}"}, {"role": "assistant", "content": "answer"}])
+
+
+def run(manager: SessionManager, *lines: bytes) -> list[Line]:
+    return [*import_lines(manager, "support", lines)]
+
+
+def outcomes(done: list[Line]) -> list[Outcome]:
+    return [each.outcome for each in done]
+
+
+def imported(manager: SessionManager) -> list[Session]:
+    return manager.list(["subagent"], message_limit=100)
+
+
+def main_texts(manager: SessionManager) -> list[tuple[str, str]]:
+    return [(message.role.value, message.content) for message in manager.get_or_create_main("support").messages]
+
+
+def test_a_line_becomes_a_completed_sub_agent_session(manager: SessionManager) -> None:
+    done = run(manager, line(label="parcel-1", task="Answer the customer"))
+
+    (session,) = imported(manager)
+    assert done == [Line(number=1, size=len(line(label="parcel-1", task="Answer the customer")),
+                         outcome=Outcome.IMPORTED, messages=5)]  # fmt: skip
+    assert session.status is SessionStatus.COMPLETED
+    assert session.parent_key == manager.get_or_create_main("support").key
+    assert (session.agent_id, session.label, session.task) == ("support", "parcel-1", "Answer the customer")
+    assert manager.get_by_label("parcel-1") is not None
+    assert json.dumps([to_chat(message) for message in session.messages]) == json.dumps(CHAT)
+
+
+def test_texts_of_user_and_assistant_are_sent_to_the_main_session(manager: SessionManager) -> None:
+    run(manager, line())
+
+    assert main_texts(manager) == [("user", "Where is my parcel?"), ("assistant", "At the depot.")]
+
+
+def test_main_session_keeps_the_newest_100_of_all_texts(manager: SessionManager) -> None:
+    run(manager, *map(conversation, range(60)))
+
+    main = manager.get_or_create_main("support")
+    assert main.message_count == 120
+    assert [message.content for message in main.messages[::2]] == [f"question {number}" for number in range(10, 60)]
+
+
+def test_task_is_the_first_text_of_the_user_unless_given(manager: SessionManager) -> None:
+    run(manager, line(), line([{"role": "assistant", "content": "Hi"}], label="silent", task=None))
+
+    assert sorted(session.task or "" for session in imported(manager)) == ["", "Where is my parcel?"]
+
+
+def test_other_keys_of_a_line_become_the_sessions_metadata(manager: SessionManager) -> None:
+    run(manager, line(reward=1.0, tools=[{"name": "look_up"}]))
+
+    (session,) = imported(manager)
+    assert session.metadata == {"reward": 1.0, "tools": [{"name": "look_up"}]}
+
+
+def test_importing_again_imports_nothing(manager: SessionManager) -> None:
+    run(manager, conversation(1), conversation(2))
+    before = imported(manager), manager.get_or_create_main("support")
+
+    again = run(manager, conversation(2), b"\n", b"  " + conversation(1))
+
+    assert outcomes(again) == [Outcome.ALREADY_THERE, Outcome.BLANK, Outcome.ALREADY_THERE]
+    assert (imported(manager), manager.get_or_create_main("support")) == before
+
+
+def test_identical_lines_are_one_conversation(manager: SessionManager) -> None:
+    done = run(manager, conversation(1), conversation(1))
+
+    assert outcomes(done) == [Outcome.IMPORTED, Outcome.ALREADY_THERE]
+    assert len(imported(manager)) == 1
+
+
+@pytest.mark.parametrize("rest", [{"label": "b"}, {"task": "b"}, {"reward": 2}])
+def test_lines_that_differ_outside_of_their_messages_are_two_conversations(
+    manager: SessionManager, rest: dict[str, JsonValue]
+) -> None:
+    first: dict[str, JsonValue] = {"label": "a", "task": "a", "reward": 1}
+
+    done = run(manager, line(**first), line(**(first | rest)))
+
+    assert outcomes(done) == [Outcome.IMPORTED, Outcome.IMPORTED]
+
+
+def test_another_agent_imports_the_same_lines_for_itself(manager: SessionManager) -> None:
+    run(manager, conversation(1))
+
+    (done,) = import_lines(manager, "sales", [conversation(1)])
+
+    assert done.outcome is Outcome.IMPORTED
+
+
+def test_a_reopened_conversation_is_not_imported_again(manager: SessionManager) -> None:
+    run(manager, conversation(1))
+    manager.reopen_session(imported(manager)[0].key)
+
+    done = run(manager, conversation(1))
+
+    assert outcomes(done) == [Outcome.ALREADY_THERE]
+
+
+def test_a_deleted_conversation_is_imported_again(manager: SessionManager) -> None:
+    run(manager, conversation(1))
+    manager.delete_session(imported(manager)[0].key)
+
+    done = run(manager, conversation(1))
+
+    assert outcomes(done) == [Outcome.IMPORTED]
+
+
+def test_a_conversation_without_messages_is_imported_once(manager: SessionManager) -> None:
+    done = run(manager, line([]), line([]))
+
+    assert outcomes(done) == [Outcome.IMPORTED, Outcome.ALREADY_THERE]
+
+
+def test_a_line_is_committed_before_the_next_is_read(manager: SessionManager) -> None:
+    stored: list[int] = []
+
+    def lines() -> Iterator[bytes]:
+        for number in range(3):
+            stored.append(len(imported(manager)))
+            yield conversation(number)
+
+    reading = import_lines(manager, "support", lines())
+    next(reading)
+    next(reading)
+
+    assert stored == [0, 1]
+
+
+def test_an_import_that_was_cut_off_goes_on_where_it_was(manager: SessionManager) -> None:
+    lines = [conversation(number) for number in range(3)]
+    next(import_lines(manager, "support", lines))
+
+    done = run(manager, *lines)
+
+    assert outcomes(done) == [Outcome.ALREADY_THERE, Outcome.IMPORTED, Outcome.IMPORTED]
+    assert manager.get_or_create_main("support").message_count == 6
+
+
+@pytest.mark.parametrize(
+    ("bad", "reason"),
+    [
+        (b"oops", "conversation must be JSON (Expecting value, column 1)"),
+        (conversation(9)[:-5], "conversation must be JSON"),
+        (b"[]", "conversation must be a JSON object"),
+        (b"[" * 100_000, "conversation must be JSON"),
+        (b'{"messages": [], "x": NaN}', "NaN is not JSON"),
+        (b'{"messages": [], "x": -Infinity}', "-Infinity is not JSON"),
+        (b'{"messages": [], "x": 1e999}', "metadata['x'] must be finite"),
+        (b'{"messages": [], "x": {"a": 1, "a": 1}}', "an object has the key 'a' twice"),
+        (b'{"messages": [], "x": ' + b"1" * 5000 + b"}", "conversation must be JSON"),
+        (b'{"messages": [], "x": "\xff"}', "byte 0xff in position 23"),
+        (b"{}", "messages must be a list, got None"),
+        (b'{"messages": {}}', "messages must be a list, got {}"),
+        (b'{"messages": ["Hello"]}', "messages[0]: message must be an object"),
+        (line([{"role": "user", "content": "x"}, {"role": "critic", "content": "x"}]), "messages[1]: role must be one"),
+        (line([{"role": "user", "content": "a\0b"}]), "messages[0]: content must not contain NUL"),
+        (line([{"role": "user", "content": "\ud800"}]), "messages[0]: content must not contain lone surrogates"),
+        (line(label="x" * 256), "label must be at most 255 characters"),
+        (line(label=5), "label must be a str"),
+        (line(task=5), "task must be a str"),
+    ],
+)
+def test_a_bad_line_is_refused_with_its_reason_and_the_rest_imported(
+    manager: SessionManager, bad: bytes, reason: str
+) -> None:
+    done = run(manager, conversation(1), bad, conversation(2))
+
+    assert outcomes(done) == [Outcome.IMPORTED, Outcome.REFUSED, Outcome.IMPORTED]
+    assert done[1].number == 2
+    assert reason in (done[1].reason or "")
+    assert len(imported(manager)) == 2
+
+
+def test_a_byte_order_mark_is_no_part_of_the_line(manager: SessionManager) -> None:
+    done = run(manager, b"\xef\xbb\xbf" + conversation(1), conversation(1))
+
+    assert outcomes(done) == [Outcome.IMPORTED, Outcome.ALREADY_THERE]
+
+
+def test_an_agent_id_that_cannot_be_is_an_error_not_a_bad_line(manager: SessionManager) -> None:
+    with pytest.raises(InvalidInput) as caught:
+        next(import_lines(manager, "a:b", [conversation(1)]))
+
+    assert caught.value.argument == "agent_id"
+
+
+def test_a_line_that_the_database_does_not_take_leaves_nothing(url: str, plain: PlainClient, backend: str) -> None:
+    impatient = make_url(url)
+    if backend == "postgresql":
+        impatient = impatient.update_query_dict({"options": "-c lock_timeout=50"})
+    with SessionManager(impatient, retry_budget_s=0.05) as manager:
+        run(manager, conversation(1))
+        plain("BEGIN IMMEDIATE" if backend == "sqlite" else "BEGIN")
+        if backend == "postgresql":
+            # The session is spawned, and only then the import has to wait.
+            plain("LOCK TABLE messages IN SHARE MODE")
+        with pytest.raises(DatabaseUnavailable):
+            run(manager, conversation(1), conversation(2))
+        plain("ROLLBACK")
+
+        assert len(imported(manager)) == 1
+        assert outcomes(run(manager, conversation(1), conversation(2))) == [Outcome.ALREADY_THERE, Outcome.IMPORTED]
+
+
+def test_a_schema_that_does_not_fit_stops_the_import(manager: SessionManager, plain: PlainClient) -> None:
+    plain("ALTER TABLE messages RENAME TO elsewhere")
+    with pytest.raises(SchemaMismatch):
+        run(manager, conversation(1))
+    plain("ALTER TABLE elsewhere RENAME TO messages")
+
+    assert outcomes(run(manager, conversation(1))) == [Outcome.IMPORTED]
