@@ -6,24 +6,20 @@ import errno
 import os
 import tempfile
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import IO
 
 import click
-from click.core import ParameterSource
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
-from sqlalchemy import Engine, exc
 
-from sessions_db import demo, errors, migrate, terminal
-from sessions_db.engine import open_engine
+from sessions_db import demo, migrate, terminal
 from sessions_db.errors import SessionNotFound, SessionsError
 from sessions_db.importing import Line, Outcome, import_lines
-from sessions_db.manager import SessionManager
+from sessions_db.manager import DEFAULT_URL, SessionManager, default_url
 from sessions_db.models import Session, SessionKind, SessionStatus
 from sessions_db.validation import JsonValue
 
@@ -52,25 +48,35 @@ class _Commands(click.Group):
             ctx.exit(_INTERRUPTED)
 
 
-@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
-@click.option(
+def _name_database(ctx: click.Context, _parameter: click.Parameter, url: str | None) -> None:
+    if url is not None:
+        ctx.obj = url
+
+
+# Before the command or after it: people write both.
+_db = click.option(
     "--db",
-    "url",
     metavar="URL",
-    envvar="SESSIONS_DB_URL",
-    default="sqlite:///sessions.db",
-    show_default=True,
-    show_envvar=True,
-    help="The database: sqlite:///FILE or postgresql://USER:PASSWORD@HOST/NAME.",
+    expose_value=False,
+    callback=_name_database,
+    help="The database: sqlite:///FILE or postgresql://USER:PASSWORD@HOST/NAME.  "
+    f"[default: $SESSIONS_DB_URL, or {DEFAULT_URL}]",
 )
+
+
+def _url(named: str | None) -> str:
+    """The database that the command line, else the environment, names."""
+    return named or default_url()
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@_db
 @click.version_option(package_name="sessions-db")
-@click.pass_context
-def cli(ctx: click.Context, url: str) -> None:
+def cli() -> None:
     """Look into a database of agent sessions, and put conversations into it.
 
     An empty database is given its tables by whichever command comes first.
     """
-    ctx.obj = url
 
 
 def _one_of(choices: type[StrEnum]) -> click.Choice[str]:
@@ -81,17 +87,16 @@ _as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON inst
 
 
 @cli.command()
+@_db
 @click.pass_obj
-def upgrade(url: str) -> None:
+def upgrade(url: str | None) -> None:
     """Bring the database to this release's schema.
 
     An empty database is given its tables, one that an older release made is migrated; sessions and messages stay.
     Doing it again does nothing.
     """
-    with _engine(url) as engine:
-        before = _revision(engine)
-        SessionManager(engine, migrate=True).close()
-        after = _revision(engine)
+    with SessionManager(_url(url), migrate=True) as manager:
+        before, after = manager.found_revision, migrate.head_revision()
     if before == after:
         click.echo(f"The database is at revision {after} already.")
     elif before is None:
@@ -104,9 +109,10 @@ def upgrade(url: str) -> None:
 @click.argument("file", type=click.File("rb"), metavar="FILE.jsonl")
 @click.option("--agent", "agent_id", metavar="ID", required=True, help="The agent that the conversations belong to.")
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
+@_db
 @click.pass_obj
 @click.pass_context
-def import_(ctx: click.Context, url: str, file: IO[bytes], agent_id: str, as_json: bool) -> None:
+def import_(ctx: click.Context, url: str | None, file: IO[bytes], agent_id: str, as_json: bool) -> None:
     r"""Import chat-completions conversations.
 
     Each line of FILE.jsonl (- is standard input) is a JSON object:
@@ -125,7 +131,7 @@ def import_(ctx: click.Context, url: str, file: IO[bytes], agent_id: str, as_jso
     """
     outcomes: Counter[Outcome] = Counter()
     messages = 0
-    with SessionManager(url) as manager, _progress() as progress:
+    with SessionManager(_url(url)) as manager, _progress() as progress:
         task = progress.add_task("Importing", total=_size(file))
         for line in import_lines(manager, agent_id, file):
             outcomes[line.outcome] += 1
@@ -158,9 +164,10 @@ def import_(ctx: click.Context, url: str, file: IO[bytes], agent_id: str, as_jso
 @click.option("--parent", "parent_key", metavar="KEY", help="Only sessions that this one spawned.")
 @click.option("--limit", type=click.IntRange(min=0), default=50, show_default=True, help="How many at most.")
 @_as_json
+@_db
 @click.pass_obj
 def list_(
-    url: str,
+    url: str | None,
     kinds: Sequence[str],
     active: bool,
     status: str | None,
@@ -173,7 +180,7 @@ def list_(
 
     Only those are listed that pass every filter given.
     """
-    with SessionManager(url) as manager:
+    with SessionManager(_url(url)) as manager:
         found = manager.list(kinds or None, active, limit, agent_id=agent_id, parent_key=parent_key, status=status)
     if as_json:
         click.echo(terminal.to_json([session.to_dict() for session in found]))
@@ -191,13 +198,14 @@ def list_(
 @click.option("--limit", type=click.IntRange(min=0), help="Only the newest messages, so many at most.")
 @click.option("--tools", is_flag=True, help="Tool messages too.")
 @_as_json
+@_db
 @click.pass_obj
-def history(url: str, key: str, limit: int | None, tools: bool, as_json: bool) -> None:
+def history(url: str | None, key: str, limit: int | None, tools: bool, as_json: bool) -> None:
     """Show the messages of session KEY.
 
     They come oldest first, as many as the session retains. Long ones are shortened in the table.
     """
-    with SessionManager(url) as manager:
+    with SessionManager(_url(url)) as manager:
         messages = manager.history(key, limit, tools)
     if messages is None:
         raise SessionNotFound(key)
@@ -212,13 +220,14 @@ def history(url: str, key: str, limit: int | None, tools: bool, as_json: bool) -
 @cli.command()
 @click.argument("key")
 @_as_json
+@_db
 @click.pass_obj
-def show(url: str, key: str, as_json: bool) -> None:
+def show(url: str | None, key: str, as_json: bool) -> None:
     """Show session KEY and what it spawned.
 
     With --json its messages too.
     """
-    with SessionManager(url) as manager:
+    with SessionManager(_url(url)) as manager:
         session = manager.get(key)
         if session is None:
             raise SessionNotFound(key)
@@ -238,16 +247,16 @@ def show(url: str, key: str, as_json: bool) -> None:
 
 
 @cli.command("demo")
-@click.pass_context
-def demo_(ctx: click.Context) -> None:
+@_db
+@click.pass_obj
+def demo_(url: str | None) -> None:
     """Play a small run and show what it left.
 
     Several agents prepare a report, on a SQLite database that is removed in the end. With --db the run is stored in
     that database, under the agent "demo".
     """
-    root = ctx.find_root()
-    if root.get_parameter_source("url") is ParameterSource.COMMANDLINE:
-        _show_demo(root.params["url"])
+    if url is not None:
+        _show_demo(url)
         return
     with tempfile.TemporaryDirectory(prefix="sessions-db-demo-") as directory:
         _show_demo(f"sqlite:///{Path(directory, 'demo.db')}")
@@ -255,8 +264,7 @@ def demo_(ctx: click.Context) -> None:
 
 def _show_demo(url: str) -> None:
     console = Console()
-    with _engine(url) as engine:
-        manager = SessionManager(engine)
+    with SessionManager(url) as manager:
         demo.play(manager)
 
         _say(console, "An agent was asked for a report. It spawned sub-agents, and a nightly job ran meanwhile.")
@@ -280,8 +288,8 @@ def _show_demo(url: str) -> None:
 
         _heading(console, "An audit query, in plain SQL")
         _say(console, f"{demo.AUDIT_QUERY}\n")
-        with engine.connect() as conn:
-            result = conn.exec_driver_sql(demo.AUDIT_QUERY)
+        with manager.transaction() as tx:
+            result = tx.connection.exec_driver_sql(demo.AUDIT_QUERY)
             terminal.print_rows(console, result.keys(), result)
 
     _heading(console, "Where to go on")
@@ -320,20 +328,3 @@ def _size(file: IO[bytes]) -> int | None:
 
 def _refusal(line: Line) -> Text:
     return Text(terminal.printable(f"line {line.number}: {line.reason}"))
-
-
-def _revision(engine: Engine) -> str | None:
-    with engine.connect() as conn:
-        return migrate.current_revision(conn)
-
-
-@contextmanager
-def _engine(url: str) -> Iterator[Engine]:
-    """An engine for a command's own statements; what they raise is translated as a manager would."""
-    engine = open_engine(url, synchronous="FULL", retry_budget_s=10.0, pool_size=1)
-    try:
-        yield engine
-    except exc.SQLAlchemyError as error:
-        raise errors.translate(error, waited_s=0.0, password=engine.url.password) from error
-    finally:
-        engine.dispose()

@@ -129,7 +129,7 @@ def _postgresql_engine(url: URL, retry_budget_s: float, pool_size: int) -> Engin
     if "connect_timeout" not in url.query:
         connect_args["connect_timeout"] = max(1, math.ceil(retry_budget_s))
     try:
-        return create_engine(
+        engine = create_engine(
             url,
             isolation_level="AUTOCOMMIT",
             hide_parameters=True,
@@ -142,6 +142,15 @@ def _postgresql_engine(url: URL, retry_budget_s: float, pool_size: int) -> Engin
         raise InvalidInput(
             "database", "needs psycopg: pip install 'sessions-db[postgres]'", url.render_as_string()
         ) from error
+
+    @event.listens_for(engine, "connect")
+    def notice_pooler(connection: Any, _record: object) -> None:
+        # PgBouncer in transaction mode sends consecutive statements to different server processes, where a statement
+        # that was prepared does not exist. It also tells its clients a process id of its own making.
+        if connection.execute("SELECT pg_backend_pid()").fetchone() != (connection.info.backend_pid,):
+            connection.prepare_threshold = None
+
+    return engine
 
 
 # The engines to look after in a forked child.

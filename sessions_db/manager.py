@@ -34,6 +34,11 @@ class Transaction(SessionStore):
         self._conn = conn
         self._password = password
 
+    @property
+    def connection(self) -> Connection:
+        """The SQLAlchemy connection of the transaction, for statements of the caller's own in it."""
+        return self._conn
+
     def _run(
         self,
         needs: Needs,
@@ -102,7 +107,7 @@ class SessionManager(SessionStore):
             self._engine = engines.adopt(database)
         self._closed = False
         try:
-            self._ensure_schema(migrate)
+            self._found_revision = self._ensure_schema(migrate)
         except BaseException:
             self.close()
             raise
@@ -114,6 +119,11 @@ class SessionManager(SessionStore):
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.close()
+
+    @property
+    def found_revision(self) -> str | None:
+        """The Alembic revision that opening found, before it created or upgraded the schema; None if it was empty."""
+        return self._found_revision
 
     @property
     def closed(self) -> bool:
@@ -195,13 +205,20 @@ class SessionManager(SessionStore):
     def _translate(self, error: exc.SQLAlchemyError, budget: RetryBudget, *, writing: bool) -> SessionsError:
         return errors.translate(error, waited_s=budget.spent_s, password=self._engine.url.password, writing=writing)
 
-    def _ensure_schema(self, migrate_: bool) -> None:
+    def _ensure_schema(self, migrate_: bool) -> str | None:
         budget = RetryBudget(self._retry_budget_s)
         self._connect(budget).close()
-        self._retry(lambda: migrate.ensure_head(self._engine, migrate=migrate_), errors.is_rolled_back, budget)
+        return self._retry(lambda: migrate.ensure_head(self._engine, migrate=migrate_), errors.is_rolled_back, budget)
 
 
-_DEFAULT_URL = "sqlite:///sessions.db"
+DEFAULT_URL = "sqlite:///sessions.db"
+"""The database of a process that names none."""
+
+
+def default_url() -> str:
+    """The database that the environment names, `SESSIONS_DB_URL`, or else `DEFAULT_URL`."""
+    return os.environ.get("SESSIONS_DB_URL") or DEFAULT_URL
+
 
 _default: SessionManager | None = None
 _default_lock = threading.Lock()
@@ -217,7 +234,7 @@ def session_manager() -> SessionManager:
     global _default
     with _default_lock:
         if _default is None or _default.closed:
-            _default = SessionManager(os.environ.get("SESSIONS_DB_URL") or _DEFAULT_URL)
+            _default = SessionManager(default_url())
         return _default
 
 

@@ -20,8 +20,8 @@ VERSION_TABLE = "sessions_db_version"
 _ADVISORY_LOCK = 0x5E5510_0DB
 
 
-def ensure_head(engine: Engine, *, migrate: bool) -> None:
-    """Create the schema in an empty database; upgrade one that is behind if `migrate`.
+def ensure_head(engine: Engine, *, migrate: bool) -> str | None:
+    """The revision that was found; the schema is created in an empty database, and upgraded if `migrate`.
 
     Raises:
         SchemaMismatch: the database is behind and `migrate` is False, or it is ahead of this release.
@@ -31,12 +31,18 @@ def ensure_head(engine: Engine, *, migrate: bool) -> None:
     with engine.connect() as conn:
         found = current_revision(conn)
     if found == head:
-        return
+        return found
     if found is not None and not _is_known(scripts, found):
         raise SchemaMismatch(found, head, "a newer release has migrated it, install that one")
     if found is not None and not migrate:
         raise SchemaMismatch(found, head, "run `sessions-db upgrade` on it, or open it with migrate=True")
     upgrade(engine)
+    return found
+
+
+def head_revision() -> str | None:
+    """The newest revision that this release knows."""
+    return ScriptDirectory.from_config(_config()).get_current_head()
 
 
 def upgrade(engine: Engine, revision: str = "head") -> None:

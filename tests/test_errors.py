@@ -194,8 +194,8 @@ def test_deadlock_is_resolved_without_the_caller_noticing(manager: SessionManage
     thread = threading.Thread(target=sweep)
     thread.start()
     with sessions_db.SessionManager(manager._engine.url) as observer, observer.transaction() as tx:
-        while tx._conn.exec_driver_sql(waiting).scalar() == 0:
-            tx._conn.exec_driver_sql("SELECT pg_stat_clear_snapshot()")
+        while tx.connection.exec_driver_sql(waiting).scalar() == 0:
+            tx.connection.exec_driver_sql("SELECT pg_stat_clear_snapshot()")
     plain("UPDATE sessions SET metadata = NULL WHERE key = ?", second)
     plain("COMMIT")
     thread.join()

@@ -152,12 +152,12 @@ def test_trim_of_the_trigger_reads_no_table_whole(filled: tuple[SessionManager, 
     key = manager.spawn_subagent("main", "Test", message_cap=5)
     scans = "SELECT sum(seq_scan) FROM pg_stat_xact_user_tables WHERE relname IN ('sessions', 'messages')"
     with manager.transaction() as tx:
-        before = tx._conn.exec_driver_sql(scans).scalar()
+        before = tx.connection.exec_driver_sql(scans).scalar()
         for number in range(20):
             tx.send_message(key, str(number))
         tx.add_messages(key, [NewMessage("user", str(number)) for number in range(20)])
 
-        assert tx._conn.exec_driver_sql(scans).scalar() == before
+        assert tx.connection.exec_driver_sql(scans).scalar() == before
 
 
 @pytest.mark.parametrize("backend", ["postgresql"], indirect=True)
@@ -169,4 +169,4 @@ def test_appends_update_the_session_in_place(filled: tuple[SessionManager, Plain
         for number in range(10):
             tx.send_message(key, str(number))
 
-        assert tx._conn.exec_driver_sql(updates).one() == (10, 10)
+        assert tx.connection.exec_driver_sql(updates).one() == (10, 10)

@@ -240,7 +240,7 @@ def test_sqlite_runs_with_a_write_ahead_log_foreign_keys_and_the_durability_aske
     url = f"sqlite:///{tmp_path / 'sessions.db'}"
     with SessionManager(url, synchronous=synchronous) as manager, manager.transaction() as tx:
         settings = {
-            name: tx._conn.exec_driver_sql(f"PRAGMA {name}").scalar()
+            name: tx.connection.exec_driver_sql(f"PRAGMA {name}").scalar()
             for name in ("journal_mode", "foreign_keys", "synchronous")
         }
 

@@ -1,0 +1,119 @@
+"""What the README and the docs show is run as printed, and what they name exists."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from sessions_db import SessionManager, schema
+
+from .conftest import PlainClient
+
+ROOT = Path(__file__).parent.parent
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def blocks(page: Path, language: str) -> list[str]:
+    """The fenced blocks of a page that are in this language."""
+    return re.findall(rf"^ *```{language}\n(.*?)^ *```$", page.read_text(), flags=re.MULTILINE | re.DOTALL)
+
+
+def commands() -> list[tuple[str, str]]:
+    """Every line of a shell block that calls `sessions-db`, with its page."""
+    return [
+        (page.name, line)
+        for page in PAGES
+        for block in blocks(page, "sh")
+        for line in block.splitlines()
+        if line.startswith("sessions-db ")
+    ]
+
+
+PYTHON = [(page.name, block) for page in PAGES for block in blocks(page, "python")]
+SQL = [(page.name, block) for page in PAGES for block in blocks(page, "sql")]
+
+
+def run(*command: str, cwd: Path) -> str:
+    """The output of a command that must succeed."""
+    environment = {name: value for name, value in os.environ.items() if name != "SESSIONS_DB_URL"}
+    return subprocess.run(command, cwd=cwd, env=environment, check=True, capture_output=True, text=True).stdout
+
+
+def test_quickstart_does_what_the_readme_says(tmp_path: Path) -> None:
+    (quickstart,) = blocks(ROOT / "README.md", "python")
+
+    assert run(sys.executable, "-W", "error", "-c", quickstart, cwd=tmp_path).splitlines() == [
+        "1 user      Start with the newest ones.",
+        '2 tool      ["a.pdf", "b.pdf", "c.pdf"]',
+        "3 assistant Here are three sources.",
+        "completed three sources found 3",
+        "['Find three sources']",
+    ]
+
+
+@pytest.mark.parametrize(("page", "code"), PYTHON)
+def test_python_in_the_docs_runs(page: str, code: str, tmp_path: Path) -> None:
+    run(sys.executable, "-W", "error", "-c", code, cwd=tmp_path)
+
+    assert page
+
+
+@pytest.mark.parametrize(("page", "line"), commands())
+def test_command_in_the_docs_runs(page: str, line: str, tmp_path: Path) -> None:
+    with SessionManager(f"sqlite:///{tmp_path / 'sessions.db'}") as manager:
+        manager.get_or_create_main("assistant")
+    (tmp_path / "conversations.jsonl").write_text('{"messages": [{"role": "user", "content": "Hello"}]}\n')
+
+    run(sys.executable, "-m", "sessions_db", *line.split()[1:], cwd=tmp_path)
+
+    assert page
+
+
+@pytest.mark.parametrize(("page", "sql"), SQL)
+def test_sql_in_the_docs_runs(manager: SessionManager, plain: PlainClient, page: str, sql: str) -> None:
+    key = manager.get_or_create_main("assistant").key
+    manager.add_message(key, "tool", "result", tool_name="search")
+    manager.error_session(key, "gave up")
+
+    found = plain(sql)
+
+    if sql.startswith("INSERT"):
+        assert manager.get_or_create_main("assistant").message_count == 2
+    else:
+        assert len(found) == 1, page
+
+
+def test_docs_have_something_to_run() -> None:
+    assert {page for page, _ in PYTHON} >= {"README.md", "usage.md"}
+    assert {page for page, _ in SQL} >= {"schema.md"}
+    assert len(commands()) >= 3
+
+
+def test_schema_page_names_every_table_column_constraint_index_and_trigger(plain: PlainClient) -> None:
+    page = (ROOT / "docs" / "schema.md").read_text()
+    names = set(schema.TRIGGERS[plain.backend])
+    for table in schema.metadata.tables.values():
+        names |= {table.name}
+        names |= {column.name for column in table.columns}
+        names |= {str(constraint.name) for constraint in table.constraints}
+        names |= {str(index.name) for index in table.indexes}
+
+    assert {name for name in names if f"`{name}`" not in page} == set()
+
+
+def test_links_lead_somewhere() -> None:
+    for page in PAGES:
+        for target in re.findall(r"\]\((?!https?:)([^)#]+)\)", page.read_text()):
+            assert (page.parent / target).exists(), (page.name, target)
+
+
+def test_ci_runs_the_readmes_test_command() -> None:
+    setups = [block.strip() for block in blocks(ROOT / "README.md", "sh") if "venv" in block]
+
+    assert len(setups) == 2
+    assert setups[1] in (ROOT / ".ci" / "run").read_text().splitlines()
