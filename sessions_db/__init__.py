@@ -1,5 +1,6 @@
 """SQL-backed sessions, messages and labels for multi-agent services, on SQLite and Postgres."""
 
+from sessions_db.aio import AsyncSessionManager, AsyncTransaction
 from sessions_db.errors import (
     DatabaseUnavailable,
     InvalidInput,
@@ -22,6 +23,8 @@ from sessions_db.models import (
 )
 
 __all__ = [
+    "AsyncSessionManager",
+    "AsyncTransaction",
     "DatabaseUnavailable",
     "InvalidInput",
     "LabelConflict",

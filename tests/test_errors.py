@@ -179,7 +179,9 @@ def test_lock_timeout_is_tried_for_the_budget(url: str, plain: PlainClient) -> N
 
 
 @pytest.mark.parametrize("backend", ["postgresql"], indirect=True)
-def test_deadlock_is_resolved_without_the_caller_noticing(manager: SessionManager, plain: PlainClient) -> None:
+def test_deadlock_is_resolved_without_the_caller_noticing(
+    url: str, manager: SessionManager, plain: PlainClient
+) -> None:
     first, second = (manager.spawn_subagent("main", "Test") for _ in range(2))
     waiting = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
     plain("SET deadlock_timeout = '1min'")  # the other side is the one that gives way
@@ -193,7 +195,7 @@ def test_deadlock_is_resolved_without_the_caller_noticing(manager: SessionManage
     plain("SELECT pg_sleep(0.01)")
     thread = threading.Thread(target=sweep)
     thread.start()
-    with sessions_db.SessionManager(manager._engine.url) as observer, observer.transaction() as tx:
+    with SessionManager(url) as observer, observer.transaction() as tx:
         while tx.connection.exec_driver_sql(waiting).scalar() == 0:
             tx.connection.exec_driver_sql("SELECT pg_stat_clear_snapshot()")
     plain("UPDATE sessions SET metadata = NULL WHERE key = ?", second)

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 
 from sessions_db import NewMessage, Role, SessionKind, SessionManager, SessionsError, SessionStatus
+from tests.conftest import Clock, PlainClient
 
-from .conftest import Clock, PlainClient
 from .model import Model
 
 CAP = 4
@@ -238,8 +238,10 @@ def outcome(call: Callable[[], object]) -> object:
         return type(error), vars(error)
 
 
-def test_manager_behaves_as_the_model(url: str, plain: PlainClient, clock: Clock) -> None:
-    with SessionManager(url, message_cap=CAP) as manager:
+def test_manager_behaves_as_the_model(
+    open_manager: Callable[..., SessionManager], url: str, plain: PlainClient, clock: Clock
+) -> None:
+    with open_manager(url, message_cap=CAP) as manager:
 
         class OnDatabase(Comparison):
             pass

@@ -7,8 +7,7 @@ import threading
 import pytest
 
 from sessions_db import SessionKind, SessionManager, SessionNotActive, SessionNotFound, SessionStatus
-
-from .conftest import Clock, PlainClient
+from tests.conftest import Clock, PlainClient
 
 UNKNOWN = "agent:nobody:main"
 

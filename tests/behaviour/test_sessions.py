@@ -23,8 +23,7 @@ from sessions_db import (
     SessionStatus,
     session_manager,
 )
-
-from .conftest import Clock, PlainClient
+from tests.conftest import Clock, PlainClient
 
 UUID = r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}"
 

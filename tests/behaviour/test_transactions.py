@@ -17,8 +17,7 @@ from sessions_db import (
     SessionNotFound,
     SessionsError,
 )
-
-from .conftest import PlainClient
+from tests.conftest import PlainClient
 
 
 def test_block_is_committed_as_a_whole(manager: SessionManager, plain: PlainClient) -> None:

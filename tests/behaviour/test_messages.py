@@ -17,8 +17,7 @@ from sessions_db import (
     SessionStatus,
 )
 from sessions_db.validation import JsonValue
-
-from .conftest import Clock, PlainClient
+from tests.conftest import Clock, PlainClient
 
 UNKNOWN = "agent:nobody:main"
 

@@ -1,0 +1,221 @@
+"""`AsyncSessionManager`: the same operations for `await`, run on threads of the manager's own.
+
+There is one implementation, the synchronous one. Concurrency is bounded by the pool of connections either way, so
+threads, one for each connection, lose nothing; and nothing is tied to one event loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import os
+import threading
+import weakref
+from abc import ABC, abstractmethod
+from collections.abc import AsyncIterator, Callable, Coroutine
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack, asynccontextmanager, suppress
+from functools import partial, wraps
+from types import TracebackType
+from typing import Any, Concatenate, ParamSpec, Self, TypeVar
+
+from sessions_db.errors import SessionsError
+from sessions_db.manager import SessionManager, Transaction
+from sessions_db.store import SessionStore
+
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
+
+
+def _awaitable(
+    method: Callable[Concatenate[SessionStore, _P], _T],
+) -> Callable[Concatenate[AsyncSessionStore, _P], Coroutine[Any, Any, _T]]:
+    """The method for `await`, with its parameters, types and docstring."""
+
+    @wraps(method)
+    async def call(self: AsyncSessionStore, /, *args: _P.args, **kwargs: _P.kwargs) -> _T:
+        return await self._call(method, *args, **kwargs)
+
+    return call
+
+
+class AsyncSessionStore(ABC):
+    """The operations, which an `AsyncSessionManager` and an `AsyncTransaction` have in common.
+
+    A call that is cancelled before it has begun does nothing. One that has begun goes on to its end before
+    `CancelledError` is raised: whether it was committed never stays open.
+    """
+
+    @abstractmethod
+    async def _call(
+        self, method: Callable[Concatenate[SessionStore, _P], _T], *args: _P.args, **kwargs: _P.kwargs
+    ) -> _T: ...
+
+    get_or_create_main = _awaitable(SessionStore.get_or_create_main)
+    spawn_subagent = _awaitable(SessionStore.spawn_subagent)
+    spawn_cron = _awaitable(SessionStore.spawn_cron)
+    get = _awaitable(SessionStore.get)
+    get_by_label = _awaitable(SessionStore.get_by_label)
+    list = _awaitable(SessionStore.list)
+    children = _awaitable(SessionStore.children)
+    descendants = _awaitable(SessionStore.descendants)
+    history = _awaitable(SessionStore.history)
+    send_message = _awaitable(SessionStore.send_message)
+    add_message = _awaitable(SessionStore.add_message)
+    add_messages = _awaitable(SessionStore.add_messages)
+    complete_session = _awaitable(SessionStore.complete_session)
+    error_session = _awaitable(SessionStore.error_session)
+    timeout_session = _awaitable(SessionStore.timeout_session)
+    stop_session = _awaitable(SessionStore.stop_session)
+    reopen_session = _awaitable(SessionStore.reopen_session)
+    timeout_idle = _awaitable(SessionStore.timeout_idle)
+    delete_session = _awaitable(SessionStore.delete_session)
+    prune = _awaitable(SessionStore.prune)
+
+
+class AsyncTransaction(AsyncSessionStore):
+    """The operations within one transaction, which `AsyncSessionManager.transaction` begins and ends."""
+
+    def __init__(self, transaction: Transaction, threads: ThreadPoolExecutor) -> None:
+        self._transaction = transaction
+        self._threads = threads
+
+    async def _call(
+        self, method: Callable[Concatenate[SessionStore, _P], _T], *args: _P.args, **kwargs: _P.kwargs
+    ) -> _T:
+        return await _outcome(self._threads.submit(partial(method, self._transaction, *args, **kwargs)))
+
+
+def _parameters_of(
+    constructor: Callable[Concatenate[Any, _P], None],
+) -> Callable[[Callable[..., None]], Callable[Concatenate[Any, _P], None]]:
+    """A decorator that gives a constructor the parameters of another, to which it passes all on."""
+
+    def decorate(function: Callable[..., None]) -> Callable[Concatenate[Any, _P], None]:
+        return wraps(constructor)(function)
+
+    return decorate
+
+
+class AsyncSessionManager(AsyncSessionStore):
+    """As `SessionManager`, for `await`. Tasks, threads and event loops may share it.
+
+    Takes the same arguments. The database is opened by `async with` or by the first call, which raise what
+    `SessionManager` raises on opening.
+    """
+
+    @_parameters_of(SessionManager.__init__)
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self._open = partial(SessionManager, *args, **kwargs)
+        self._manager: SessionManager | None = None
+        self._opening = threading.Lock()
+        self._closed = False
+        self._start_threads()
+        _managers.add(self)
+
+    def _start_threads(self) -> None:
+        bound = inspect.signature(SessionManager).bind_partial(*self._open.args, **self._open.keywords)
+        bound.apply_defaults()
+        pool_size = bound.arguments["pool_size"]
+        self._threads = ThreadPoolExecutor(pool_size, "sessions-db")
+        # An open transaction holds a connection for which calls on all of the other threads may be waiting; to go on
+        # and end it needs a thread that none of them occupies.
+        self._transaction_threads = ThreadPoolExecutor(pool_size, "sessions-db-transaction")
+
+    async def __aenter__(self) -> Self:
+        await _outcome(self._threads.submit(self._opened))
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    @property
+    def closed(self) -> bool:
+        """Whether `close` was called."""
+        return self._closed
+
+    async def close(self) -> None:
+        """Close the manager's connections; further calls raise `SessionsError`. Closing again does nothing."""
+        if self._closed:
+            return
+        self._closed = True
+        try:
+            if self._manager is not None:
+                await _outcome(self._threads.submit(self._manager.close), skippable=False)
+        finally:
+            self._threads.shutdown(wait=False)
+            self._transaction_threads.shutdown(wait=False)
+
+    @asynccontextmanager
+    async def transaction(self) -> AsyncIterator[AsyncTransaction]:
+        """Group operations: all that the block does is committed together when it ends, or nothing if it raises.
+
+        As `SessionManager.transaction`, in an `async with`. A block that is cancelled leaves nothing.
+
+            async with manager.transaction() as tx:
+                key = await tx.spawn_subagent("main", "Summarise the report", parent_key=parent)
+                await tx.send_message(key, "Start with chapter 2")
+        """
+        manager = await self._run(self._opened)
+        stack = ExitStack()
+        entering = self._threads.submit(stack.enter_context, manager.transaction())
+        try:
+            yield AsyncTransaction(await _outcome(entering), self._transaction_threads)
+        except BaseException as error:
+            # Cancelled while it began, it may be open all the same; if it is not, the stack is empty.
+            await self._leave(stack, error)
+            raise
+        await self._leave(stack, None)
+
+    async def _leave(self, stack: ExitStack, error: BaseException | None) -> None:
+        # A contextmanager looks at the traceback that the error carries itself.
+        kind = None if error is None else type(error)
+        await _outcome(self._transaction_threads.submit(stack.__exit__, kind, error, None), skippable=False)
+
+    async def _call(
+        self, method: Callable[Concatenate[SessionStore, _P], _T], *args: _P.args, **kwargs: _P.kwargs
+    ) -> _T:
+        return await self._run(lambda: method(self._opened(), *args, **kwargs))
+
+    async def _run(self, call: Callable[[], _T]) -> _T:
+        if self._closed:
+            raise SessionsError("This AsyncSessionManager is closed")
+        return await _outcome(self._threads.submit(call))
+
+    def _opened(self) -> SessionManager:
+        with self._opening:
+            if self._manager is None:
+                self._manager = self._open()
+            return self._manager
+
+    def _after_fork_in_child(self) -> None:
+        # Threads do not survive a fork, and one of the parent's may have held the lock.
+        self._opening = threading.Lock()
+        self._start_threads()
+
+
+async def _outcome(call: Future[_T], *, skippable: bool = True) -> _T:
+    """What the call gives or raises. Cancelling drops it if it has not begun and may be skipped, else waits for it."""
+    done = asyncio.wrap_future(call)
+    try:
+        return await asyncio.shield(done)
+    except asyncio.CancelledError:
+        if not (skippable and call.cancel()):
+            while not done.done():
+                with suppress(asyncio.CancelledError):
+                    await asyncio.wait([done])
+        raise
+
+
+_managers: weakref.WeakSet[AsyncSessionManager] = weakref.WeakSet()
+
+
+def _after_fork_in_child() -> None:
+    for manager in _managers:
+        manager._after_fork_in_child()  # noqa: SLF001  # the hook of this module's own class
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)
