@@ -1,0 +1,257 @@
+"""What the async face adds: cancellation, event loops, the end of the process."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import os
+import subprocess
+import sys
+import threading
+from typing import Any
+
+import pytest
+
+from sessions_db import (
+    AsyncSessionManager,
+    AsyncTransaction,
+    DatabaseUnavailable,
+    SessionManager,
+    SessionsError,
+    Transaction,
+)
+
+from .conftest import PlainClient
+
+
+def public_methods(kind: type) -> dict[str, Any]:
+    return {
+        name: member
+        for name, member in inspect.getmembers(kind)
+        if not name.startswith("_") and (inspect.isfunction(member) or isinstance(member, property))
+    }
+
+
+@pytest.mark.parametrize(("sync", "awaited"), [(SessionManager, AsyncSessionManager), (Transaction, AsyncTransaction)])
+def test_every_method_is_there_with_the_same_signature_and_docstring(sync: type, awaited: type) -> None:
+    expected = public_methods(sync)
+    actual = public_methods(awaited)
+
+    # What is left out is of use in the thread that opened the database only.
+    assert expected.keys() - actual.keys() <= {"connection", "found_revision"}
+    assert actual.keys() <= expected.keys()
+    for name in actual.keys() - {"transaction", "close", "closed"}:
+        assert inspect.signature(actual[name]) == inspect.signature(expected[name]), name
+        assert actual[name].__doc__ == expected[name].__doc__, name
+        assert inspect.iscoroutinefunction(actual[name]), name
+    assert inspect.signature(sync) == inspect.signature(awaited) or awaited is AsyncTransaction
+
+
+def test_cancelled_call_has_its_outcome_before_it_raises(url: str, plain: PlainClient) -> None:
+    async def cancel_at_every_moment() -> None:
+        async with AsyncSessionManager(url, message_cap=1000) as manager:
+            key = (await manager.get_or_create_main("main")).key
+            for moment in range(60):
+                task = asyncio.create_task(manager.send_message(key, str(moment)))
+                await asyncio.sleep(moment / 20_000)
+                task.cancel()
+                try:
+                    expected = await task
+                except asyncio.CancelledError:
+                    before = plain("SELECT last_seq FROM sessions")
+                    await asyncio.sleep(0.005)
+
+                    assert plain("SELECT last_seq FROM sessions") == before
+                else:
+                    assert plain("SELECT last_seq FROM sessions") == [(expected.seq,)]
+
+    asyncio.run(cancel_at_every_moment())
+
+
+def test_call_cancelled_twice_still_has_its_outcome(url: str, plain: PlainClient) -> None:
+    async def cancel_twice() -> None:
+        async with AsyncSessionManager(url) as manager:
+            key = (await manager.get_or_create_main("main")).key
+            plain("BEGIN IMMEDIATE" if plain.backend == "sqlite" else "BEGIN")
+            plain("UPDATE sessions SET metadata = NULL")
+            task = asyncio.create_task(manager.send_message(key, "Hello"))
+            await asyncio.sleep(0.05)
+            task.cancel()
+            await asyncio.sleep(0.05)
+            task.cancel()
+            await asyncio.sleep(0.05)
+
+            assert not task.done()
+            plain("COMMIT")
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            assert plain("SELECT last_seq FROM sessions") == [(1,)]
+
+    asyncio.run(cancel_twice())
+
+
+def test_call_cancelled_before_it_began_does_nothing(url: str, plain: PlainClient) -> None:
+    async def cancel_while_queued() -> None:
+        async with AsyncSessionManager(url, pool_size=1) as manager:
+            key = (await manager.get_or_create_main("main")).key
+            plain("BEGIN IMMEDIATE" if plain.backend == "sqlite" else "BEGIN")
+            plain("UPDATE sessions SET metadata = NULL")
+            running = asyncio.create_task(manager.send_message(key, "first"))
+            queued = asyncio.create_task(manager.send_message(key, "second"))
+            await asyncio.sleep(0.05)
+            queued.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await queued
+            plain("COMMIT")
+            await running
+
+            history = await manager.history(key)
+            assert history is not None
+            assert [message.content for message in history] == ["first"]
+
+    asyncio.run(cancel_while_queued())
+
+
+def test_transaction_cancelled_in_its_block_leaves_nothing(url: str) -> None:
+    async def cancel_in_block() -> None:
+        async with AsyncSessionManager(url, pool_size=1) as manager:
+
+            async def write() -> None:
+                async with manager.transaction() as tx:
+                    await tx.get_or_create_main("main")
+                    written.set()
+                    await asyncio.sleep(60)
+
+            written = asyncio.Event()
+            task = asyncio.create_task(write())
+            await written.wait()
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+
+            # The only connection is back in the pool.
+            assert await manager.list() == []
+
+    asyncio.run(cancel_in_block())
+
+
+def test_transaction_cancelled_while_it_begins_gives_its_connection_back(url: str, plain: PlainClient) -> None:
+    async def cancel_at_begin() -> None:
+        async with AsyncSessionManager(url, pool_size=2) as manager:
+
+            async def write() -> None:
+                async with manager.transaction() as tx:
+                    await tx.get_or_create_main("main")
+
+            for moment in range(40):
+                task = asyncio.create_task(write())
+                await asyncio.sleep(moment / 20_000)
+                task.cancel()
+                await asyncio.gather(task, return_exceptions=True)
+            await asyncio.gather(*(manager.list() for _ in range(4)))
+
+    asyncio.run(cancel_at_begin())
+
+    assert plain("SELECT count(*) FROM sessions")
+
+
+def test_transactions_as_many_as_connections_do_not_lock_each_other_out(url: str) -> None:
+    async def fill_the_pool() -> None:
+        async with AsyncSessionManager(url, pool_size=2) as manager:
+            keys = [await manager.spawn_subagent("main", "Test") for _ in range(6)]
+
+            async def write(key: str) -> None:
+                async with manager.transaction() as tx:
+                    for number in range(3):
+                        await tx.send_message(key, str(number))
+
+            await asyncio.gather(*map(write, keys), *(manager.history(key) for key in keys * 3))
+
+            assert [len(await manager.history(key) or []) for key in keys] == [3] * 6
+
+    asyncio.run(fill_the_pool())
+
+
+def test_event_loops_share_a_manager(url: str) -> None:
+    manager = AsyncSessionManager(url)
+    key = asyncio.run(manager.get_or_create_main("main")).key
+
+    async def append() -> None:
+        await asyncio.gather(*(manager.send_message(key, "Hello") for _ in range(10)))
+
+    threads = [threading.Thread(target=lambda: asyncio.run(append())) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+    session = asyncio.run(manager.get(key))
+    asyncio.run(manager.close())
+    assert session is not None
+    assert [message.seq for message in session.messages] == list(range(1, 31))
+
+
+def test_closed_manager_says_so(url: str) -> None:
+    async def use_after_close() -> None:
+        manager = AsyncSessionManager(url)
+        await manager.list()
+        await manager.close()
+        await manager.close()
+
+        assert manager.closed
+        with pytest.raises(SessionsError, match="This AsyncSessionManager is closed"):
+            await manager.list()
+        with pytest.raises(SessionsError, match="This AsyncSessionManager is closed"):
+            async with manager.transaction():
+                pass
+
+    asyncio.run(use_after_close())
+
+
+def test_unreachable_database_is_told_by_the_first_call_and_tried_again_by_the_next() -> None:
+    async def call_twice() -> None:
+        manager = AsyncSessionManager("postgresql://somebody:s3cret@127.0.0.1:1/sessions", retry_budget_s=0)
+        for _ in range(2):
+            with pytest.raises(DatabaseUnavailable):
+                await manager.list()
+        await manager.close()
+
+    asyncio.run(call_twice())
+
+
+def test_process_ends_with_a_manager_and_a_transaction_left_open(url: str, plain: PlainClient) -> None:
+    code = (
+        "import asyncio, sys, sessions_db\n"
+        "manager = sessions_db.AsyncSessionManager(sys.argv[1])\n"
+        "loop = asyncio.new_event_loop()\n"
+        "transaction = manager.transaction()\n"
+        "async def main():\n"
+        "    await manager.get_or_create_main('kept')\n"
+        "    tx = await transaction.__aenter__()\n"
+        "    await tx.get_or_create_main('lost')\n"
+        "loop.run_until_complete(main())\n"
+        "print('done')\n"
+    )
+    result = subprocess.run([sys.executable, "-c", code, url], timeout=60, check=True, capture_output=True, text=True)
+
+    assert result.stdout == "done\n"
+    assert plain("SELECT agent_id FROM sessions") == [("kept",)]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
+def test_forked_child_and_its_parent_go_on(url: str) -> None:
+    code = (
+        "import asyncio, os, sys, sessions_db\n"
+        "manager = sessions_db.AsyncSessionManager(sys.argv[1])\n"
+        "key = asyncio.run(manager.get_or_create_main('main')).key\n"
+        "async def append():\n"
+        "    await asyncio.gather(*(manager.send_message(key, 'Hello') for _ in range(20)))\n"
+        "child = os.fork()\n"
+        "asyncio.run(append())\n"
+        "asyncio.run(manager.close())\n"
+        "sys.exit(0 if child == 0 else os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))\n"
+    )
+    subprocess.run([sys.executable, "-c", code, url], timeout=60, check=True)
+
+    with SessionManager(url) as manager:
+        assert manager.get_or_create_main("main").message_count == 40

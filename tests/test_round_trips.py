@@ -1,0 +1,82 @@
+"""How often a call crosses the wire to Postgres, counted there."""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from sessions_db import AsyncSessionManager, NewMessage, SessionManager
+
+from .wire import Wire
+
+pytestmark = pytest.mark.parametrize("backend", ["postgresql"], indirect=True)
+
+CALLS: dict[str, Callable[[SessionManager, str], object]] = {
+    "send_message": lambda manager, key: manager.send_message(key, "Hello"),
+    "add_message": lambda manager, key: manager.add_message(key, "tool", "1", tool_name="t", metadata={"a": 1}),
+    "idempotent add_message": lambda manager, key: manager.add_message(
+        key, "user", "Hello", idempotency_key=str(uuid.uuid4())
+    ),
+    "batch of 20": lambda manager, key: manager.add_messages(key, [NewMessage("user", "Hello")] * 20),
+    "batch of 2000": lambda manager, key: manager.add_messages(key, [NewMessage("user", "Hello")] * 2000),
+    "history": lambda manager, key: manager.history(key, 50),
+    "get": lambda manager, key: manager.get(key),
+    "get_by_label": lambda manager, _: manager.get_by_label("research"),
+    "get_or_create_main": lambda manager, _: manager.get_or_create_main("main"),
+    "list": lambda manager, _: manager.list(limit=20),
+    "list with messages": lambda manager, _: manager.list(limit=20, message_limit=5),
+    "descendants": lambda manager, key: manager.descendants(key),
+    "timeout_idle": lambda manager, _: manager.timeout_idle(1_000_000),
+}
+
+
+@pytest.fixture
+def wire(url: str) -> Iterator[Wire]:
+    with Wire(url) as proxy:
+        yield proxy
+
+
+@pytest.mark.parametrize("call", CALLS)
+def test_call_is_one_round_trip(wire: Wire, call: str) -> None:
+    operation = CALLS[call]
+    with SessionManager(wire.url) as manager:
+        key = manager.spawn_subagent("main", "Test", "research")
+        manager.get_or_create_main("main")
+        manager.send_message(key, "first")
+        # psycopg prepares a statement when it has seen it five times, in a round trip of its own.
+        for _ in range(10):
+            operation(manager, key)
+        before = wire.round_trips
+        for _ in range(10):
+            operation(manager, key)
+
+        assert wire.round_trips - before == 10
+
+
+def test_first_end_of_a_session_is_one_round_trip(wire: Wire) -> None:
+    with SessionManager(wire.url) as manager:
+        keys = [manager.spawn_subagent("main", "Test") for _ in range(20)]
+        for key in keys[:10]:
+            manager.complete_session(key)
+        before = wire.round_trips
+        for key in keys[10:]:
+            manager.complete_session(key)
+
+        assert wire.round_trips - before == 10
+
+
+def test_async_calls_cross_as_often_as_the_sync_ones(wire: Wire) -> None:
+    async def count() -> int:
+        async with AsyncSessionManager(wire.url, pool_size=1) as manager:
+            key = await manager.spawn_subagent("main", "Test")
+            for _ in range(10):
+                await manager.send_message(key, "Hello")
+            before = wire.round_trips
+            for _ in range(10):
+                await manager.send_message(key, "Hello")
+            return wire.round_trips - before
+
+    assert asyncio.run(count()) == 10
