@@ -176,9 +176,11 @@ class SessionManager(SessionStore):
                 if needs is Needs.TRANSACTION:
                     with engines.transaction(conn):
                         return operation(conn, *args, **kwargs)
-                # Nothing to commit in autocommit mode, unless the caller's engine begins transactions by itself.
-                with conn.begin():
-                    return operation(conn, *args, **kwargs)
+                result = operation(conn, *args, **kwargs)
+                if not self._owns_engine:
+                    # The caller's engine may begin transactions by itself.
+                    conn.commit()
+                return result
 
         return self._retry(attempt, errors.is_rolled_back, budget, writing=needs is not Needs.READ)
 

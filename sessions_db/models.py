@@ -5,12 +5,14 @@ Everything is frozen: a change goes through the manager, never through a snapsho
 
 from __future__ import annotations
 
+import inspect
 import time
 import uuid
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from enum import StrEnum
 from functools import cache
+from typing import NamedTuple
 
 from sessions_db import validation
 from sessions_db.errors import InvalidInput
@@ -59,19 +61,20 @@ def now_ms() -> int:
     return time.time_ns() // 1_000_000
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Message:
+class Message(NamedTuple):
     """A stored message.
 
     `seq` numbers a session's messages from 1 without gaps and is their order; `timestamp_ms`
     (milliseconds since the epoch, UTC) is the writer's clock and only information.
     """
 
+    # A tuple, because reading makes many: a frozen dataclass takes more than three times as long to make, which is a
+    # fifth of the time that reading 50 messages from SQLite takes.
+    seq: int
     role: Role
     content: str
     timestamp_ms: int
     tool_name: str | None = None
-    seq: int
     metadata: Mapping[str, JsonValue] | None = None
 
     def to_dict(self) -> dict[str, JsonValue]:
@@ -192,7 +195,7 @@ def _camel_case(value: Message | Session | SpawnResult) -> dict[str, JsonValue]:
     model: type = type(value)
     for field, json_name in _json_names(model):
         item = getattr(value, field)
-        if isinstance(item, tuple):
+        if field == "messages":
             camel[json_name] = [message.to_dict() for message in item]
         elif item is not None:
             camel[json_name] = item.value if isinstance(item, StrEnum) else item
@@ -202,7 +205,7 @@ def _camel_case(value: Message | Session | SpawnResult) -> dict[str, JsonValue]:
 @cache
 def _json_names(model: type) -> tuple[tuple[str, str], ...]:
     names = []
-    for field in fields(model):
-        first, *rest = field.name.split("_")
-        names.append((field.name, first + "".join(word.capitalize() for word in rest)))
+    for field in inspect.signature(model).parameters:
+        first, *rest = field.split("_")
+        names.append((field, first + "".join(word.capitalize() for word in rest)))
     return tuple(names)

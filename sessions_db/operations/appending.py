@@ -10,9 +10,9 @@ from typing import Any, TypeAlias
 from sqlalchemy import (
     ARRAY,
     BigInteger,
+    ClauseElement,
     ColumnElement,
     Connection,
-    Executable,
     TableValuedAlias,
     Text,
     bindparam,
@@ -24,14 +24,15 @@ from sqlalchemy import (
 
 from sessions_db.errors import SessionNotActive, SessionNotFound
 from sessions_db.models import Message, NewMessage, Role, SessionStatus, now_ms
-from sessions_db.operations.reading import MESSAGE_COLUMNS, message_of, status_of
+from sessions_db.operations.reading import MESSAGE_COLUMNS, messages_of, status_of
+from sessions_db.operations.rendered import Rendered
 from sessions_db.schema import Json, insert_into, messages, sessions, to_json
 
 
 def append(conn: Connection, key: str, new: NewMessage, *, active_only: bool = False) -> Message:
     """The stored message, from one statement unless nothing is stored."""
     keyed = new.idempotency_key is not None
-    statement = _append(conn.dialect.name, active_only=active_only, keyed=keyed)
+    statement = _append(active_only=active_only, keyed=keyed)
     while True:
         at_ms = now_ms()
         parameters = {
@@ -39,11 +40,11 @@ def append(conn: Connection, key: str, new: NewMessage, *, active_only: bool = F
             "new_role": new.role,
             "new_content": new.content,
             "new_tool_name": new.tool_name,
-            "new_metadata": new.metadata,
+            "new_metadata": to_json(new.metadata),
             "new_timestamp_ms": at_ms,
             "new_idempotency_key": new.idempotency_key,
         }
-        seq = conn.execute(statement, parameters).scalar_one_or_none()
+        seq = statement.execute(conn, parameters).scalar_one_or_none()
         if seq is not None:
             return _stored(new, seq, at_ms)
         status = status_of(conn, key)
@@ -73,7 +74,7 @@ def append_many(conn: Connection, key: str, batch: Sequence[NewMessage]) -> list
         parameters |= zip(_BATCH_COLUMNS, columns, strict=True)
     else:
         parameters["rows"] = json.dumps(list(zip(*columns, strict=True)), ensure_ascii=False)
-    numbers = conn.execute(_append_many(conn.dialect.name), parameters).scalars().all()
+    numbers = _APPEND_MANY.execute(conn, parameters).scalars().all()
     if not numbers and status_of(conn, key) is None:
         raise SessionNotFound(key)
     return [_stored(new, seq, at_ms) for new, seq in zip(batch, sorted(numbers), strict=True)]
@@ -98,7 +99,7 @@ def append_many_once(conn: Connection, key: str, batch: Sequence[NewMessage]) ->
 
 
 @cache
-def _append(dialect: str, *, active_only: bool, keyed: bool) -> Executable:
+def _append(*, active_only: bool, keyed: bool) -> Rendered:
     # The lock makes writers of one session queue, each reading the last_seq that the one before it left.
     # SQLite has one writer at a time and ignores FOR UPDATE.
     session = (
@@ -117,13 +118,17 @@ def _append(dialect: str, *, active_only: bool, keyed: bool) -> Executable:
     )
     if active_only:
         session = session.where(sessions.c.status == SessionStatus.ACTIVE.value)
-    insert = insert_into(dialect, messages)
-    if keyed:
-        insert = insert.on_conflict_do_nothing(
-            index_elements=[messages.c.session_key, messages.c.idempotency_key],
-            index_where=messages.c.idempotency_key.is_not(None),
-        )
-    return insert.from_select(_APPENDED_COLUMNS, session).returning(messages.c.seq)
+
+    def build(dialect: str) -> ClauseElement:
+        insert = insert_into(dialect, messages)
+        if keyed:
+            insert = insert.on_conflict_do_nothing(
+                index_elements=[messages.c.session_key, messages.c.idempotency_key],
+                index_where=messages.c.idempotency_key.is_not(None),
+            )
+        return insert.from_select(_APPENDED_COLUMNS, session).returning(messages.c.seq)
+
+    return Rendered(build)
 
 
 _BATCH_COLUMNS = ("role", "content", "tool_name", "metadata", "idempotency_key")
@@ -139,8 +144,7 @@ _APPENDED_COLUMNS = (
 )
 
 
-@cache
-def _append_many(dialect: str) -> Executable:
+def _append_many(dialect: str) -> ClauseElement:
     batch, number, columns = _batch_on_postgresql() if dialect == "postgresql" else _batch_on_sqlite()
     session = (
         select(sessions.c.key, sessions.c.last_seq)
@@ -154,6 +158,9 @@ def _append_many(dialect: str) -> Executable:
         session.c.key, session.c.last_seq + number, role, content, tool_name, metadata, at_ms, idempotency_key
     ).select_from(session.join(batch, true()))
     return insert_into(dialect, messages).from_select(_APPENDED_COLUMNS, rows).returning(messages.c.seq)
+
+
+_APPEND_MANY = Rendered(_append_many)
 
 
 # How a batch of any size goes into one statement: the rows, the column that numbers them from 1, the columns.
@@ -180,15 +187,9 @@ def _known(conn: Connection, key: str, idempotency_key: str | None = None) -> di
         query = query.where(messages.c.idempotency_key.is_not(None))
     else:
         query = query.where(messages.c.idempotency_key == idempotency_key)
-    return {row[0]: message_of(row[1:]) for row in conn.execute(query)}
+    rows = conn.execute(query).all()
+    return dict(zip((row[0] for row in rows), messages_of(row[1:] for row in rows), strict=True))
 
 
 def _stored(new: NewMessage, seq: int, at_ms: int) -> Message:
-    return Message(
-        role=Role(new.role),
-        content=new.content,
-        timestamp_ms=at_ms,
-        tool_name=new.tool_name,
-        seq=seq,
-        metadata=new.metadata,
-    )
+    return Message(seq, Role(new.role), new.content, at_ms, new.tool_name, new.metadata)

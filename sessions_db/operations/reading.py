@@ -6,13 +6,15 @@ which sees one moment, gives both and repeats nothing.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
 from sqlalchemy import (
+    BigInteger,
     ColumnElement,
+    CompoundSelect,
     Connection,
-    Executable,
+    CursorResult,
     Row,
     Select,
     and_,
@@ -26,12 +28,13 @@ from sqlalchemy import (
 )
 
 from sessions_db.models import Message, Role, Session, SessionKind, SessionStatus
-from sessions_db.schema import labels, messages, sessions
+from sessions_db.operations.rendered import Rendered
+from sessions_db.schema import from_json, labels, messages, sessions
+from sessions_db.validation import MAX_INTEGER
 
 _SESSION_COLUMNS: tuple[ColumnElement[Any], ...] = (
     literal_column("0").label("seq"),
     sessions.c.key,
-    sessions.c.metadata,
     sessions.c.agent_id,
     sessions.c.kind,
     sessions.c.status,
@@ -44,27 +47,21 @@ _SESSION_COLUMNS: tuple[ColumnElement[Any], ...] = (
     sessions.c.last_seq,
     sessions.c.last_activity_ms,
     sessions.c.end_reason,
+    sessions.c.metadata,
 )
 
-MESSAGE_COLUMNS: tuple[ColumnElement[Any], ...] = (
-    messages.c.seq,
-    messages.c.metadata,
-    messages.c.role,
-    messages.c.content,
-    messages.c.timestamp_ms,
-    messages.c.tool_name,
-)
+MESSAGE_COLUMNS: tuple[ColumnElement[Any], ...] = tuple(messages.c[field] for field in Message._fields)
 
 
 def get(conn: Connection, key: str) -> Session | None:
     """The session with its retained messages, from one statement."""
-    found = _sessions(conn, _GET, {"key": key})
+    found = _sessions(_GET.execute(conn, {"key": key}))
     return found[0] if found else None
 
 
 def get_by_label(conn: Connection, label: str) -> Session | None:
     """The session that owns the label, with its retained messages, from one statement."""
-    found = _sessions(conn, _GET_BY_LABEL, {"label": label})
+    found = _sessions(_GET_BY_LABEL.execute(conn, {"label": label}))
     return found[0] if found else None
 
 
@@ -96,63 +93,82 @@ def page(
         position = tuple_(literal(before.created_ms), literal(before.key))
         query = query.where(tuple_(sessions.c.created_ms, sessions.c.key) < position)
     query = query.order_by(sessions.c.created_ms.desc(), sessions.c.key.desc()).limit(limit)
-    return _sessions(conn, _with_messages(query, message_limit) if message_limit else query)
+    return _sessions(conn.execute(_with_messages(query, message_limit) if message_limit else query))
 
 
 def children(conn: Connection, key: str) -> list[Session]:
     """The sessions spawned by `key`, oldest first."""
-    return _sessions(conn, _CHILDREN, {"key": key})
+    return _sessions(_CHILDREN.execute(conn, {"key": key}))
 
 
 def descendants(conn: Connection, key: str) -> list[Session]:
     """The sessions spawned by `key`, and by those, and so on, oldest first."""
-    return _sessions(conn, _DESCENDANTS, {"key": key})
+    return _sessions(_DESCENDANTS.execute(conn, {"key": key}))
 
 
 def history(conn: Connection, key: str, *, limit: int | None, include_tools: bool) -> list[Message] | None:
     """The newest retained messages, oldest first. A second statement only where there are none."""
     query = _HISTORY if include_tools else _HISTORY_WITHOUT_TOOLS
-    rows: Sequence[Row[*tuple[Any, ...]]] = []
+    rows: Sequence[Any] = ()
     if limit != 0:
-        rows = conn.execute(query if limit is None else query.limit(limit), {"key": key}).all()
+        rows = query.execute(conn, {"key": key, "limit": MAX_INTEGER if limit is None else limit}).all()
     if not rows and status_of(conn, key) is None:
         return None
-    return [message_of(row) for row in reversed(rows)]
+    return messages_of(reversed(rows))
 
 
-def _with_messages(query: Select[Any], message_limit: int | None) -> Executable:
+def _with_messages(query: Select[Any], message_limit: int | None) -> CompoundSelect[Any]:
     """`query`, whose columns are `_SESSION_COLUMNS`, and the newest retained messages of each session in it."""
     found = query.cte("page")
     # Numbers have no gaps and trimming takes the oldest, so the newest n are those above last_seq - n.
     newest = messages.c.seq > found.c.last_seq - message_limit if message_limit is not None else None
     on = messages.c.session_key == found.c.key
-    session_only = [null() for _ in _SESSION_COLUMNS[3:]]
-    message_only = [null() for _ in MESSAGE_COLUMNS[2:]]
+    session_only = [null() for _ in _SESSION_COLUMNS[2:]]
+    message_only = [null() for _ in MESSAGE_COLUMNS]
     return union_all(
         select(*found.c, *message_only),
-        select(messages.c.seq, found.c.key, messages.c.metadata, *session_only, *MESSAGE_COLUMNS[2:]).select_from(
+        select(messages.c.seq, found.c.key, *session_only, *MESSAGE_COLUMNS).select_from(
             found.join(messages, on if newest is None else and_(on, newest))
         ),
     ).order_by("seq", literal_column("created_ms").desc(), literal_column("key").desc())
 
 
-_GET = _with_messages(select(*_SESSION_COLUMNS).where(sessions.c.key == bindparam("key")), None)
-_GET_BY_LABEL = _with_messages(
-    select(*_SESSION_COLUMNS)
-    .join(labels, labels.c.session_key == sessions.c.key)
-    .where(labels.c.label == bindparam("label")),
-    None,
+_GET = Rendered(
+    lambda _: _with_messages(select(*_SESSION_COLUMNS).where(sessions.c.key == bindparam("key")), None),
 )
-_CHILDREN = (
-    select(*_SESSION_COLUMNS)
-    .where(sessions.c.parent_key == bindparam("key"))
-    .order_by(sessions.c.created_ms, sessions.c.key)
+_GET_BY_LABEL = Rendered(
+    lambda _: _with_messages(
+        select(*_SESSION_COLUMNS)
+        .join(labels, labels.c.session_key == sessions.c.key)
+        .where(labels.c.label == bindparam("label")),
+        None,
+    ),
 )
-_HISTORY = select(*MESSAGE_COLUMNS).where(messages.c.session_key == bindparam("key")).order_by(messages.c.seq.desc())
-_HISTORY_WITHOUT_TOOLS = _HISTORY.where(messages.c.role != Role.TOOL.value)
+_CHILDREN = Rendered(
+    lambda _: (
+        select(*_SESSION_COLUMNS)
+        .where(sessions.c.parent_key == bindparam("key"))
+        .order_by(sessions.c.created_ms, sessions.c.key)
+    )
+)
 
 
-def _descendants() -> Select[Any]:
+def _history(*conditions: ColumnElement[bool]) -> Rendered:
+    return Rendered(
+        lambda _: (
+            select(*MESSAGE_COLUMNS)
+            .where(messages.c.session_key == bindparam("key"), *conditions)
+            .order_by(messages.c.seq.desc())
+            .limit(bindparam("limit", type_=BigInteger))
+        )
+    )
+
+
+_HISTORY = _history()
+_HISTORY_WITHOUT_TOOLS = _history(messages.c.role != Role.TOOL.value)
+
+
+def _descendants(_dialect: str) -> Select[Any]:
     tree = select(sessions.c.key).where(sessions.c.parent_key == bindparam("key")).cte("tree", recursive=True)
     # UNION, not UNION ALL: a key that was met before is dropped, so a cycle made by hand ends.
     tree = tree.union(select(sessions.c.key).where(sessions.c.parent_key == tree.c.key))
@@ -163,21 +179,21 @@ def _descendants() -> Select[Any]:
     )
 
 
-_DESCENDANTS = _descendants()
+_DESCENDANTS = Rendered(_descendants)
 
 
-def _sessions(conn: Connection, query: Executable, parameters: dict[str, str] | None = None) -> list[Session]:
+def _sessions(rows: CursorResult[Any]) -> list[Session]:
     found: list[Row[Any]] = []
-    retained: dict[str, list[Message]] = {}
-    rows: Sequence[Any] = conn.execute(query, parameters).all()
+    retained: dict[str, list[Any]] = {}
+    row: Any
     for row in rows:
-        seq, key, metadata = row[:3]
+        seq, key = row[:2]
         if seq == 0:
             found.append(row)
             retained[key] = []
         else:
-            retained[key].append(message_of((seq, metadata, *row[len(_SESSION_COLUMNS) :])))
-    return [_session(row, retained[row.key]) for row in found]
+            retained[key].append(row[len(_SESSION_COLUMNS) :])
+    return [_session(row, messages_of(retained[row.key])) for row in found]
 
 
 def _session(row: Row[Any], retained: Sequence[Message]) -> Session:
@@ -196,27 +212,26 @@ def _session(row: Row[Any], retained: Sequence[Message]) -> Session:
         message_count=row.last_seq,
         last_activity_ms=row.last_activity_ms,
         end_reason=row.end_reason,
-        metadata=row.metadata,
+        metadata=from_json(row.metadata),
     )
 
 
-def message_of(row: Sequence[Any]) -> Message:
-    """The message that a row of `MESSAGE_COLUMNS` holds."""
-    seq, metadata, role, content, timestamp_ms, tool_name = row
-    return Message(
-        role=Role(role),
-        content=content,
-        timestamp_ms=timestamp_ms,
-        tool_name=tool_name,
-        seq=seq,
-        metadata=metadata,
-    )
+# `Role(role)` takes four times as long, for each message.
+_ROLES = {role.value: role for role in Role}
+
+
+def messages_of(rows: Iterable[Sequence[Any]]) -> list[Message]:
+    """The messages that rows of `MESSAGE_COLUMNS` hold."""
+    return [
+        Message(seq, _ROLES[role], content, timestamp_ms, tool_name, metadata and from_json(metadata))
+        for seq, role, content, timestamp_ms, tool_name, metadata in rows
+    ]
 
 
 def status_of(conn: Connection, key: str) -> SessionStatus | None:
     """The session's status, or None if there is none."""
-    status = conn.execute(_STATUS, {"key": key}).scalar_one_or_none()
+    status = _STATUS.execute(conn, {"key": key}).scalar_one_or_none()
     return None if status is None else SessionStatus(status)
 
 
-_STATUS = select(sessions.c.status).where(sessions.c.key == bindparam("key"))
+_STATUS = Rendered(lambda _: select(sessions.c.status).where(sessions.c.key == bindparam("key")))

@@ -4,7 +4,7 @@ Nothing is created from here: Alembic's migrations hold their own frozen copies,
 made with this.
 """
 
-from sessions_db.schema.tables import Json, insert_into, labels, messages, metadata, sessions, to_json
+from sessions_db.schema.tables import Json, from_json, insert_into, labels, messages, metadata, sessions, to_json
 from sessions_db.schema.triggers import TRIGGERS
 
-__all__ = ["TRIGGERS", "Json", "insert_into", "labels", "messages", "metadata", "sessions", "to_json"]
+__all__ = ["TRIGGERS", "Json", "from_json", "insert_into", "labels", "messages", "metadata", "sessions", "to_json"]

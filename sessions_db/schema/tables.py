@@ -33,7 +33,8 @@ from sessions_db.validation import JsonValue
 class Json(UserDefinedType[dict[str, JsonValue]]):
     """A JSON object kept as the text that was written: key order and numbers come back exactly.
 
-    That is why it is `JSON` on Postgres and not `JSONB`, which reorders keys; on SQLite it is `TEXT`.
+    That is why it is `JSON` on Postgres and not `JSONB`, which reorders keys; on SQLite it is `TEXT`. What is read
+    goes through `from_json`.
     """
 
     cache_ok = True
@@ -44,19 +45,15 @@ class Json(UserDefinedType[dict[str, JsonValue]]):
         """Write an object as text that an auditor can read: nothing is escaped that need not be."""
         return to_json
 
-    def result_processor(self, dialect: Dialect, coltype: object) -> Callable[[Any], Any] | None:
-        """Read the text on SQLite; psycopg has already done so."""
-        return None if dialect.name == "postgresql" else from_json
-
 
 def to_json(value: JsonValue) -> str | None:
     """The text of a JSON object, or None for no object."""
     return None if value is None else json.dumps(value, ensure_ascii=False, allow_nan=False)
 
 
-def from_json(value: str | None) -> Any:
-    """The object that `to_json` wrote."""
-    return None if value is None else json.loads(value)
+def from_json(value: Any) -> Any:
+    """The object that `to_json` wrote; psycopg has read it already."""
+    return json.loads(value) if isinstance(value, str) else value
 
 
 @compiles(Json, "sqlite")
