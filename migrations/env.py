@@ -3,10 +3,10 @@
 from logging.config import fileConfig
 
 from alembic import context
-from sqlalchemy import Connection, make_url
+from sqlalchemy import Connection
 
 from sessions_db import migrate, schema
-from sessions_db.engine import open_engine, transaction
+from sessions_db.engine import open_engine, parse_url, transaction
 
 config = context.config
 if config.config_file_name is not None:
@@ -47,7 +47,9 @@ def url() -> str:
 
 if context.is_offline_mode():
     # `--sql` prints the statements, for somebody else to run.
-    context.configure(dialect_name=make_url(url()).get_backend_name(), literal_binds=True, **OPTIONS)
+    dialect = parse_url(url()).get_backend_name()
+    # psycopg's own style would have every % of the scripts doubled.
+    context.configure(dialect_name=dialect, dialect_opts={"paramstyle": "named"}, literal_binds=True, **OPTIONS)
     with context.begin_transaction():
         context.run_migrations()
 elif (connection := config.attributes.get("connection")) is not None:

@@ -19,6 +19,7 @@ from functools import partial, wraps
 from types import TracebackType
 from typing import Any, Concatenate, ParamSpec, Self, TypeVar
 
+from sessions_db import validation
 from sessions_db.errors import SessionsError
 from sessions_db.manager import SessionManager, Transaction
 from sessions_db.store import SessionStore
@@ -76,14 +77,18 @@ class AsyncSessionStore(ABC):
 class AsyncTransaction(AsyncSessionStore):
     """The operations within one transaction, which `AsyncSessionManager.transaction` begins and ends."""
 
-    def __init__(self, transaction: Transaction, threads: ThreadPoolExecutor) -> None:
+    def __init__(self, transaction: Transaction, thread: ThreadPoolExecutor) -> None:
         self._transaction = transaction
-        self._threads = threads
+        self._thread = thread
 
     async def _call(
         self, method: Callable[Concatenate[SessionStore, _P], _T], *args: _P.args, **kwargs: _P.kwargs
     ) -> _T:
-        return await _outcome(self._threads.submit(partial(method, self._transaction, *args, **kwargs)))
+        try:
+            future = self._thread.submit(partial(method, self._transaction, *args, **kwargs))
+        except RuntimeError:  # the thread was shut down
+            raise SessionsError("This transaction is over") from None
+        return await _outcome(future)
 
 
 def _parameters_of(
@@ -107,23 +112,24 @@ class AsyncSessionManager(AsyncSessionStore):
     @_parameters_of(SessionManager.__init__)
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self._open = partial(SessionManager, *args, **kwargs)
+        bound = inspect.signature(SessionManager).bind(*args, **kwargs)
+        bound.apply_defaults()
+        self._pool_size = validation.pool_size(bound.arguments["pool_size"])
         self._manager: SessionManager | None = None
-        self._opening = threading.Lock()
         self._closed = False
-        self._start_threads()
+        self._start()
         _managers.add(self)
 
-    def _start_threads(self) -> None:
-        bound = inspect.signature(SessionManager).bind_partial(*self._open.args, **self._open.keywords)
-        bound.apply_defaults()
-        pool_size = bound.arguments["pool_size"]
-        self._threads = ThreadPoolExecutor(pool_size, "sessions-db")
-        # An open transaction holds a connection for which calls on all of the other threads may be waiting; to go on
-        # and end it needs a thread that none of them occupies.
-        self._transaction_threads = ThreadPoolExecutor(pool_size, "sessions-db-transaction")
+    def _start(self) -> None:
+        self._opening = threading.Lock()
+        self._threads = ThreadPoolExecutor(self._pool_size, "sessions-db")
 
     async def __aenter__(self) -> Self:
-        await _outcome(self._threads.submit(self._opened))
+        try:
+            await self._run(self._opened)
+        except BaseException:
+            await self.close()
+            raise
         return self
 
     async def __aexit__(
@@ -137,16 +143,20 @@ class AsyncSessionManager(AsyncSessionStore):
         return self._closed
 
     async def close(self) -> None:
-        """Close the manager's connections; further calls raise `SessionsError`. Closing again does nothing."""
+        """Close the manager's connections; further calls raise `SessionsError`. Closing again does nothing.
+
+        Calls that have begun come to their end first; a transaction that is open may go on to its own.
+        """
         if self._closed:
             return
         self._closed = True
-        try:
-            if self._manager is not None:
-                await _outcome(self._threads.submit(self._manager.close), skippable=False)
-        finally:
-            self._threads.shutdown(wait=False)
-            self._transaction_threads.shutdown(wait=False)
+        with ThreadPoolExecutor(1) as thread:
+            await _outcome(thread.submit(self._close), skippable=False)
+
+    def _close(self) -> None:
+        self._threads.shutdown()
+        if self._manager is not None:
+            self._manager.close()
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[AsyncTransaction]:
@@ -159,30 +169,28 @@ class AsyncSessionManager(AsyncSessionStore):
                 await tx.send_message(key, "Start with chapter 2")
         """
         manager = await self._run(self._opened)
-        stack = ExitStack()
-        entering = self._threads.submit(stack.enter_context, manager.transaction())
-        try:
-            yield AsyncTransaction(await _outcome(entering), self._transaction_threads)
-        except BaseException as error:
-            # Cancelled while it began, it may be open all the same; if it is not, the stack is empty.
-            await self._leave(stack, error)
-            raise
-        await self._leave(stack, None)
-
-    async def _leave(self, stack: ExitStack, error: BaseException | None) -> None:
-        # A contextmanager looks at the traceback that the error carries itself.
-        kind = None if error is None else type(error)
-        await _outcome(self._transaction_threads.submit(stack.__exit__, kind, error, None), skippable=False)
+        # A thread of its own: its operations take turns, and wait for none of the calls that wait for a connection.
+        with ThreadPoolExecutor(1, "sessions-db-transaction") as thread:
+            stack = ExitStack()
+            try:
+                yield AsyncTransaction(await self._run(stack.enter_context, manager.transaction()), thread)
+            except BaseException as error:
+                # Cancelled while it began, it may be open all the same; if it is not, the stack is empty.
+                await _leave(stack, thread, error)
+                raise
+            await _leave(stack, thread, None)
 
     async def _call(
         self, method: Callable[Concatenate[SessionStore, _P], _T], *args: _P.args, **kwargs: _P.kwargs
     ) -> _T:
         return await self._run(lambda: method(self._opened(), *args, **kwargs))
 
-    async def _run(self, call: Callable[[], _T]) -> _T:
-        if self._closed:
-            raise SessionsError("This AsyncSessionManager is closed")
-        return await _outcome(self._threads.submit(call))
+    async def _run(self, call: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
+        try:
+            future = self._threads.submit(call, *args, **kwargs)
+        except RuntimeError:  # the threads were shut down
+            raise SessionsError("This AsyncSessionManager is closed") from None
+        return await _outcome(future)
 
     def _opened(self) -> SessionManager:
         with self._opening:
@@ -192,8 +200,14 @@ class AsyncSessionManager(AsyncSessionStore):
 
     def _after_fork_in_child(self) -> None:
         # Threads do not survive a fork, and one of the parent's may have held the lock.
-        self._opening = threading.Lock()
-        self._start_threads()
+        if not self._closed:
+            self._start()
+
+
+async def _leave(stack: ExitStack, thread: ThreadPoolExecutor, error: BaseException | None) -> None:
+    # A contextmanager looks at the traceback that the error carries itself.
+    kind = None if error is None else type(error)
+    await _outcome(thread.submit(stack.__exit__, kind, error, None), skippable=False)
 
 
 async def _outcome(call: Future[_T], *, skippable: bool = True) -> _T:

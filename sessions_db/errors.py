@@ -70,7 +70,11 @@ class InvalidInput(SessionsError, ValueError):
     @classmethod
     def of(cls, argument: str, reason: str, value: object) -> InvalidInput:
         """The error for `value` itself, which is kept as a shortened `repr`."""
-        return cls(argument, reason, reprlib.repr(value))
+        try:
+            shown = reprlib.repr(value)
+        except ValueError:  # Python prints no integer of more than 4,300 digits
+            shown = f"a {type(value).__name__} that can't be printed"
+        return cls(argument, reason, shown)
 
 
 class SchemaMismatch(SessionsError):
@@ -134,15 +138,17 @@ def is_passing_refusal(error: exc.DBAPIError) -> bool:
     if isinstance(error.orig, sqlite3.Error):
         return is_rolled_back(error)
     text = str(error.orig)
+    if not isinstance(error, exc.OperationalError):  # of a URL that psycopg can't read
+        return False
     return "FATAL" not in text or any(passing in text for passing in _PASSING_REFUSALS)
 
 
 def translate(
-    error: exc.SQLAlchemyError, *, waited_s: float, password: str | None, writing: bool = False
+    error: exc.SQLAlchemyError, *, waited_s: float, password: str | None, sent: bool = False
 ) -> SessionsError:
     """The error of this library's for `error`, which the caller raises from it.
 
-    `writing` says that a write had been sent, so that a broken connection leaves its outcome open.
+    `sent` says that a write had been sent, so that a broken connection leaves its outcome open.
     """
     cause = error.orig if isinstance(error, exc.DBAPIError) else error
     reason = " ".join(str(cause).split())
@@ -150,15 +156,22 @@ def translate(
         reason = reason.replace(password, "***")
     if (cure := _schema_cure(error)) is not None:
         return SchemaMismatch(None, None, f"{reason}; {cure}")
-    if isinstance(error, exc.OperationalError | exc.InterfaceError | exc.TimeoutError) or (
-        isinstance(error, exc.DBAPIError) and error.connection_invalidated
+    broken = isinstance(error, exc.DBAPIError) and error.connection_invalidated
+    if (
+        broken
+        or isinstance(error, exc.OperationalError | exc.InterfaceError | exc.TimeoutError)
+        or _is_read_only(error)
     ):
-        broken = isinstance(error, exc.DBAPIError) and error.connection_invalidated
-        return DatabaseUnavailable(reason, waited_s, outcome_unknown=broken and writing)
+        return DatabaseUnavailable(reason, waited_s, outcome_unknown=broken and sent)
     # SQLite reports a corrupted file and a file that is no database as plain DatabaseError.
     if type(error) is exc.DatabaseError:
         return DatabaseUnavailable(reason, waited_s)
     return SessionsError(f"The database refused the statement: {reason}")
+
+
+def _is_read_only(error: exc.SQLAlchemyError) -> bool:
+    # PostgreSQL's read_only_sql_transaction: the server is a standby, for now.
+    return isinstance(error, exc.DBAPIError) and getattr(error.orig, "sqlstate", None) == "25006"
 
 
 def _schema_cure(error: exc.SQLAlchemyError) -> str | None:

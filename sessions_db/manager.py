@@ -25,8 +25,8 @@ _T = TypeVar("_T")
 class Transaction(SessionStore):
     """The operations within one transaction, which `SessionManager.transaction` begins and ends.
 
-    An operation that raises leaves nothing of itself behind; the transaction may go on without it.
-    It belongs to the thread that uses it and is over when its block ends.
+    An operation that raises leaves nothing of itself behind. The block may go on without it, except after
+    `DatabaseUnavailable`: then nothing of the block will be stored. One thread uses it at a time, until the block ends.
     """
 
     def __init__(self, conn: Connection, message_cap: int, password: str | None) -> None:
@@ -70,8 +70,8 @@ class SessionManager(SessionStore):
         message_cap: how many messages a new session retains, unless its spawn says otherwise.
         synchronous: SQLite's durability: `"FULL"` keeps every committed append after a power loss, `"NORMAL"` is
             faster and may lose the last ones (but never leaves a part of one).
-        retry_budget_s: seconds that a call goes on waiting for a lock or a connection, before
-            `DatabaseUnavailable`.
+        retry_budget_s: seconds that a call goes on waiting for a lock, and for a connection, before
+            `DatabaseUnavailable`. On Postgres it is the `lock_timeout`, where none is set.
         pool_size: how many connections are kept open at most; further threads wait for one.
 
     Raises:
@@ -101,7 +101,7 @@ class SessionManager(SessionStore):
                 database,
                 synchronous=synchronous,
                 retry_budget_s=self._retry_budget_s,
-                pool_size=validation.integer("pool_size", pool_size, minimum=1, maximum=10_000),
+                pool_size=validation.pool_size(pool_size),
             )
         else:
             self._engine = engines.adopt(database)
@@ -149,18 +149,24 @@ class SessionManager(SessionStore):
                 tx.send_message(key, "Start with chapter 2")
         """
         budget = RetryBudget(self._retry_budget_s)
+        raised: BaseException | None = None
         in_block = False
         try:
             with ExitStack() as stack:
-                conn = stack.enter_context(self._connect(budget))
+                conn = stack.enter_context(self._connection(budget))
                 self._retry(lambda: stack.enter_context(engines.transaction(conn)), errors.is_rolled_back, budget)
                 in_block = True
-                yield Transaction(conn, self._message_cap, self._engine.url.password)
-                in_block = False
+                try:
+                    yield Transaction(conn, self._message_cap, self._engine.url.password)
+                except BaseException as error:
+                    raised = error
+                    raise
         except exc.SQLAlchemyError as error:
-            if in_block:  # the caller's own, of a database of the caller's
-                raise
-            raise self._translate(error, budget, writing=True) from error
+            if raised is not None:
+                # The caller's own, of a database of the caller's; or the connection broke, and with it went what
+                # there was to roll back.
+                raise raised from None
+            raise self._translate(error, budget, sent=in_block) from error
 
     def _run(
         self,
@@ -170,24 +176,34 @@ class SessionManager(SessionStore):
         **kwargs: _P.kwargs,
     ) -> _T:
         budget = RetryBudget(self._retry_budget_s)
+        sent = False
 
         def attempt() -> _T:
-            with self._connect(budget) as conn:
+            nonlocal sent
+            sent = False
+            with self._connection(budget) as conn:
                 if needs is Needs.TRANSACTION:
                     with engines.transaction(conn):
+                        sent = True
                         return operation(conn, *args, **kwargs)
+                sent = needs is Needs.STATEMENT
                 result = operation(conn, *args, **kwargs)
                 if not self._owns_engine:
                     # The caller's engine may begin transactions by itself.
                     conn.commit()
                 return result
 
-        return self._retry(attempt, errors.is_rolled_back, budget, writing=needs is not Needs.READ)
+        return self._retry(attempt, errors.is_rolled_back, budget, sent=lambda: sent)
 
-    def _connect(self, budget: RetryBudget) -> Connection:
+    @contextmanager
+    def _connection(self, budget: RetryBudget) -> Iterator[Connection]:
         if self._closed:
             raise SessionsError("This SessionManager is closed")
-        return self._retry(self._engine.connect, errors.is_passing_refusal, budget)
+        with self._retry(self._engine.connect, errors.is_passing_refusal, budget) as conn:
+            yield conn
+            if self._closed and self._owns_engine and not conn.invalidated:
+                # The pool that it would go back to is gone.
+                conn.detach()
 
     def _retry(
         self,
@@ -195,21 +211,32 @@ class SessionManager(SessionStore):
         is_safe: Callable[[exc.DBAPIError], bool],
         budget: RetryBudget,
         *,
-        writing: bool = False,
+        sent: Callable[[], bool] = lambda: False,
     ) -> _T:
         while True:
             try:
                 return attempt()
             except exc.SQLAlchemyError as error:
-                if not (isinstance(error, exc.DBAPIError) and is_safe(error) and budget.wait()):
-                    raise self._translate(error, budget, writing=writing) from error
+                # That a connection was cut while it lay in the pool is noticed by the first who uses it.
+                again = isinstance(error, exc.DBAPIError) and (
+                    is_safe(error) or (error.connection_invalidated and not sent())
+                )
+                if not (again and budget.wait()):
+                    raise self._translate(error, budget, sent=sent()) from error
 
-    def _translate(self, error: exc.SQLAlchemyError, budget: RetryBudget, *, writing: bool) -> SessionsError:
-        return errors.translate(error, waited_s=budget.spent_s, password=self._engine.url.password, writing=writing)
+    def _translate(self, error: exc.SQLAlchemyError, budget: RetryBudget, *, sent: bool) -> SessionsError:
+        return errors.translate(error, waited_s=budget.spent_s, password=self._engine.url.password, sent=sent)
 
     def _ensure_schema(self, migrate_: bool) -> str | None:
         budget = RetryBudget(self._retry_budget_s)
-        self._connect(budget).close()
+        try:
+            with self._connection(budget):
+                pass
+        except SessionsError:
+            raise
+        except (exc.ArgumentError, TypeError, ValueError):
+            # Of the driver, about a part of the URL. Its text may hold a password.
+            raise InvalidInput("database", "must be a URL that the driver takes", "another") from None
         return self._retry(lambda: migrate.ensure_head(self._engine, migrate=migrate_), errors.is_rolled_back, budget)
 
 

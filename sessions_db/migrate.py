@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import threading
 from pathlib import Path
 
 from alembic import command
@@ -20,6 +22,20 @@ VERSION_TABLE = "sessions_db_version"
 _ADVISORY_LOCK = 0x5E5510_0DB
 
 
+# Alembic's `context` and `op`, which the scripts use, are globals of the process.
+_alembic = threading.Lock()
+
+
+def _after_fork_in_child() -> None:
+    global _alembic
+    # Another thread of the parent's may have held it.
+    _alembic = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)
+
+
 def ensure_head(engine: Engine, *, migrate: bool) -> str | None:
     """The revision that was found; the schema is created in an empty database, and upgraded if `migrate`.
 
@@ -29,7 +45,10 @@ def ensure_head(engine: Engine, *, migrate: bool) -> str | None:
     scripts = ScriptDirectory.from_config(_config())
     head = scripts.get_current_head()
     with engine.connect() as conn:
-        found = current_revision(conn)
+        try:
+            found = current_revision(conn)
+        except CommandError as error:
+            raise SchemaMismatch(f"{VERSION_TABLE} with several rows", head, "restore a backup") from error
     if found == head:
         return found
     if found is not None and not _is_known(scripts, found):
@@ -47,7 +66,7 @@ def head_revision() -> str | None:
 
 def upgrade(engine: Engine, revision: str = "head") -> None:
     """Run the migrations up to `revision`, in one transaction. Processes that do so at once take turns."""
-    with engine.connect() as conn:
+    with _alembic, engine.connect() as conn:
         config = _config()
         config.attributes["connection"] = conn
         command.upgrade(config, revision)

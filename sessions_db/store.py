@@ -217,8 +217,8 @@ class SessionStore(ABC):
             statuses = {SessionStatus.ACTIVE} if statuses is None else statuses & {SessionStatus.ACTIVE}
         if active_within_ms is not None:
             active_within_ms = validation.integer("active_within_ms", active_within_ms, minimum=0)
-        if before is not None and not isinstance(before, Session):
-            raise InvalidInput.of("before", "must be a Session", before)
+        if before is not None:
+            _check_position(before)
         return self._run(
             Needs.READ,
             reading.page,
@@ -410,13 +410,21 @@ class SessionStore(ABC):
         if validation.flag("dry_run", dry_run):
             return self._run(Needs.READ, ending.prunable, before_ms, only)
         pruned: builtins.list[str] = []
-        while batch := self._run(Needs.STATEMENT, ending.prune, before_ms, only, _PRUNE_BATCH):
-            pruned += batch
+        # A batch may come to nothing because somebody else deleted those sessions: there may be more.
+        while self._run(Needs.READ, ending.prunable, before_ms, only, limit=1):
+            pruned += self._run(Needs.STATEMENT, ending.prune, before_ms, only, _PRUNE_BATCH)
         return pruned
 
 
 def _cap(value: int) -> int:
     return validation.integer("message_cap", value, minimum=1, maximum=_MAX_MESSAGE_CAP)
+
+
+def _check_position(before: Session) -> None:
+    if not isinstance(before, Session):
+        raise InvalidInput.of("before", "must be a Session", before)
+    validation.text("before.key", before.key)
+    validation.integer("before.created_ms", before.created_ms, minimum=-validation.MAX_INTEGER)
 
 
 def _batch(messages: Iterable[NewMessage]) -> builtins.list[NewMessage]:

@@ -101,6 +101,11 @@ def integer(argument: str, value: object, *, minimum: int, maximum: int = MAX_IN
     return int(value)
 
 
+def pool_size(value: object) -> int:
+    """A number of connections."""
+    return integer("pool_size", value, minimum=1, maximum=10_000)
+
+
 def seconds(argument: str, value: object) -> float:
     """A span of time, 0 or longer."""
     if not isinstance(value, int | float) or isinstance(value, bool) or not 0 <= value < math.inf:

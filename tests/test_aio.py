@@ -16,6 +16,8 @@ from sessions_db import (
     AsyncSessionManager,
     AsyncTransaction,
     DatabaseUnavailable,
+    InvalidInput,
+    LabelInUse,
     SessionManager,
     SessionsError,
     Transaction,
@@ -170,6 +172,80 @@ def test_transactions_as_many_as_connections_do_not_lock_each_other_out(url: str
             assert [len(await manager.history(key) or []) for key in keys] == [3] * 6
 
     asyncio.run(fill_the_pool())
+
+
+def test_operations_of_one_transaction_take_turns(url: str) -> None:
+    async def gather_in_a_block() -> None:
+        async with AsyncSessionManager(url) as manager:
+            await manager.spawn_subagent("main", "Test", "taken")
+            async with manager.transaction() as tx:
+                spawned = await asyncio.gather(
+                    *(
+                        tx.spawn_subagent("main", "Test", "taken" if number % 2 else None, on_label_conflict="error")
+                        for number in range(20)
+                    ),
+                    return_exceptions=True,
+                )
+
+            keys = {outcome for outcome in spawned if isinstance(outcome, str)}
+            assert len(keys) == 10
+            assert all(isinstance(outcome, str | LabelInUse) for outcome in spawned)
+            assert keys <= {session.key for session in await manager.list()}
+
+    asyncio.run(gather_in_a_block())
+
+
+def test_close_lets_an_open_transaction_come_to_its_end(url: str, plain: PlainClient) -> None:
+    async def close_meanwhile() -> None:
+        manager = AsyncSessionManager(url)
+
+        async def write() -> None:
+            async with manager.transaction() as tx:
+                await tx.get_or_create_main("main")
+                begun.set()
+                await closed.wait()
+                await tx.get_or_create_main("other")
+
+        begun, closed = asyncio.Event(), asyncio.Event()
+        writing = asyncio.create_task(write())
+        await begun.wait()
+        await manager.close()
+        closed.set()
+        await writing
+
+    asyncio.run(close_meanwhile())
+
+    assert plain("SELECT agent_id FROM sessions ORDER BY agent_id") == [("main",), ("other",)]
+
+
+def test_close_lets_calls_come_to_their_end_and_leaves_no_connection(url: str, plain: PlainClient) -> None:
+    async def close_meanwhile() -> None:
+        manager = AsyncSessionManager(url)
+        calls = [asyncio.create_task(manager.spawn_subagent("main", "Test")) for _ in range(40)]
+        await asyncio.sleep(0)
+        await manager.close()
+
+        assert len(set(await asyncio.gather(*calls))) == 40
+
+    asyncio.run(close_meanwhile())
+
+    # That no connection is left is asked of the database when the test ends.
+    assert plain("SELECT count(*) FROM sessions") == [(40,)]
+
+
+def test_opening_that_is_cut_off_leaves_no_connection(url: str) -> None:
+    async def cut_off() -> None:
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.0001), AsyncSessionManager(url):
+                await asyncio.sleep(60)
+
+    asyncio.run(cut_off())
+
+
+@pytest.mark.parametrize("pool_size", [0, "x", True])
+def test_bad_pool_size_is_refused_at_once(pool_size: object) -> None:
+    with pytest.raises(InvalidInput, match="pool_size"):
+        AsyncSessionManager("sqlite://", pool_size=pool_size)  # type: ignore[arg-type]
 
 
 def test_event_loops_share_a_manager(url: str) -> None:

@@ -6,10 +6,14 @@ import os
 import pickle
 import socket
 import sqlite3
+import subprocess
+import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import sqlalchemy as sa
 from sqlalchemy import make_url
 
 import sessions_db
@@ -17,6 +21,7 @@ from sessions_db import (
     DatabaseUnavailable,
     InvalidInput,
     LabelInUse,
+    NewMessage,
     SchemaMismatch,
     SessionManager,
     SessionNotActive,
@@ -107,6 +112,40 @@ def test_url_that_cannot_be_read_is_refused_without_showing_it() -> None:
     with pytest.raises(InvalidInput) as caught:
         SessionManager("mysql://somebody:s3cret@host/db")
     assert "s3cret" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql://somebody:p@ss:s3cret@host/db",
+        "mysql://somebody@host/db?password=s3cret",
+        "sqlite://sessions.db",
+        "sqlite:///sessions.db?timeout=s3cret",
+        "sqlite:///sessions.db?cached_statements=s3cret",
+        "sqlite:///sessions.db?plugin=s3cret",
+        "postgresql://somebody@host:s3cret/db",
+        "sqlite:///s3cret\x00.db",
+        "sqlite:///s3cret\ud800.db",
+    ],
+)
+def test_url_that_makes_no_sense_is_refused_without_showing_its_secrets(
+    url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+
+    with pytest.raises(InvalidInput) as caught:
+        SessionManager(url)
+
+    assert caught.value.argument == "database"
+    assert "s3cret" not in str(caught.value)
+
+
+@pytest.mark.parametrize("option", ["foo=bar", "connect_timeout=abc"])
+def test_option_that_postgres_does_not_know_is_not_tried_again(option: str) -> None:
+    with pytest.raises(SessionsError) as caught:
+        SessionManager(f"postgresql://somebody@127.0.0.1:1/sessions?{option}", retry_budget_s=60)
+
+    assert not isinstance(caught.value, DatabaseUnavailable) or caught.value.waited_s < 30
 
 
 def test_missing_directory_is_told(tmp_path: Path) -> None:
@@ -208,10 +247,7 @@ def test_deadlock_is_resolved_without_the_caller_noticing(
 @pytest.mark.parametrize("backend", ["postgresql"], indirect=True)
 def test_connection_cut_under_a_write_leaves_the_outcome_open(manager: SessionManager, plain: PlainClient) -> None:
     key = manager.get_or_create_main("main").key
-    plain(
-        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database()"
-        " AND pid <> pg_backend_pid()"
-    )
+    cut_connections(plain)
 
     with pytest.raises(DatabaseUnavailable) as caught:
         manager.send_message(key, "Hello")
@@ -241,7 +277,179 @@ def test_file_that_may_not_be_written_is_told(url: str, manager: SessionManager)
     assert manager.history(key) == []
 
 
+@pytest.mark.parametrize("backend", ["postgresql"], indirect=True)
+def test_row_lock_is_waited_for_as_long_as_the_budget_says(url: str, plain: PlainClient) -> None:
+    with SessionManager(url, retry_budget_s=0.2) as manager:
+        key = manager.get_or_create_main("main").key
+        plain("BEGIN")
+        plain("SELECT * FROM sessions FOR UPDATE")
+
+        with pytest.raises(DatabaseUnavailable, match="lock timeout") as caught:
+            manager.send_message(key, "Hello")
+
+        assert caught.value.waited_s >= 0.2
+        plain("ROLLBACK")
+
+
+@pytest.mark.parametrize("backend", ["postgresql"], indirect=True)
+def test_reads_and_transactions_outlive_a_cut_connection(manager: SessionManager, plain: PlainClient) -> None:
+    key = manager.get_or_create_main("main").key
+    operations: list[Callable[[], object]] = [
+        lambda: manager.get(key),
+        lambda: manager.spawn_subagent("main", "Test"),
+        lambda: manager.history(key),
+    ]
+    for operation in operations:
+        cut_connections(plain)
+        operation()
+    cut_connections(plain)
+    with manager.transaction() as tx:
+        tx.send_message(key, "Hello")
+
+    assert plain("SELECT count(*) FROM sessions") == [(2,)]
+    assert plain("SELECT content FROM messages") == [("Hello",)]
+
+
+@pytest.mark.parametrize("backend", ["postgresql"], indirect=True)
+def test_error_of_a_block_is_not_hidden_by_a_cut_connection(manager: SessionManager, plain: PlainClient) -> None:
+    def fail() -> None:
+        with manager.transaction() as tx:
+            tx.get_or_create_main("main")
+            cut_connections(plain)
+            raise KeyError("mine")
+
+    with pytest.raises(KeyError, match="mine"):
+        fail()
+
+    assert manager.list() == []
+
+
+@pytest.mark.parametrize("backend", ["postgresql"], indirect=True)
+def test_cut_connection_at_the_end_of_a_block_leaves_the_outcome_open(
+    manager: SessionManager, plain: PlainClient
+) -> None:
+    def write() -> None:
+        with manager.transaction() as tx:
+            tx.get_or_create_main("main")
+            cut_connections(plain)
+
+    with pytest.raises(DatabaseUnavailable) as caught:
+        write()
+
+    assert caught.value.outcome_unknown
+
+
+@pytest.mark.parametrize("backend", ["postgresql"], indirect=True)
+def test_block_in_which_a_statement_failed_is_not_taken_for_committed(manager: SessionManager) -> None:
+    key = manager.get_or_create_main("main").key
+
+    def write() -> None:
+        with manager.transaction() as tx:
+            tx.send_message(key, "Hello")
+            with pytest.raises(sa.exc.ProgrammingError):
+                tx.connection.exec_driver_sql("SELECT * FROM missing")
+
+    with pytest.raises(SessionsError, match="The transaction was rolled back"):
+        write()
+
+    assert manager.history(key) == []
+
+
+@pytest.mark.parametrize("backend", ["postgresql"], indirect=True)
+def test_server_that_takes_no_writes_is_unavailable(url: str, manager: SessionManager) -> None:
+    key = manager.get_or_create_main("main").key
+    standby = make_url(url).update_query_dict({"options": "-c default_transaction_read_only=on"})
+
+    with SessionManager(standby) as reader, pytest.raises(DatabaseUnavailable, match="read-only"):
+        reader.send_message(key, "Hello")
+
+    assert manager.history(key) == []
+
+
+def test_trigger_of_somebodys_that_undoes_appends_is_told(
+    create_database: Callable[..., str],
+) -> None:
+    url = create_database(at_head=False)
+    with SessionManager(url) as manager:
+        key = manager.get_or_create_main("main").key
+        client = PlainClient(url)
+        if client.backend == "sqlite":
+            client("CREATE TRIGGER theirs BEFORE INSERT ON messages BEGIN SELECT RAISE(IGNORE); END")
+        else:
+            client("CREATE FUNCTION theirs() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END'")
+            client("CREATE TRIGGER theirs BEFORE INSERT ON messages FOR EACH ROW EXECUTE FUNCTION theirs()")
+        client.close()
+
+        with pytest.raises(SessionsError, match="does not stay"):
+            manager.send_message(key, "Hello")
+        with pytest.raises(SessionsError, match="does not stay"):
+            manager.add_messages(key, [NewMessage("user", "Hello")])
+
+
+def cut_connections(plain: PlainClient) -> None:
+    """End every other connection to the database."""
+    plain(
+        "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity"
+        " WHERE datname = current_database() AND pid <> pg_backend_pid()"
+    )
+
+
 # Fork
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
+@pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
+def test_child_loses_nothing_when_its_parent_closes(url: str) -> None:
+    code = (
+        "import os, sys, sessions_db\n"
+        "manager = sessions_db.SessionManager(sys.argv[1])\n"
+        "key = manager.get_or_create_main('main').key\n"
+        "manager.send_message(key, 'parent')\n"
+        "to_child, to_parent = os.pipe(), os.pipe()\n"
+        "if os.fork() == 0:\n"
+        "    manager.send_message(key, 'child')\n"
+        "    os.write(to_parent[1], b'.')\n"
+        "    os.read(to_child[0], 1)\n"
+        "    manager.send_message(key, 'child')\n"
+        "    manager.close()\n"
+        "    os._exit(0)\n"
+        "os.read(to_parent[0], 1)\n"
+        "manager.send_message(key, 'parent')\n"
+        "manager.close()\n"
+        "os.write(to_child[1], b'.')\n"
+        "os.wait()\n"
+    )
+    subprocess.run([sys.executable, "-c", code, url], timeout=60, check=True)
+
+    with SessionManager(url) as manager:
+        history = manager.history("agent:main:main")
+    assert history is not None
+    assert [message.content for message in history] == ["parent", "child", "parent", "child"]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
+@pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
+def test_child_forked_inside_a_transaction_refuses_that_file(url: str) -> None:
+    code = (
+        "import os, sys, sessions_db\n"
+        "manager = sessions_db.SessionManager(sys.argv[1])\n"
+        "with manager.transaction() as tx:\n"
+        "    tx.get_or_create_main('main')\n"
+        "    child = os.fork()\n"
+        "    if child == 0:\n"
+        "        try:\n"
+        "            manager.list()\n"
+        "        except sessions_db.SessionsError as error:\n"
+        "            os._exit(0 if 'was forked while' in str(error) else 2)\n"
+        "        os._exit(1)\n"
+        "    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0\n"
+        "manager.send_message('agent:main:main', 'goes on')\n"
+        "manager.close()\n"
+    )
+    subprocess.run([sys.executable, "-c", code, url], timeout=60, check=True)
+
+    with SessionManager(url) as manager:
+        assert manager.get_or_create_main("main").message_count == 1
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")

@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from itertools import pairwise
 from pathlib import Path
@@ -135,6 +136,14 @@ def test_alembic_prints_the_statements_for_somebody_else_to_run(empty_url: str, 
     with SessionManager(empty_url) as manager:
         key = manager.get_or_create_main("main").key
         assert manager.send_message(key, "Hello").seq == 1
+
+
+def test_printed_statements_are_those_that_are_run() -> None:
+    for scheme in ("postgres", "postgresql"):
+        script = alembic(f"{scheme}://nobody@127.0.0.1:1/nothing", "upgrade", "head", "--sql").stdout
+
+        assert "NOT LIKE '%:%'" in script
+        assert "SET search_path = %I" in script
 
 
 def test_alembic_writes_a_migration_for_a_changed_declaration(url: str, tmp_path: Path) -> None:
@@ -275,6 +284,35 @@ def test_processes_that_open_an_empty_database_at_once_all_succeed(empty_url: st
     assert [process.wait() for process in processes] == [0] * 6
     with SessionManager(empty_url) as manager:
         assert manager.get_or_create_main("main").message_count == 6
+
+
+def test_threads_that_open_empty_databases_at_once_all_succeed(create_database: Callable[..., str]) -> None:
+    shared = create_database(at_head=False)
+    urls = [create_database(at_head=False) for _ in range(3)] + [shared] * 3
+    barrier = threading.Barrier(len(urls))
+    opened: list[str] = []
+
+    def open_and_write(url: str) -> None:
+        barrier.wait()
+        with SessionManager(url) as manager:
+            manager.send_message(manager.get_or_create_main("main").key, "Hello")
+        opened.append(url)
+
+    threads = [threading.Thread(target=open_and_write, args=(url,)) for url in urls]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+    assert sorted(opened) == sorted(urls)
+
+
+def test_version_table_with_several_rows_is_told(empty_url: str, empty: PlainClient) -> None:
+    SessionManager(empty_url).close()
+    empty("INSERT INTO sessions_db_version VALUES ('0001')")
+
+    with pytest.raises(SchemaMismatch, match="sessions_db_version with several rows"):
+        SessionManager(empty_url)
 
 
 def test_upgrade_that_fails_leaves_nothing(empty_url: str, empty: PlainClient) -> None:

@@ -201,6 +201,31 @@ def test_statement_that_leaves_a_gap_is_refused_as_a_whole(plain: PlainClient, k
     assert plain("SELECT count(*) FROM messages") == [(2,)]
 
 
+def test_message_keeps_its_place(plain: PlainClient, key: str) -> None:
+    for change in ("seq = seq + 1", "session_key = 'agent:main:main'"):
+        with pytest.raises(REFUSAL, match="messages_place"):
+            plain(f"UPDATE messages SET {change} WHERE session_key = ?", key)
+
+    assert plain("SELECT session_key, seq FROM messages ORDER BY seq") == [(key, 1), (key, 2)]
+
+
+@pytest.mark.parametrize("backend", ["postgresql"], indirect=True)
+def test_clients_search_path_and_temporary_tables_do_not_mislead_the_triggers(plain: PlainClient, key: str) -> None:
+    plain("CREATE TEMPORARY TABLE messages (session_key TEXT, seq BIGINT)")
+    plain("CREATE TEMPORARY TABLE sessions (key TEXT)")
+    plain("SET search_path = ''")
+    for seq in (3, 4, 5):
+        plain(
+            "INSERT INTO public.messages (session_key, seq, role, content, timestamp_ms) VALUES (?, ?, 'user', '', 1)",
+            key,
+            seq,
+        )
+
+    assert plain("SELECT seq FROM public.messages ORDER BY seq") == [(3,), (4,), (5,)]
+    plain("UPDATE public.sessions SET message_cap = 1")
+    assert plain("SELECT seq FROM public.messages") == [(5,)]
+
+
 def test_lowered_cap_holds_at_once(plain: PlainClient, key: str) -> None:
     plain("UPDATE sessions SET message_cap = 1 WHERE key = ?", key)
 

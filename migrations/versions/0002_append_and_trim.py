@@ -30,6 +30,11 @@ WHEN NEW.message_cap < OLD.message_cap
 BEGIN
   DELETE FROM messages WHERE session_key = NEW.key AND seq <= NEW.last_seq - NEW.message_cap;
 END""",
+    "messages_place": """\
+CREATE TRIGGER messages_place BEFORE UPDATE OF session_key, seq ON messages
+BEGIN
+  SELECT RAISE(ABORT, 'messages_place: a message keeps its session and its number');
+END""",
     "sessions_delete": """\
 CREATE TRIGGER sessions_delete AFTER DELETE ON sessions
 BEGIN
@@ -89,6 +94,24 @@ $$""",
     """\
 CREATE TRIGGER sessions_message_cap AFTER UPDATE OF message_cap ON sessions
 FOR EACH ROW WHEN (NEW.message_cap < OLD.message_cap) EXECUTE FUNCTION sessions_message_cap()""",
+    """\
+CREATE FUNCTION messages_place() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+  RAISE EXCEPTION 'messages_place: a message keeps its session and its number'
+    USING ERRCODE = 'integrity_constraint_violation';
+END
+$$""",
+    """\
+CREATE TRIGGER messages_place BEFORE UPDATE OF session_key, seq ON messages
+FOR EACH ROW EXECUTE FUNCTION messages_place()""",
+    # The tables that a function means are those beside it, whatever the writer's search_path or temporary tables.
+    """\
+DO $$
+BEGIN
+  EXECUTE format('ALTER FUNCTION messages_append() SET search_path = %I, pg_temp', current_schema());
+  EXECUTE format('ALTER FUNCTION sessions_message_cap() SET search_path = %I, pg_temp', current_schema());
+END
+$$""",
 )
 
 
@@ -108,3 +131,4 @@ def downgrade() -> None:
     # A trigger goes with its function.
     op.execute("DROP FUNCTION messages_append() CASCADE")
     op.execute("DROP FUNCTION sessions_message_cap() CASCADE")
+    op.execute("DROP FUNCTION messages_place() CASCADE")

@@ -24,6 +24,7 @@ from sqlalchemy import (
 
 from sessions_db.errors import SessionNotActive, SessionNotFound
 from sessions_db.models import Message, NewMessage, Role, SessionStatus, now_ms
+from sessions_db.operations.attempts import attempts
 from sessions_db.operations.reading import MESSAGE_COLUMNS, messages_of, status_of
 from sessions_db.operations.rendered import Rendered
 from sessions_db.schema import Json, insert_into, messages, sessions, to_json
@@ -33,7 +34,9 @@ def append(conn: Connection, key: str, new: NewMessage, *, active_only: bool = F
     """The stored message, from one statement unless nothing is stored."""
     keyed = new.idempotency_key is not None
     statement = _append(active_only=active_only, keyed=keyed)
+    turns = attempts(key)
     while True:
+        next(turns)
         at_ms = now_ms()
         parameters = {
             "key": key,
@@ -74,10 +77,17 @@ def append_many(conn: Connection, key: str, batch: Sequence[NewMessage]) -> list
         parameters |= zip(_BATCH_COLUMNS, columns, strict=True)
     else:
         parameters["rows"] = json.dumps(list(zip(*columns, strict=True)), ensure_ascii=False)
-    numbers = _APPEND_MANY.execute(conn, parameters).scalars().all()
-    if not numbers and status_of(conn, key) is None:
-        raise SessionNotFound(key)
-    return [_stored(new, seq, at_ms) for new, seq in zip(batch, sorted(numbers), strict=True)]
+    turns = attempts(key)
+    while True:
+        next(turns)
+        numbers = _APPEND_MANY.execute(conn, parameters).scalars().all()
+        if numbers:
+            return [_stored(new, seq, at_ms) for new, seq in zip(batch, sorted(numbers), strict=True)]
+        if status_of(conn, key) is None:
+            raise SessionNotFound(key)
+        # The loop goes on only if the session was deleted and made anew while the statement waited for it.
+        if not batch:
+            return []
 
 
 def append_many_once(conn: Connection, key: str, batch: Sequence[NewMessage]) -> list[Message]:

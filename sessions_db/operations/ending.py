@@ -8,6 +8,7 @@ from sqlalchemy import Connection, Select, case, delete, select, update
 
 from sessions_db.errors import SessionNotActive, SessionNotFound
 from sessions_db.models import Session, SessionKind, SessionStatus, now_ms
+from sessions_db.operations.attempts import attempts
 from sessions_db.operations.reading import get, status_of
 from sessions_db.schema import sessions
 
@@ -19,7 +20,11 @@ def end(conn: Connection, key: str, status: SessionStatus, reason: str | None) -
         .where(sessions.c.key == key, sessions.c.status == SessionStatus.ACTIVE.value)
         .values(status=status.value, finished_ms=now_ms(), end_reason=reason)
     )
-    while not conn.execute(won).rowcount:
+    turns = attempts(key)
+    while True:
+        next(turns)
+        if conn.execute(won).rowcount:
+            return True
         current = status_of(conn, key)
         if current is None:
             raise SessionNotFound(key)
@@ -28,7 +33,6 @@ def end(conn: Connection, key: str, status: SessionStatus, reason: str | None) -
         # The loop goes on only if the session was reopened between the two statements.
         if current is not SessionStatus.ACTIVE:
             raise SessionNotActive(key, current)
-    return True
 
 
 def reopen(conn: Connection, key: str) -> Session:
@@ -76,9 +80,11 @@ def remove(conn: Connection, key: str) -> bool:
     return conn.execute(delete(sessions).where(sessions.c.key == key)).rowcount > 0
 
 
-def prunable(conn: Connection, finished_before_ms: int, kinds: Collection[SessionKind] | None) -> list[str]:
-    """The keys of the sessions that ended before that time, the longest ended first."""
-    return [*conn.execute(_prunable(finished_before_ms, kinds)).scalars()]
+def prunable(
+    conn: Connection, finished_before_ms: int, kinds: Collection[SessionKind] | None, limit: int | None = None
+) -> list[str]:
+    """The keys of the sessions (at most `limit`) that ended before that time, the longest ended first."""
+    return [*conn.execute(_prunable(finished_before_ms, kinds).limit(limit)).scalars()]
 
 
 def prune(conn: Connection, finished_before_ms: int, kinds: Collection[SessionKind] | None, limit: int) -> list[str]:

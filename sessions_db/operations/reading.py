@@ -17,8 +17,10 @@ from sqlalchemy import (
     CursorResult,
     Row,
     Select,
+    Text,
     and_,
     bindparam,
+    cast,
     literal,
     literal_column,
     null,
@@ -47,10 +49,19 @@ _SESSION_COLUMNS: tuple[ColumnElement[Any], ...] = (
     sessions.c.last_seq,
     sessions.c.last_activity_ms,
     sessions.c.end_reason,
-    sessions.c.metadata,
+    # As text, whatever reader of JSON the caller's engine has.
+    cast(sessions.c.metadata, Text).label("metadata"),
 )
 
-MESSAGE_COLUMNS: tuple[ColumnElement[Any], ...] = tuple(messages.c[field] for field in Message._fields)
+# In the order of the fields of `Message`.
+MESSAGE_COLUMNS: tuple[ColumnElement[Any], ...] = (
+    messages.c.seq,
+    messages.c.role,
+    messages.c.content,
+    messages.c.timestamp_ms,
+    messages.c.tool_name,
+    cast(messages.c.metadata, Text).label("metadata"),
+)
 
 
 def get(conn: Connection, key: str) -> Session | None:
@@ -223,7 +234,7 @@ _ROLES = {role.value: role for role in Role}
 def messages_of(rows: Iterable[Sequence[Any]]) -> list[Message]:
     """The messages that rows of `MESSAGE_COLUMNS` hold."""
     return [
-        Message(seq, _ROLES[role], content, timestamp_ms, tool_name, metadata and from_json(metadata))
+        Message(seq, _ROLES[role], content, timestamp_ms, tool_name, from_json(metadata) if metadata else None)
         for seq, role, content, timestamp_ms, tool_name, metadata in rows
     ]
 

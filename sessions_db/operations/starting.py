@@ -8,6 +8,7 @@ from sqlalchemy import Connection, select
 
 from sessions_db.errors import LabelInUse, SessionNotFound
 from sessions_db.models import LabelConflict, Session, SessionKind, SessionStatus, main_key, now_ms, spawned_key
+from sessions_db.operations.attempts import attempts
 from sessions_db.operations.reading import get, status_of
 from sessions_db.schema import insert_into, labels, sessions
 from sessions_db.validation import JsonValue
@@ -24,7 +25,9 @@ _SPAWN_NAMESPACE = uuid.UUID("6f0f5ac2-51d4-4c0f-9f0d-0a3c1f6c7a55")
 def get_or_create_main(conn: Connection, agent_id: str, *, message_cap: int) -> Session:
     """The agent's main session. Writers that race insert one row: the key is the same."""
     key = main_key(agent_id)
+    turns = attempts(key)
     while (session := get(conn, key)) is None:
+        next(turns)
         at_ms = now_ms()
         conn.execute(
             insert_into(conn.dialect.name, sessions)
@@ -98,7 +101,9 @@ def _assign_label(conn: Connection, label: str, key: str, at_ms: int, on_conflic
         return
     owner = select(labels.c.session_key).where(labels.c.label == label)
     assign_if_free = assign.on_conflict_do_nothing().returning(labels.c.label)
+    turns = attempts(key)
     while conn.execute(assign_if_free).scalar_one_or_none() is None:
+        next(turns)
         # The loop goes on only if the owner was deleted between the two statements.
         if (session_key := conn.execute(owner).scalar_one_or_none()) is not None:
             raise LabelInUse(label, session_key)

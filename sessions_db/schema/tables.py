@@ -33,8 +33,8 @@ from sessions_db.validation import JsonValue
 class Json(UserDefinedType[dict[str, JsonValue]]):
     """A JSON object kept as the text that was written: key order and numbers come back exactly.
 
-    That is why it is `JSON` on Postgres and not `JSONB`, which reorders keys; on SQLite it is `TEXT`. What is read
-    goes through `from_json`.
+    That is why it is `JSON` on Postgres and not `JSONB`, which reorders keys; on SQLite it is `TEXT`. It is read as
+    text too, by `from_json`.
     """
 
     cache_ok = True
@@ -51,9 +51,9 @@ def to_json(value: JsonValue) -> str | None:
     return None if value is None else json.dumps(value, ensure_ascii=False, allow_nan=False)
 
 
-def from_json(value: Any) -> Any:
-    """The object that `to_json` wrote; psycopg has read it already."""
-    return json.loads(value) if isinstance(value, str) else value
+def from_json(value: str | None) -> Any:
+    """The object that `to_json` wrote."""
+    return None if value is None else json.loads(value)
 
 
 @compiles(Json, "sqlite")

@@ -31,6 +31,12 @@ WHEN NEW.message_cap < OLD.message_cap
 BEGIN
   DELETE FROM messages WHERE session_key = NEW.key AND seq <= NEW.last_seq - NEW.message_cap;
 END""",
+    # A message keeps its place.
+    "messages_place": """\
+CREATE TRIGGER messages_place BEFORE UPDATE OF session_key, seq ON messages
+BEGIN
+  SELECT RAISE(ABORT, 'messages_place: a message keeps its session and its number');
+END""",
     "sessions_delete": """\
 CREATE TRIGGER sessions_delete AFTER DELETE ON sessions
 BEGIN
@@ -55,6 +61,7 @@ _POSTGRESQL: Final = {
     # One counter update and one delete for each session in the statement, however many messages it adds.
     # The loop goes by key, so that two statements over the same sessions lock them in one order. Each statement
     # of a function takes a new snapshot: a writer that waited behind a large batch trims that batch too.
+    # The tables that a function means are those beside it, whatever the writer's search_path or temporary tables.
     "messages_append": """\
 CREATE FUNCTION messages_append() RETURNS trigger LANGUAGE plpgsql AS $$
 DECLARE
@@ -81,7 +88,12 @@ BEGIN
 END
 $$;
 CREATE TRIGGER messages_append AFTER INSERT ON messages
-REFERENCING NEW TABLE AS appended FOR EACH STATEMENT EXECUTE FUNCTION messages_append()""",
+REFERENCING NEW TABLE AS appended FOR EACH STATEMENT EXECUTE FUNCTION messages_append();
+DO $$
+BEGIN
+  EXECUTE format('ALTER FUNCTION messages_append() SET search_path = %I, pg_temp', current_schema());
+END
+$$""",
     # A cap that is lowered holds at once.
     "sessions_message_cap": """\
 CREATE FUNCTION sessions_message_cap() RETURNS trigger LANGUAGE plpgsql AS $$
@@ -91,7 +103,22 @@ BEGIN
 END
 $$;
 CREATE TRIGGER sessions_message_cap AFTER UPDATE OF message_cap ON sessions
-FOR EACH ROW WHEN (NEW.message_cap < OLD.message_cap) EXECUTE FUNCTION sessions_message_cap()""",
+FOR EACH ROW WHEN (NEW.message_cap < OLD.message_cap) EXECUTE FUNCTION sessions_message_cap();
+DO $$
+BEGIN
+  EXECUTE format('ALTER FUNCTION sessions_message_cap() SET search_path = %I, pg_temp', current_schema());
+END
+$$""",
+    # A message keeps its place.
+    "messages_place": """\
+CREATE FUNCTION messages_place() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+  RAISE EXCEPTION 'messages_place: a message keeps its session and its number'
+    USING ERRCODE = 'integrity_constraint_violation';
+END
+$$;
+CREATE TRIGGER messages_place BEFORE UPDATE OF session_key, seq ON messages
+FOR EACH ROW EXECUTE FUNCTION messages_place()""",
 }
 
 TRIGGERS: Final = {"sqlite": _SQLITE, "postgresql": _POSTGRESQL}

@@ -255,3 +255,26 @@ def test_prune_deletes_more_than_one_batch(manager: SessionManager, clock: Clock
 
     assert manager.prune(clock.now_ms + 1) == sorted(keys)
     assert manager.list() == []
+
+
+@pytest.mark.parametrize("backend", ["postgresql"], indirect=True)
+def test_prune_goes_on_where_another_has_deleted_its_batch(
+    manager: SessionManager, plain: PlainClient, clock: Clock
+) -> None:
+    with manager.transaction() as tx:
+        keys = sorted(tx.spawn_subagent("main", "Test") for _ in range(600))
+        for key in keys:
+            tx.complete_session(key)
+    pruned: list[str] = []
+    thread = threading.Thread(target=lambda: pruned.extend(manager.prune(clock.now_ms + 1)))
+    waiting = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+    plain("BEGIN")
+    plain("DELETE FROM sessions WHERE key <= ?", keys[499])
+    thread.start()
+    while plain(waiting) == [(0,)]:
+        plain("SELECT pg_stat_clear_snapshot()")
+    plain("COMMIT")
+    thread.join()
+
+    assert pruned == keys[500:]
+    assert manager.list() == []

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from sessions_db import InvalidInput, NewMessage, Session, SessionManager
+from sessions_db import InvalidInput, NewMessage, Session, SessionKind, SessionManager, SessionStatus
 from sessions_db.validation import JsonValue
 
 KEY = "agent:main:main"
@@ -146,6 +147,18 @@ def test_agent_id_may_hold_anything_else(manager: SessionManager, agent_id: str)
     assert manager.spawn_cron(agent_id, "Test").startswith(f"agent:{agent_id}:cron:")
 
 
+def position(**changes: Any) -> Session:
+    """A session as a position in the list, with something changed."""
+    fields: dict[str, Any] = {
+        "key": KEY,
+        "agent_id": "main",
+        "created_ms": 1,
+        "message_count": 0,
+        "last_activity_ms": 1,
+    } | changes
+    return Session(kind=SessionKind.MAIN, status=SessionStatus.ACTIVE, **fields)
+
+
 REFUSED: dict[str, tuple[str, Callable[[SessionManager], object]]] = {
     "limit negative": ("limit", lambda m: m.list(limit=-1)),
     "limit too large": ("limit", lambda m: m.list(limit=2**63)),
@@ -159,6 +172,10 @@ REFUSED: dict[str, tuple[str, Callable[[SessionManager], object]]] = {
     "kinds int": ("kinds", lambda m: m.list(1)),  # type: ignore[arg-type]
     "status": ("status", lambda m: m.list(status="done")),
     "before": ("before", lambda m: m.list(before=KEY)),  # type: ignore[arg-type]
+    "limit unprintable": ("limit", lambda m: m.list(limit=10**5000)),
+    "before of another time": ("before.created_ms", lambda m: m.list(before=position(created_ms=2**70))),
+    "before of another key": ("before.key", lambda m: m.list(before=position(key="\ud800"))),
+    "task unprintable": ("task", lambda m: m.spawn_subagent("main", 10**5000)),  # type: ignore[arg-type]
     "history limit": ("limit", lambda m: m.history(KEY, -1)),
     "history include_tools": ("include_tools", lambda m: m.history(KEY, 1, "yes")),  # type: ignore[arg-type]
     "role": ("role", lambda m: m.add_message(KEY, "robot", "Hello")),

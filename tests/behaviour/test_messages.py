@@ -255,6 +255,26 @@ def test_batch_may_hold_10_000_messages(manager: SessionManager, key: str) -> No
     assert contents(manager.history(key, 1)) == ["10000"]
 
 
+@pytest.mark.parametrize("backend", ["postgresql"], indirect=True)
+def test_batch_that_waited_while_its_session_was_made_anew_is_stored(
+    manager: SessionManager, plain: PlainClient
+) -> None:
+    key = manager.get_or_create_main("main").key
+    stored: list[Message] = []
+    thread = threading.Thread(target=lambda: stored.extend(manager.add_messages(key, texts(1, 3))))
+    waiting = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+    with manager.transaction() as tx:
+        tx.delete_session(key)
+        tx.get_or_create_main("main")
+        thread.start()
+        while plain(waiting) != [(1,)]:
+            pass
+    thread.join()
+
+    assert [message.seq for message in stored] == [1, 2, 3]
+    assert contents(manager.history(key)) == ["1", "2", "3"]
+
+
 # Idempotency
 
 

@@ -202,8 +202,19 @@ def test_url_of_another_database_or_driver_is_refused(url: str) -> None:
 # Databases in memory
 
 
-def test_database_in_memory_is_shared_by_threads() -> None:
-    with SessionManager("sqlite://") as manager:
+@pytest.mark.parametrize(
+    "url",
+    [
+        "sqlite://",
+        "sqlite:///:memory:",
+        "sqlite:///file::memory:?uri=true",
+        "sqlite:///file::memory:?cache=shared&uri=true",
+        "sqlite:///file:?uri=true",
+        "sqlite:///file:shared?mode=memory&cache=shared&uri=true",
+    ],
+)
+def test_database_in_memory_is_shared_by_threads(url: str) -> None:
+    with SessionManager(url) as manager:
         key = manager.get_or_create_main("main").key
         threads = [threading.Thread(target=manager.send_message, args=(key, "Hello")) for _ in range(8)]
         for thread in threads:
