@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from types import TracebackType
 from typing import Concatenate, ParamSpec, Self, TypeVar
 
@@ -153,7 +153,7 @@ class SessionManager(SessionStore):
         in_block = False
         try:
             with ExitStack() as stack:
-                conn = stack.enter_context(self._connection(budget))
+                conn = stack.enter_context(self._connection(budget, writing=True))
                 self._retry(lambda: stack.enter_context(engines.transaction(conn)), errors.is_rolled_back, budget)
                 in_block = True
                 try:
@@ -181,7 +181,7 @@ class SessionManager(SessionStore):
         def attempt() -> _T:
             nonlocal sent
             sent = False
-            with self._connection(budget) as conn:
+            with self._connection(budget, writing=needs is not Needs.READ) as conn:
                 if needs is Needs.TRANSACTION:
                     with engines.transaction(conn):
                         sent = True
@@ -196,10 +196,12 @@ class SessionManager(SessionStore):
         return self._retry(attempt, errors.is_rolled_back, budget, sent=lambda: sent)
 
     @contextmanager
-    def _connection(self, budget: RetryBudget) -> Iterator[Connection]:
+    def _connection(self, budget: RetryBudget, *, writing: bool) -> Iterator[Connection]:
         if self._closed:
             raise SessionsError("This SessionManager is closed")
-        with self._retry(self._engine.connect, errors.is_passing_refusal, budget) as conn:
+        turn = engines.write_turn(self._engine, budget) if writing else nullcontext()
+        # The turn comes first: a writer that waits for it keeps no connection from those who read.
+        with turn, self._retry(self._engine.connect, errors.is_passing_refusal, budget) as conn:
             yield conn
             if self._closed and self._owns_engine and not conn.invalidated:
                 # The pool that it would go back to is gone.
@@ -230,7 +232,7 @@ class SessionManager(SessionStore):
     def _ensure_schema(self, migrate_: bool) -> str | None:
         budget = RetryBudget(self._retry_budget_s)
         try:
-            with self._connection(budget):
+            with self._connection(budget, writing=False):
                 pass
         except SessionsError:
             raise

@@ -22,13 +22,18 @@ class RetryBudget:
         """Seconds since the call began."""
         return time.monotonic() - self._started
 
+    @property
+    def left_s(self) -> float:
+        """Seconds that may still be spent; 0 or less where there are none."""
+        return self._budget_s - self.spent_s
+
     def wait(self) -> bool:
         """Sleep before the next attempt; False, at once, where the budget is spent.
 
         The sleep is a random part of a span that doubles, so that callers that failed together come back apart
         ("full jitter", https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/).
         """
-        left_s = self._budget_s - self.spent_s
+        left_s = self.left_s
         if left_s <= 0:
             return False
         time.sleep(min(left_s, random.uniform(0, self._longest_next_s)))

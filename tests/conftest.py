@@ -10,7 +10,7 @@ import sqlite3
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self, cast
@@ -52,6 +52,15 @@ class PlainClient:
 def driver_url(url: URL) -> str:
     """The URL as libpq takes it."""
     return url.set(drivername="postgresql").render_as_string(hide_password=False)
+
+
+def run_together(threads: Iterable[threading.Thread]) -> None:
+    """Start them all, then wait for them all."""
+    started = list(threads)
+    for thread in started:
+        thread.start()
+    for thread in started:
+        thread.join()
 
 
 @pytest.fixture(scope="session")

@@ -23,7 +23,7 @@ from sessions_db import (
     Transaction,
 )
 
-from .conftest import PlainClient
+from .conftest import PlainClient, run_together
 
 
 def public_methods(kind: type) -> dict[str, Any]:
@@ -255,11 +255,7 @@ def test_event_loops_share_a_manager(url: str) -> None:
     async def append() -> None:
         await asyncio.gather(*(manager.send_message(key, "Hello") for _ in range(10)))
 
-    threads = [threading.Thread(target=lambda: asyncio.run(append())) for _ in range(3)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    run_together([threading.Thread(target=lambda: asyncio.run(append())) for _ in range(3)])
 
     session = asyncio.run(manager.get(key))
     asyncio.run(manager.close())

@@ -19,7 +19,7 @@ from sqlalchemy.schema import CreateIndex, CreateTable
 
 from sessions_db import SchemaMismatch, SessionManager, SessionsError, migrate, schema
 
-from .conftest import PlainClient
+from .conftest import PlainClient, run_together
 
 ROOT = Path(__file__).parent.parent
 
@@ -298,11 +298,7 @@ def test_threads_that_open_empty_databases_at_once_all_succeed(create_database: 
             manager.send_message(manager.get_or_create_main("main").key, "Hello")
         opened.append(url)
 
-    threads = [threading.Thread(target=open_and_write, args=(url,)) for url in urls]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    run_together([threading.Thread(target=open_and_write, args=(url,)) for url in urls])
 
     assert sorted(opened) == sorted(urls)
 

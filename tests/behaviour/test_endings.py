@@ -7,7 +7,7 @@ import threading
 import pytest
 
 from sessions_db import SessionKind, SessionManager, SessionNotActive, SessionNotFound, SessionStatus
-from tests.conftest import Clock, PlainClient
+from tests.conftest import Clock, PlainClient, run_together
 
 UNKNOWN = "agent:nobody:main"
 
@@ -80,11 +80,7 @@ def test_one_of_several_threads_ends_a_session(manager: SessionManager) -> None:
         except SessionNotActive as error:
             outcomes.append(error.status)
 
-    threads = [threading.Thread(target=end, args=(ending,)) for ending in [*ENDINGS, *ENDINGS]]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    run_together([threading.Thread(target=end, args=(ending,)) for ending in [*ENDINGS, *ENDINGS]])
 
     session = manager.get(key)
     assert session is not None

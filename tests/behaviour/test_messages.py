@@ -17,7 +17,7 @@ from sessions_db import (
     SessionStatus,
 )
 from sessions_db.validation import JsonValue
-from tests.conftest import Clock, PlainClient
+from tests.conftest import Clock, PlainClient, run_together
 
 UNKNOWN = "agent:nobody:main"
 
@@ -187,11 +187,7 @@ def test_sequence_has_no_gap_and_no_repeat_after_8_threads_of_200_appends(manage
         barrier.wait()
         numbers.extend(manager.add_message(key, "user", f"{writer}/{number}").seq for number in range(200))
 
-    threads = [threading.Thread(target=append, args=(writer,)) for writer in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    run_together([threading.Thread(target=append, args=(writer,)) for writer in range(8)])
 
     session = manager.get(key)
     assert session is not None
@@ -346,11 +342,7 @@ def test_threads_that_race_with_one_idempotency_key_store_one_message(manager: S
         else:
             stored.extend(manager.add_messages(key, [NewMessage("user", "once", idempotency_key="1")]))
 
-    threads = [threading.Thread(target=append, args=(writer,)) for writer in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    run_together([threading.Thread(target=append, args=(writer,)) for writer in range(8)])
 
     assert len(stored) == 8
     assert len(set(map(repr, stored))) == 1

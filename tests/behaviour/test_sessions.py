@@ -23,7 +23,7 @@ from sessions_db import (
     SessionStatus,
     session_manager,
 )
-from tests.conftest import Clock, PlainClient
+from tests.conftest import Clock, PlainClient, run_together
 
 UUID = r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}"
 
@@ -77,11 +77,7 @@ def test_threads_that_race_for_a_main_session_get_the_same(manager: SessionManag
         barrier.wait()
         made.append(manager.get_or_create_main("main"))
 
-    threads = [threading.Thread(target=create) for _ in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    run_together([threading.Thread(target=create) for _ in range(8)])
 
     assert len(made) == 8
     assert len(set(map(repr, made))) == 1
@@ -478,11 +474,7 @@ def test_process_has_one_manager_on_the_database_that_the_environment_names(
 ) -> None:
     monkeypatch.setenv("SESSIONS_DB_URL", url)
     made: list[SessionManager] = []
-    threads = [threading.Thread(target=lambda: made.append(session_manager())) for _ in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    run_together([threading.Thread(target=lambda: made.append(session_manager())) for _ in range(8)])
 
     assert len(made) == 8
     assert len({id(manager) for manager in made}) == 1

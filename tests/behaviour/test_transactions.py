@@ -17,7 +17,7 @@ from sessions_db import (
     SessionNotFound,
     SessionsError,
 )
-from tests.conftest import PlainClient
+from tests.conftest import PlainClient, run_together
 
 
 def test_block_is_committed_as_a_whole(manager: SessionManager, plain: PlainClient) -> None:
@@ -90,11 +90,7 @@ def test_blocks_of_several_threads_do_not_mix(manager: SessionManager) -> None:
                 for number in range(5):
                     tx.add_message(key, "user", f"{writer}/{number}")
 
-    threads = [threading.Thread(target=append, args=(writer,)) for writer in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    run_together([threading.Thread(target=append, args=(writer,)) for writer in range(4)])
 
     history = manager.history(key)
     assert history is not None
@@ -216,11 +212,7 @@ def test_url_of_another_database_or_driver_is_refused(url: str) -> None:
 def test_database_in_memory_is_shared_by_threads(url: str) -> None:
     with SessionManager(url) as manager:
         key = manager.get_or_create_main("main").key
-        threads = [threading.Thread(target=manager.send_message, args=(key, "Hello")) for _ in range(8)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
+        run_together([threading.Thread(target=manager.send_message, args=(key, "Hello")) for _ in range(8)])
 
         session = manager.get(key)
 
