@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import sys
 import tempfile
 from collections import Counter
 from collections.abc import Sequence
@@ -42,10 +43,19 @@ class _Commands(click.Group):
         except OSError as error:
             if error.errno == errno.EPIPE:  # the reader, `head` say, has had enough: Click ends quietly
                 raise
+            _drop_unwritten_output()
             raise click.ClickException(terminal.printable(str(error))) from error
         except KeyboardInterrupt:
             click.echo("\nInterrupted", err=True)  # on a line of its own after the terminal's ^C
             ctx.exit(_INTERRUPTED)
+
+
+def _drop_unwritten_output() -> None:
+    """Forget what stdout could not take: Python would try again at its end, complain, and exit with 120."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _name_database(ctx: click.Context, _parameter: click.Parameter, url: str | None) -> None:
@@ -113,7 +123,7 @@ def upgrade(url: str | None) -> None:
 @click.pass_obj
 @click.pass_context
 def import_(ctx: click.Context, url: str | None, file: IO[bytes], agent_id: str, as_json: bool) -> None:
-    r"""Import chat-completions conversations.
+    """Import chat-completions conversations.
 
     Each line of FILE.jsonl (- is standard input) is a JSON object:
 
@@ -128,7 +138,7 @@ def import_(ctx: click.Context, url: str | None, file: IO[bytes], agent_id: str,
     A line that can't be imported is reported with its number; the others are imported, and the exit code is 1. A
     conversation that is there already, from an earlier import or an earlier line, is not imported again, so an import
     that was cut off can simply be repeated.
-    """
+    """  # noqa: D301  # Click keeps the lines after a backspace as they are
     outcomes: Counter[Outcome] = Counter()
     messages = 0
     with SessionManager(_url(url)) as manager, _progress() as progress:
@@ -213,8 +223,10 @@ def history(url: str | None, key: str, limit: int | None, tools: bool, as_json: 
         click.echo(terminal.to_json([message.to_dict() for message in messages]))
     elif messages:
         terminal.print_messages(Console(), messages)
-    else:
+    elif tools:
         click.echo("No messages.")
+    else:
+        click.echo("No messages, tool messages aside (--tools shows them).")
 
 
 @cli.command()

@@ -56,13 +56,13 @@ class LabelConflict(StrEnum):
     ERROR = "error"
 
 
-def now_ms() -> int:
+def clock_ms() -> int:
     """Milliseconds since the epoch, UTC."""
     return time.time_ns() // 1_000_000
 
 
 class Message(NamedTuple):
-    """A stored message.
+    """A stored message. Its fields are to be read by their names: their order is not part of the interface.
 
     `seq` numbers a session's messages from 1 without gaps and is their order; `timestamp_ms`
     (milliseconds since the epoch, UTC) is the writer's clock and only information.
@@ -139,7 +139,7 @@ class Session:
         elif now_ms is not None:
             end_ms = validation.integer("now_ms", now_ms, minimum=0)
         else:
-            end_ms = _clock_ms()
+            end_ms = clock_ms()
         return max(0, end_ms - self.created_ms) // 1000
 
     def spawn_result(self, message: str) -> SpawnResult:
@@ -160,10 +160,6 @@ class Session:
     def to_dict(self) -> dict[str, JsonValue]:
         """The session as camelCase JSON, fields that are None left out."""
         return _camel_case(self)
-
-
-# `runtime_secs` has a parameter of this name.
-_clock_ms = now_ms
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -20,7 +20,8 @@ from sessions_db.models import (
     Session,
     SessionKind,
     SessionStatus,
-    now_ms,
+    clock_ms,
+    main_key,
 )
 from sessions_db.operations import appending, ending, reading, starting
 from sessions_db.validation import JsonValue
@@ -69,12 +70,12 @@ class SessionStore(ABC):
         However many processes call this at once, there is one main session for each agent. A main session that
         has ended is returned as it is; `reopen_session` makes it active again.
         """
-        return self._run(
-            Needs.STATEMENT,
-            starting.get_or_create_main,
-            validation.agent_id(agent_id),
-            message_cap=self._message_cap,
-        )
+        agent_id = validation.agent_id(agent_id)
+        # Nearly always there is one, and reading it waits for no writer.
+        existing = self._run(Needs.READ, reading.get, main_key(agent_id))
+        if existing is not None:
+            return existing
+        return self._run(Needs.STATEMENT, starting.get_or_create_main, agent_id, message_cap=self._message_cap)
 
     def spawn_subagent(
         self,
@@ -226,7 +227,7 @@ class SessionStore(ABC):
             statuses=statuses,
             agent_id=validation.optional_text("agent_id", agent_id),
             parent_key=validation.optional_text("parent_key", parent_key),
-            active_since_ms=None if active_within_ms is None else now_ms() - active_within_ms,
+            active_since_ms=None if active_within_ms is None else clock_ms() - active_within_ms,
             before=before,
             limit=validation.integer("limit", limit, minimum=0),
             message_limit=validation.integer("message_limit", message_limit, minimum=0),

@@ -137,7 +137,7 @@ def test_transaction_cancelled_in_its_block_leaves_nothing(url: str) -> None:
     asyncio.run(cancel_in_block())
 
 
-def test_transaction_cancelled_while_it_begins_gives_its_connection_back(url: str, plain: PlainClient) -> None:
+def test_transaction_cancelled_while_it_begins_gives_its_connection_back(url: str) -> None:
     async def cancel_at_begin() -> None:
         async with AsyncSessionManager(url, pool_size=2) as manager:
 
@@ -153,8 +153,6 @@ def test_transaction_cancelled_while_it_begins_gives_its_connection_back(url: st
             await asyncio.gather(*(manager.list() for _ in range(4)))
 
     asyncio.run(cancel_at_begin())
-
-    assert plain("SELECT count(*) FROM sessions")
 
 
 def test_transactions_as_many_as_connections_do_not_lock_each_other_out(url: str) -> None:

@@ -23,10 +23,10 @@ def blocks(page: Path, language: str) -> list[str]:
     return re.findall(rf"^ *```{language}\n(.*?)^ *```$", page.read_text(), flags=re.MULTILINE | re.DOTALL)
 
 
-def commands() -> list[tuple[str, str]]:
-    """Every line of a shell block that calls `sessions-db`, with its page."""
+def commands() -> list[str]:
+    """Every line of a shell block that calls `sessions-db`."""
     return [
-        (page.name, line)
+        line
         for page in PAGES
         for block in blocks(page, "sh")
         for line in block.splitlines()
@@ -34,8 +34,8 @@ def commands() -> list[tuple[str, str]]:
     ]
 
 
-PYTHON = [(page.name, block) for page in PAGES for block in blocks(page, "python")]
-SQL = [(page.name, block) for page in PAGES for block in blocks(page, "sql")]
+PYTHON = [pytest.param(block, id=page.name) for page in PAGES for block in blocks(page, "python")]
+SQL = [pytest.param(block, id=page.name) for page in PAGES for block in blocks(page, "sql")]
 
 
 def run(*command: str, cwd: Path) -> str:
@@ -56,26 +56,22 @@ def test_quickstart_does_what_the_readme_says(tmp_path: Path) -> None:
     ]
 
 
-@pytest.mark.parametrize(("page", "code"), PYTHON)
-def test_python_in_the_docs_runs(page: str, code: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("code", PYTHON)
+def test_python_in_the_docs_runs(code: str, tmp_path: Path) -> None:
     run(sys.executable, "-W", "error", "-c", code, cwd=tmp_path)
 
-    assert page
 
-
-@pytest.mark.parametrize(("page", "line"), commands())
-def test_command_in_the_docs_runs(page: str, line: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("line", commands())
+def test_command_in_the_docs_runs(line: str, tmp_path: Path) -> None:
     with SessionManager(f"sqlite:///{tmp_path / 'sessions.db'}") as manager:
         manager.get_or_create_main("assistant")
     (tmp_path / "conversations.jsonl").write_text('{"messages": [{"role": "user", "content": "Hello"}]}\n')
 
     run(sys.executable, "-m", "sessions_db", *line.split()[1:], cwd=tmp_path)
 
-    assert page
 
-
-@pytest.mark.parametrize(("page", "sql"), SQL)
-def test_sql_in_the_docs_runs(manager: SessionManager, plain: PlainClient, page: str, sql: str) -> None:
+@pytest.mark.parametrize("sql", SQL)
+def test_sql_in_the_docs_runs(manager: SessionManager, plain: PlainClient, sql: str) -> None:
     key = manager.get_or_create_main("assistant").key
     manager.add_message(key, "tool", "result", tool_name="search")
     manager.error_session(key, "gave up")
@@ -85,12 +81,12 @@ def test_sql_in_the_docs_runs(manager: SessionManager, plain: PlainClient, page:
     if sql.startswith("INSERT"):
         assert manager.get_or_create_main("assistant").message_count == 2
     else:
-        assert len(found) == 1, page
+        assert len(found) == 1
 
 
 def test_docs_have_something_to_run() -> None:
-    assert {page for page, _ in PYTHON} >= {"README.md", "usage.md"}
-    assert {page for page, _ in SQL} >= {"schema.md"}
+    assert {block.id for block in PYTHON} >= {"README.md", "usage.md"}
+    assert {block.id for block in SQL} >= {"schema.md"}
     assert len(commands()) >= 3
 
 

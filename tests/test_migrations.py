@@ -17,7 +17,7 @@ import sqlalchemy as sa
 from alembic.script import ScriptDirectory
 from sqlalchemy.schema import CreateIndex, CreateTable
 
-from sessions_db import SchemaMismatch, SessionManager, SessionsError, migrate, schema
+from sessions_db import SchemaMismatch, SessionManager, SessionsError, schema
 
 from .conftest import PlainClient, run_together
 
@@ -325,9 +325,3 @@ def test_upgrade_that_fails_leaves_nothing(empty_url: str, empty: PlainClient) -
         SessionManager(empty_url)
 
     assert inventory(empty) == before
-
-
-def test_version_table_is_ours(url: str, plain: PlainClient) -> None:
-    assert migrate.VERSION_TABLE == "sessions_db_version"
-    assert plain(f"SELECT count(*) FROM {migrate.VERSION_TABLE}") == [(1,)]
-    assert url

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import venv
 import zipfile
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -52,7 +53,7 @@ def test_wheel_carries_the_migrations_and_no_tests(wheel: Path) -> None:
         "sessions_db/migrations/env.py",
         "sessions_db/migrations/versions/0001_tables.py",
     } <= names
-    assert {name.split("/")[0] for name in names} == {"sessions_db", "sessions_db-0.1.0.dist-info"}
+    assert {name.split("/")[0] for name in names} == {"sessions_db", f"sessions_db-{version('sessions-db')}.dist-info"}
     assert not [name for name in names if "__pycache__" in name]
 
 

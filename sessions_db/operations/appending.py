@@ -23,7 +23,7 @@ from sqlalchemy import (
 )
 
 from sessions_db.errors import SessionNotActive, SessionNotFound
-from sessions_db.models import Message, NewMessage, Role, SessionStatus, now_ms
+from sessions_db.models import Message, NewMessage, Role, SessionStatus, clock_ms
 from sessions_db.operations.attempts import attempts
 from sessions_db.operations.reading import MESSAGE_COLUMNS, messages_of, status_of
 from sessions_db.operations.rendered import Rendered
@@ -37,7 +37,7 @@ def append(conn: Connection, key: str, new: NewMessage, *, active_only: bool = F
     turns = attempts(key)
     while True:
         next(turns)
-        at_ms = now_ms()
+        at_ms = clock_ms()
         parameters = {
             "key": key,
             "new_role": new.role,
@@ -64,7 +64,7 @@ def append(conn: Connection, key: str, new: NewMessage, *, active_only: bool = F
 
 def append_many(conn: Connection, key: str, batch: Sequence[NewMessage]) -> list[Message]:
     """The stored messages, from one statement unless nothing is stored."""
-    at_ms = now_ms()
+    at_ms = clock_ms()
     columns = [
         [new.role for new in batch],
         [new.content for new in batch],

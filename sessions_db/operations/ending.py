@@ -7,7 +7,7 @@ from collections.abc import Collection
 from sqlalchemy import Connection, Select, case, delete, select, update
 
 from sessions_db.errors import SessionNotActive, SessionNotFound
-from sessions_db.models import Session, SessionKind, SessionStatus, now_ms
+from sessions_db.models import Session, SessionKind, SessionStatus, clock_ms
 from sessions_db.operations.attempts import attempts
 from sessions_db.operations.reading import get, status_of
 from sessions_db.schema import sessions
@@ -18,7 +18,7 @@ def end(conn: Connection, key: str, status: SessionStatus, reason: str | None) -
     won = (
         update(sessions)
         .where(sessions.c.key == key, sessions.c.status == SessionStatus.ACTIVE.value)
-        .values(status=status.value, finished_ms=now_ms(), end_reason=reason)
+        .values(status=status.value, finished_ms=clock_ms(), end_reason=reason)
     )
     turns = attempts(key)
     while True:
@@ -37,7 +37,7 @@ def end(conn: Connection, key: str, status: SessionStatus, reason: str | None) -
 
 def reopen(conn: Connection, key: str) -> Session:
     """The session, active again if it had ended. Needs a transaction."""
-    at_ms = now_ms()
+    at_ms = clock_ms()
     conn.execute(
         update(sessions)
         .where(sessions.c.key == key, sessions.c.status != SessionStatus.ACTIVE.value)
@@ -57,7 +57,7 @@ def reopen(conn: Connection, key: str) -> Session:
 
 def timeout_idle(conn: Connection, idle_ms: int, kinds: Collection[SessionKind]) -> list[str]:
     """The keys, sorted, of the active sessions that this one statement ended for lack of activity."""
-    at_ms = now_ms()
+    at_ms = clock_ms()
     ended = conn.execute(
         update(sessions)
         .where(

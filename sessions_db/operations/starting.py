@@ -7,7 +7,7 @@ import uuid
 from sqlalchemy import Connection, select
 
 from sessions_db.errors import LabelInUse, SessionNotFound
-from sessions_db.models import LabelConflict, Session, SessionKind, SessionStatus, main_key, now_ms, spawned_key
+from sessions_db.models import LabelConflict, Session, SessionKind, SessionStatus, clock_ms, main_key, spawned_key
 from sessions_db.operations.attempts import attempts
 from sessions_db.operations.reading import get, status_of
 from sessions_db.schema import insert_into, labels, sessions
@@ -28,7 +28,7 @@ def get_or_create_main(conn: Connection, agent_id: str, *, message_cap: int) -> 
     turns = attempts(key)
     while (session := get(conn, key)) is None:
         next(turns)
-        at_ms = now_ms()
+        at_ms = clock_ms()
         conn.execute(
             insert_into(conn.dialect.name, sessions)
             .values(
@@ -68,7 +68,7 @@ def spawn(
             return key
     if parent_key is not None and status_of(conn, parent_key) is None:
         raise SessionNotFound(parent_key)
-    at_ms = now_ms()
+    at_ms = clock_ms()
     inserted = conn.execute(
         insert_into(conn.dialect.name, sessions)
         .values(

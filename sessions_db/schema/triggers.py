@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from typing import Final
 
-# SQLite has row triggers only and ignores foreign keys unless a connection turns them on, so `sessions_delete`
-# and `labels_session` repeat what the foreign keys promise.
+# SQLite has row triggers only and ignores foreign keys unless a connection turns them on, so `sessions_delete`,
+# `labels_insert` and `labels_update` repeat what the foreign keys promise.
 _SQLITE: Final = {
     # The rest of an append: take the next number, move the counters, run the trim query.
     "messages_append": """\

@@ -1,4 +1,4 @@
-"""The seed system in plain dictionaries and lists, with what the design changed: the yardstick of the model test.
+"""The operations on plain dictionaries and lists: the yardstick of the model test.
 
 Times are given by the test, keys are made by the manager under test and passed in, so that both sides agree.
 """

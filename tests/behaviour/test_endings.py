@@ -7,7 +7,7 @@ import threading
 import pytest
 
 from sessions_db import SessionKind, SessionManager, SessionNotActive, SessionNotFound, SessionStatus
-from tests.conftest import Clock, PlainClient, run_together
+from tests.conftest import Clock, PlainClient, run_together, wait_for_lock
 
 UNKNOWN = "agent:nobody:main"
 
@@ -263,12 +263,10 @@ def test_prune_goes_on_where_another_has_deleted_its_batch(
             tx.complete_session(key)
     pruned: list[str] = []
     thread = threading.Thread(target=lambda: pruned.extend(manager.prune(clock.now_ms + 1)))
-    waiting = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
     plain("BEGIN")
     plain("DELETE FROM sessions WHERE key <= ?", keys[499])
     thread.start()
-    while plain(waiting) == [(0,)]:
-        plain("SELECT pg_stat_clear_snapshot()")
+    wait_for_lock(plain)
     plain("COMMIT")
     thread.join()
 

@@ -17,7 +17,7 @@ from sessions_db import (
     SessionStatus,
 )
 from sessions_db.validation import JsonValue
-from tests.conftest import Clock, PlainClient, run_together
+from tests.conftest import Clock, PlainClient, run_together, wait_for_lock
 
 UNKNOWN = "agent:nobody:main"
 
@@ -165,13 +165,11 @@ def test_cap_holds_for_each_session_by_itself(manager: SessionManager) -> None:
 @pytest.mark.parametrize("backend", ["postgresql"], indirect=True)
 def test_writer_that_waited_behind_a_large_batch_keeps_the_cap(manager: SessionManager, plain: PlainClient) -> None:
     key = manager.spawn_subagent("main", "Test")
-    waiting = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
     with manager.transaction() as tx:
         tx.add_messages(key, texts(1, 150))
         writer = threading.Thread(target=manager.send_message, args=(key, "waited"))
         writer.start()
-        while plain(waiting) != [(1,)]:
-            pass
+        wait_for_lock(plain)
     writer.join()
 
     assert plain("SELECT count(*), min(seq), max(seq) FROM messages WHERE session_key = ?", key) == [(100, 52, 151)]
@@ -216,6 +214,7 @@ def test_no_committed_state_has_more_than_the_cap(manager: SessionManager, plain
         counts |= set(plain("SELECT count(*) FROM messages WHERE session_key = ?", key))
     for thread in writers:
         thread.join()
+    counts |= set(plain("SELECT count(*) FROM messages WHERE session_key = ?", key))
 
     assert max(counts) == (10,)
 
@@ -258,13 +257,11 @@ def test_batch_that_waited_while_its_session_was_made_anew_is_stored(
     key = manager.get_or_create_main("main").key
     stored: list[Message] = []
     thread = threading.Thread(target=lambda: stored.extend(manager.add_messages(key, texts(1, 3))))
-    waiting = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
     with manager.transaction() as tx:
         tx.delete_session(key)
         tx.get_or_create_main("main")
         thread.start()
-        while plain(waiting) != [(1,)]:
-            pass
+        wait_for_lock(plain)
     thread.join()
 
     assert [message.seq for message in stored] == [1, 2, 3]

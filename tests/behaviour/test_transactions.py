@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import sqlite3
 import threading
+import types
 from pathlib import Path
 
 import pytest
@@ -181,7 +181,7 @@ def test_something_else_than_a_url_or_an_engine_is_refused() -> None:
 
 
 def test_engine_of_another_database_is_refused() -> None:
-    engine = sa.create_engine("mssql+pyodbc://", module=sqlite3)
+    engine = sa.create_engine("mysql+pymysql://", module=types.SimpleNamespace(paramstyle="format"))
 
     with pytest.raises(InvalidInput, match="must be a SQLite or Postgres URL"):
         SessionManager(engine)
