@@ -7,19 +7,15 @@ in so many words.
 from __future__ import annotations
 
 import math
-import os
 import sqlite3
-import threading
-import time
-import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from sqlalchemy import URL, Connection, Dialect, Engine, Pool, QueuePool, create_engine, event, exc, make_url
+from sqlalchemy import URL, Connection, Engine, QueuePool, create_engine, event, exc, make_url
 
 from sessions_db.errors import DatabaseUnavailable, InvalidInput, SessionsError
-from sessions_db.retry import RetryBudget
+from sessions_db.process import is_in_memory, look_after
 
 _DRIVERS = {"sqlite": "pysqlite", "postgresql": "psycopg"}
 
@@ -38,7 +34,7 @@ def open_engine(url: str | URL, *, synchronous: str, retry_budget_s: float, pool
         engine = _sqlite_engine(parsed, synchronous, retry_budget_s, pool_size)
     else:
         engine = _postgresql_engine(parsed, retry_budget_s, pool_size)
-    _look_after(engine)
+    look_after(engine)
     return engine
 
 
@@ -53,7 +49,7 @@ def adopt(engine: Engine) -> Engine:
     if _DRIVERS.get(engine.dialect.name) != engine.dialect.driver:
         raise InvalidInput.of("database", _SUPPORTED, engine.url)
     adopted = engine.execution_options(isolation_level="AUTOCOMMIT")
-    _look_after(adopted)
+    look_after(adopted)
     return adopted
 
 
@@ -89,29 +85,6 @@ def _is_begun(conn: Connection) -> bool:
     return isinstance(driver, sqlite3.Connection) and driver.in_transaction
 
 
-@contextmanager
-def write_turn(engine: Engine, budget: RetryBudget) -> Iterator[None]:
-    """Let the threads that write to a SQLite file come one after the other; on Postgres, do nothing.
-
-    SQLite has one writer at a time, and one that must wait sleeps and tries again. With 64 threads, taking turns brings
-    the 99th percentile of an append from 520 to 94 ms.
-
-    Raises:
-        DatabaseUnavailable: the turn did not come within the budget.
-    """
-    turns = _turns.get(engine)
-    if turns is None:
-        yield
-        return
-    if not turns.acquire(timeout=max(0.0, budget.left_s)):
-        raise DatabaseUnavailable("database is locked by another transaction of this process", budget.spent_s)
-    try:
-        yield
-    finally:
-        # The one that was acquired: after a fork the child has another.
-        turns.release()
-
-
 _SUPPORTED = f"must be a SQLite or Postgres URL ({', '.join(f'{name}+{driver}' for name, driver in _DRIVERS.items())})"
 
 
@@ -143,17 +116,11 @@ def _shown(url: URL) -> str:
     return url.set(query={}).render_as_string()
 
 
-def _is_in_memory(url: URL) -> bool:
-    return url.get_backend_name() == "sqlite" and (
-        url.database in (None, "", ":memory:", "file:", "file::memory:") or url.query.get("mode") == "memory"
-    )
-
-
 def _sqlite_engine(url: URL, synchronous: str, retry_budget_s: float, pool_size: int) -> Engine:
     if sqlite3.sqlite_version_info < _OLDEST_SQLITE:
         needed = ".".join(map(str, _OLDEST_SQLITE))
         raise DatabaseUnavailable(f"SQLite {sqlite3.sqlite_version} is older than {needed}", 0.0)
-    in_memory = _is_in_memory(url)
+    in_memory = is_in_memory(url)
     engine = _create(
         url,
         poolclass=QueuePool,
@@ -201,76 +168,3 @@ def _create(url: URL, **options: Any) -> Engine:
         raise InvalidInput("database", "needs psycopg: pip install 'sessions-db[postgres]'", _shown(url)) from error
     except (exc.ArgumentError, TypeError, ValueError):
         raise InvalidInput("database", "must be a URL that the driver takes", _shown(url)) from None
-
-
-# The engines to look after when the process forks.
-_engines: weakref.WeakSet[Engine] = weakref.WeakSet()
-
-# For each engine on a SQLite file, what its writers take turns by.
-_turns: weakref.WeakKeyDictionary[Engine, threading.Lock] = weakref.WeakKeyDictionary()
-
-# Pools that a forked child inherited from its parent. They are kept and never used: both ends of a Postgres
-# connection are the parent's.
-_inherited: list[Pool] = []
-
-# Held by whoever connects to a SQLite file, and while the process forks.
-_connecting = threading.Lock()
-
-# The SQLite files to which this process inherited an open connection from its parent.
-_busy: set[str] = set()
-
-# For how long a fork waits for calls of other threads on SQLite.
-_FORK_WAIT_S = 1.0
-
-
-def _look_after(engine: Engine) -> None:
-    _engines.add(engine)
-    if _is_sqlite_file(engine):
-        _turns[engine] = threading.Lock()
-        event.listen(engine, "do_connect", _connect_in_turn)
-
-
-def _is_sqlite_file(engine: Engine) -> bool:
-    return engine.dialect.name == "sqlite" and not _is_in_memory(engine.url)
-
-
-def _connect_in_turn(dialect: Dialect, _record: object, cargs: Any, cparams: Any) -> Any:
-    with _connecting:
-        if cargs[0] in _busy:
-            raise SessionsError(f"This process was forked while {cargs[0]} was in use, so it can't use it safely")
-        return dialect.connect(*cargs, **cparams)
-
-
-def _before_fork() -> None:
-    # SQLite keeps its locks in tables of the process. A child that inherits an open connection believes that it holds
-    # the parent's locks and takes none of its own: what it commits can be lost. So none may be open.
-    _connecting.acquire()
-    for engine in filter(_is_sqlite_file, _engines):
-        pool = engine.pool
-        engine.dispose(close=False)
-        if isinstance(pool, QueuePool):
-            until = time.monotonic() + _FORK_WAIT_S
-            while pool.checkedout() and time.monotonic() < until:
-                time.sleep(0.001)
-            if pool.checkedout():
-                _busy.add(engine.dialect.create_connect_args(engine.url)[0][0])
-        pool.dispose()
-
-
-def _after_fork_in_parent() -> None:
-    _busy.clear()
-    _connecting.release()
-
-
-def _after_fork_in_child() -> None:
-    _connecting.release()
-    for engine in list(_turns):
-        _turns[engine] = threading.Lock()
-    for engine in _engines:
-        if engine.dialect.name == "postgresql":
-            _inherited.append(engine.pool)
-            engine.dispose(close=False)
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork_in_child)

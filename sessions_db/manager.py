@@ -15,6 +15,7 @@ from sessions_db import engine as engines
 from sessions_db import errors, migrate, validation
 from sessions_db.errors import InvalidInput, SessionsError
 from sessions_db.models import DEFAULT_MESSAGE_CAP
+from sessions_db.process import write_turn
 from sessions_db.retry import RetryBudget
 from sessions_db.store import Needs, SessionStore
 
@@ -199,7 +200,7 @@ class SessionManager(SessionStore):
     def _connection(self, budget: RetryBudget, *, writing: bool) -> Iterator[Connection]:
         if self._closed:
             raise SessionsError("This SessionManager is closed")
-        turn = engines.write_turn(self._engine, budget) if writing else nullcontext()
+        turn = write_turn(self._engine, budget) if writing else nullcontext()
         # The turn comes first: a writer that waits for it keeps no connection from those who read.
         with turn, self._retry(self._engine.connect, errors.is_passing_refusal, budget) as conn:
             yield conn

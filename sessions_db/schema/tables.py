@@ -53,7 +53,11 @@ def to_json(value: JsonValue) -> str | None:
 
 def from_json(value: str | None) -> Any:
     """The object that `to_json` wrote."""
-    return None if value is None else json.loads(value)
+    return None if value is None else _DECODER.raw_decode(value)[0]
+
+
+# `json.loads` looks for a byte order mark, options and white space first, for each message that is read.
+_DECODER = json.JSONDecoder()
 
 
 @compiles(Json, "sqlite")
