@@ -66,7 +66,26 @@ def _in_file(path: Path) -> Iterator[ChatMessage]:
 def _generated() -> Iterator[ChatMessage]:
     """Turns of a question, a tool call, its result and an answer, as long as real ones are."""
     chance = random.Random(_SEED)
-    words = "please book the flight to Seattle for two passengers with one bag and a seat at the window".split()
+    words = [
+        "please",
+        "book",
+        "the",
+        "flight",
+        "to",
+        "Seattle",
+        "for",
+        "two",
+        "passengers",
+        "with",
+        "one",
+        "bag",
+        "and",
+        "a",
+        "seat",
+        "at",
+        "the",
+        "window",
+    ]
 
     def text(least: int, most: int) -> str:
         return " ".join(chance.choices(words, k=chance.randint(least, most)))

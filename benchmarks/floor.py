@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
+import time
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from typing import Any, TypeAlias
@@ -13,12 +14,11 @@ from sqlalchemy import URL
 
 from benchmarks.conversations import ChatMessage
 from benchmarks.databases import BACKENDS, Durability, conninfo, durability
-from benchmarks.managers import durability_of, full_session, new_message, opened
+from benchmarks.managers import durability_of, full_session, inhabited, new_message, opened
 from benchmarks.rounds import Subject, interleaved, speed
 from benchmarks.sections import READ_LIMIT, RETAINED, Bench, Results
 from benchmarks.statements import Statements
 from sessions_db import SessionManager
-from sessions_db.models import now_ms
 
 Operation: TypeAlias = Callable[[int], object]
 
@@ -30,12 +30,13 @@ BATCH_ROUNDS = 11
 BATCH = 20
 
 # Reading the clock is not what is measured.
-_AT_MS = now_ms()
+_AT_MS = time.time_ns() // 1_000_000
 
 
 def run(bench: Bench) -> Results:
     """Appends and reads against the drivers, a batch against single appends, on both databases."""
-    results = Results()
+    newest = bench.messages[-READ_LIMIT:]
+    results = Results(notes={"with_metadata": sum(message.metadata is not None for message in newest)})
     for synchronous in ("FULL", "NORMAL"):
         _sqlite(bench, results, synchronous)
     _postgresql(bench, results)
@@ -45,7 +46,7 @@ def run(bench: Bench) -> Results:
 
 
 def _sqlite(bench: Bench, results: Results, synchronous: str) -> None:
-    urls = [bench.databases.create("sqlite") for _ in range(3)]
+    urls = [inhabited(bench, "sqlite") for _ in range(3)]
     keys = []
     for url in urls:
         with opened(url) as manager:
@@ -70,19 +71,11 @@ def _sqlite(bench: Bench, results: Results, synchronous: str) -> None:
         for name, connection in (("three statements", raw), ("one statement", raw_triggers)):
             results.durability[f"SQLite, {synchronous}: sqlite3, {name}"] = _durability_of(connection, "sqlite")
         if synchronous == "FULL":
-            rows = _raw_read(raw, statements, keys[1])
-            subjects = [
-                Subject(OURS, _read(manager, keys[0])),
-                Subject(RAW, rows),
-                Subject(RAW_PARSED, lambda number: [row[1] and json.loads(row[1]) for row in rows(number)]),
-            ]
-            times = interleaved(subjects, bench.plan(READ_ROUNDS), bench.runner)
-            results.figures["sqlite.read"] = speed(times, OURS, RAW)
-            results.figures["sqlite.read.parsed"] = speed(times, OURS, RAW_PARSED)
+            _reads(bench, results, "sqlite", manager, raw, statements, keys)
 
 
 def _postgresql(bench: Bench, results: Results) -> None:
-    url = bench.databases.create("postgresql")
+    url = inhabited(bench, "postgresql")
     with opened(url) as manager, psycopg.connect(conninfo(url), autocommit=True) as raw:
         # Prepared at its first execution, not at its sixth.
         raw.prepare_threshold = 0
@@ -94,15 +87,32 @@ def _postgresql(bench: Bench, results: Results) -> None:
         ]
         times = interleaved(subjects, bench.plan(APPEND_ROUNDS), bench.runner)
         results.figures["postgresql.append"] = speed(times, OURS, RAW)
-        subjects = [Subject(OURS, _read(manager, keys[0])), Subject(RAW, _raw_read(raw, statements, keys[1]))]
-        times = interleaved(subjects, bench.plan(READ_ROUNDS), bench.runner)
-        results.figures["postgresql.read"] = speed(times, OURS, RAW)
+        _reads(bench, results, "postgresql", manager, raw, statements, keys)
         results.durability["Postgres: sessions_db"] = durability_of(manager)
         results.durability["Postgres: psycopg"] = _durability_of(raw, "postgresql")
 
 
+def _reads(
+    bench: Bench,
+    results: Results,
+    backend: str,
+    manager: SessionManager,
+    raw: Any,
+    statements: Statements,
+    keys: Sequence[str],
+) -> None:
+    subjects = [
+        Subject(OURS, _read(manager, keys[0])),
+        Subject(RAW, _raw_read(raw, statements, keys[1])),
+        Subject(RAW_PARSED, _parsed(raw, statements, keys[1])),
+    ]
+    times = interleaved(subjects, bench.plan(READ_ROUNDS), bench.runner)
+    results.figures[f"{backend}.read"] = speed(times, OURS, RAW)
+    results.figures[f"{backend}.read.parsed"] = speed(times, OURS, RAW_PARSED)
+
+
 def _batch(bench: Bench, results: Results, backend: str) -> None:
-    with opened(bench.databases.create(backend)) as manager:
+    with opened(inhabited(bench, backend)) as manager:
         keys = [full_session(manager, bench.messages) for _ in range(2)]
         batches = [
             [new_message(message) for message in bench.messages[first : first + BATCH]]
@@ -157,7 +167,19 @@ def _raw_three_statements(raw: Any, statements: Statements, key: str, messages: 
 
 def _raw_read(raw: Any, statements: Statements, key: str) -> Callable[[int], list[Any]]:
     sql, parameters = statements.read_sql, statements.read_parameters(key)
-    return lambda _number: raw.execute(sql, parameters).fetchall()  # type: ignore[no-any-return]
+    return lambda _number: raw.execute(sql, parameters).fetchall()
+
+
+def _parsed(raw: Any, statements: Statements, key: str) -> Operation:
+    """The read, and the JSON of each row's metadata, where the driver has not read it."""
+    sql, parameters = statements.read_sql, statements.read_parameters(key)
+    metadata = [name for name, *_ in raw.execute(sql, parameters).description].index("metadata")
+
+    def operation(_number: int) -> list[Any]:
+        rows = raw.execute(sql, parameters).fetchall()
+        return [json.loads(row[metadata]) if isinstance(row[metadata], str) else row[metadata] for row in rows]
+
+    return operation
 
 
 def _sqlite_connection(url: URL, synchronous: str) -> sqlite3.Connection:

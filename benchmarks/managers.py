@@ -1,4 +1,4 @@
-"""This library, opened for measuring."""
+"""The library, opened for measuring."""
 
 from __future__ import annotations
 
@@ -8,13 +8,11 @@ from typing import Any
 
 from sqlalchemy import URL
 
-import sessions_db
 from benchmarks.conversations import ChatMessage
 from benchmarks.databases import Durability, durability, text
-from benchmarks.sections import RETAINED
-from sessions_db import NewMessage, SessionManager
-
-HAS_ASYNC = hasattr(sessions_db, "AsyncSessionManager")
+from benchmarks.filling import fill
+from benchmarks.sections import RETAINED, Bench
+from sessions_db import AsyncSessionManager, NewMessage, SessionManager
 
 
 @contextmanager
@@ -24,9 +22,20 @@ def opened(url: URL, **options: Any) -> Iterator[SessionManager]:
         yield manager
 
 
-async def open_async(url: URL, **options: Any) -> Any:
-    """An async manager of the database, to be closed by its `close`."""
-    return await sessions_db.AsyncSessionManager.open(text(url), **options)  # type: ignore[attr-defined]
+def inhabited(bench: Bench, backend: str) -> URL:
+    """A new database with a thousand sessions in it.
+
+    In an empty one Postgres plans for tables of a page and keeps those plans while they grow.
+    """
+    url = bench.databases.create(backend)
+    SessionManager(text(url)).close()
+    fill(url, 0, 1_000)
+    return url
+
+
+def async_manager(url: URL) -> AsyncSessionManager:
+    """An async manager of the database, to be closed by its `close`. Its first call opens it."""
+    return AsyncSessionManager(text(url))
 
 
 def durability_of(manager: SessionManager) -> Durability:
@@ -42,8 +51,7 @@ def new_message(message: ChatMessage) -> NewMessage:
 
 
 def full_session(manager: SessionManager, messages: Sequence[ChatMessage]) -> str:
-    """The key of a session that retains as many messages as it may, so that the next append trims."""
+    """The key of a session with these messages, all that it retains: the next append trims."""
     key = manager.spawn_subagent("bench", "Be measured", message_cap=RETAINED)
-    repeated = [*messages] * (RETAINED // len(messages) + 1)
-    manager.add_messages(key, map(new_message, repeated[:RETAINED]))
+    manager.add_messages(key, map(new_message, messages))
     return key

@@ -13,7 +13,7 @@ import statistics
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from time import perf_counter
-from typing import Any, Self, cast
+from typing import Any, Self
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +107,6 @@ def _slot(operation: Callable[[int], object], plan: Plan, runner: asyncio.Runner
 
 async def _async_slot(operation: Callable[[int], Awaitable[object]], plan: Plan) -> float:
     # As above, without starting the event loop anew for each operation.
-    operation = cast("Callable[[int], Awaitable[object]]", operation)
     for number in range(plan.block // 10):
         await operation(number)
     passes = 0

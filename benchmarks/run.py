@@ -31,8 +31,6 @@ _MODULES = {
     "memory": "benchmarks.memory",
 }
 
-_QUICK_MESSAGES = 20
-
 
 def run(sections: Sequence[str], *, cache: Path, conversations: Path | None, quick: bool) -> None:
     """Measure the sections and write the page: to `docs/`, or for a quick run to the cache."""
@@ -41,7 +39,7 @@ def run(sections: Sequence[str], *, cache: Path, conversations: Path | None, qui
     figures = cache / "figures"
     figures.mkdir(parents=True, exist_ok=True)
     with Databases() as databases, asyncio.Runner() as runner:
-        stored = messages.load(conversations, _QUICK_MESSAGES if quick else RETAINED)
+        stored = messages.load(conversations, RETAINED)
         bench = Bench(databases, stored, runner, quick)
         for section in sections:
             print(f"{section} …", flush=True)

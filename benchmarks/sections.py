@@ -20,7 +20,7 @@ READ_LIMIT = 50
 
 @dataclass(frozen=True, slots=True)
 class Bench:
-    """The databases, the messages and the patience of one run."""
+    """The databases, the `RETAINED` messages and the patience of one run."""
 
     databases: Databases
     messages: Sequence[ChatMessage]
@@ -30,8 +30,8 @@ class Bench:
     def plan(self, rounds: int, slot_s: float = 0.5) -> Plan:
         """A plan for a full run, or what a quick one makes of it."""
         if self.quick:
-            return Plan(rounds=min(rounds, 3), slot_s=min(slot_s, 0.1), block=len(self.messages))
-        return Plan(rounds=rounds, slot_s=slot_s, block=len(self.messages))
+            return Plan(rounds=min(rounds, 3), slot_s=min(slot_s, 0.1), block=20)
+        return Plan(rounds=rounds, slot_s=slot_s, block=RETAINED)
 
 
 @dataclass(slots=True)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import sqlite3
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, Self, TypeAlias
 
 import psycopg
 from sqlalchemy import URL, create_engine
@@ -13,7 +14,6 @@ from sqlalchemy import URL, create_engine
 from benchmarks.conversations import ChatMessage
 from benchmarks.sections import READ_LIMIT
 from sessions_db import SessionManager
-from sessions_db.schema import to_json
 
 Parameters: TypeAlias = Sequence[Any] | Mapping[str, Any]
 
@@ -34,7 +34,7 @@ class Statement:
 
 # What is recorded is found again by these values.
 _ROLE, _CONTENT, _TOOL_NAME, _METADATA = "system", "the content", "the tool", {"the": "metadata"}
-_METADATA_JSON = to_json(_METADATA)
+_METADATA_JSON = json.dumps(_METADATA)
 _KEY, _AT_MS = "the key", "the time"
 
 
@@ -70,6 +70,7 @@ class Statements:
 
     def append_parameters(self, key: str, message: ChatMessage, at_ms: int) -> Parameters:
         """What an append is sent with."""
+        metadata = message.metadata
         return self._append.with_values(
             {
                 _KEY: key,
@@ -77,7 +78,7 @@ class Statements:
                 _ROLE: message.role,
                 _CONTENT: message.content,
                 _TOOL_NAME: message.tool_name,
-                _METADATA_JSON: to_json(message.metadata),
+                _METADATA_JSON: None if metadata is None else json.dumps(metadata, ensure_ascii=False),
             }
         )
 
@@ -94,7 +95,7 @@ def _recording(url: URL, recorded: list[Statement]) -> dict[str, Any]:
     """The arguments that make the driver's own cursors remember what they execute."""
 
     class SQLiteCursor(sqlite3.Cursor):
-        def execute(self, query: str, parameters: Any = ()) -> sqlite3.Cursor:
+        def execute(self, query: str, parameters: Any = ()) -> Self:
             recorded.append(Statement(query, parameters))
             return super().execute(query, parameters)
 

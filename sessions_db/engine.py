@@ -60,7 +60,8 @@ def transaction(conn: Connection) -> Iterator[Connection]:
     Raises:
         SessionsError: a statement failed in the block, which went on all the same; nothing of it is stored.
     """
-    with conn.begin():
+    root = conn.begin()
+    try:
         if conn.dialect.name != "sqlite":
             conn.exec_driver_sql("BEGIN")
         elif not _is_begun(conn):
@@ -68,15 +69,31 @@ def transaction(conn: Connection) -> Iterator[Connection]:
             # which no waiting mends) if another had written in between.
             conn.exec_driver_sql("BEGIN IMMEDIATE")
         yield conn
-        if conn.dialect.name != "sqlite" and _is_aborted(conn):
-            # Postgres answers COMMIT with ROLLBACK then, which no driver takes for an error.
+        _refuse_if_aborted(conn)
+        root.commit()
+    except BaseException:
+        _roll_back(conn)
+        raise
+    finally:
+        root.close()
+
+
+def _refuse_if_aborted(conn: Connection) -> None:
+    # Postgres answers COMMIT with ROLLBACK where a statement failed, which no driver takes for an error.
+    if conn.dialect.name != "sqlite":
+        driver: Any = conn.connection.driver_connection
+        if driver.info.transaction_status.name == "INERROR":
             raise SessionsError("The transaction was rolled back, because a statement in it had failed")
 
 
-def _is_aborted(conn: Connection) -> bool:
-    """Whether a statement of the Postgres transaction failed."""
-    driver: Any = conn.connection.driver_connection
-    return bool(driver.info.transaction_status.name == "INERROR")
+def _roll_back(conn: Connection) -> None:
+    # By the driver: SQLAlchemy holds that in autocommit mode there is nothing to roll back.
+    if not conn.invalidated:
+        try:
+            conn.connection.rollback()
+        except conn.dialect.loaded_dbapi.Error:
+            # The connection broke. It must not go back to the pool with a transaction that may be open.
+            conn.invalidate()
 
 
 def _is_begun(conn: Connection) -> bool:
@@ -163,7 +180,15 @@ def _postgresql_engine(url: URL, retry_budget_s: float, pool_size: int) -> Engin
 
 def _create(url: URL, **options: Any) -> Engine:
     try:
-        return create_engine(url, isolation_level="AUTOCOMMIT", hide_parameters=True, max_overflow=0, **options)
+        return create_engine(
+            url,
+            isolation_level="AUTOCOMMIT",
+            # psycopg takes as long for a rollback of nothing as the pool takes for the rest of its work.
+            skip_autocommit_rollback=True,
+            hide_parameters=True,
+            max_overflow=0,
+            **options,
+        )
     except ModuleNotFoundError as error:
         raise InvalidInput("database", "needs psycopg: pip install 'sessions-db[postgres]'", _shown(url)) from error
     except (exc.ArgumentError, TypeError, ValueError):

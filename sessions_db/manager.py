@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from types import TracebackType
 from typing import Concatenate, ParamSpec, Self, TypeVar
 
@@ -13,9 +13,9 @@ from sqlalchemy import URL, Connection, Engine, exc
 
 from sessions_db import engine as engines
 from sessions_db import errors, migrate, validation
-from sessions_db.errors import InvalidInput, SessionsError
+from sessions_db.errors import DatabaseUnavailable, InvalidInput, SessionsError
 from sessions_db.models import DEFAULT_MESSAGE_CAP
-from sessions_db.process import write_turn
+from sessions_db.process import writers_of
 from sessions_db.retry import RetryBudget
 from sessions_db.store import Needs, SessionStore
 
@@ -200,13 +200,19 @@ class SessionManager(SessionStore):
     def _connection(self, budget: RetryBudget, *, writing: bool) -> Iterator[Connection]:
         if self._closed:
             raise SessionsError("This SessionManager is closed")
-        turn = write_turn(self._engine, budget) if writing else nullcontext()
         # The turn comes first: a writer that waits for it keeps no connection from those who read.
-        with turn, self._retry(self._engine.connect, errors.is_passing_refusal, budget) as conn:
-            yield conn
-            if self._closed and self._owns_engine and not conn.invalidated:
-                # The pool that it would go back to is gone.
-                conn.detach()
+        turn = writers_of(self._engine) if writing else None
+        if turn is not None and not turn.acquire(timeout=max(0.0, budget.left_s)):
+            raise DatabaseUnavailable("database is locked by another transaction of this process", budget.spent_s)
+        try:
+            with self._retry(self._engine.connect, errors.is_passing_refusal, budget) as conn:
+                yield conn
+                if self._closed and self._owns_engine and not conn.invalidated:
+                    # The pool that it would go back to is gone.
+                    conn.detach()
+        finally:
+            if turn is not None:
+                turn.release()
 
     def _retry(
         self,

@@ -6,14 +6,11 @@ import os
 import threading
 import time
 import weakref
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 from sqlalchemy import URL, Dialect, Engine, Pool, QueuePool, event
 
-from sessions_db.errors import DatabaseUnavailable, SessionsError
-from sessions_db.retry import RetryBudget
+from sessions_db.errors import SessionsError
 
 # The engines to look after when the process forks.
 _engines: weakref.WeakSet[Engine] = weakref.WeakSet()
@@ -43,27 +40,13 @@ def look_after(engine: Engine) -> None:
         event.listen(engine, "do_connect", _connect_in_turn)
 
 
-@contextmanager
-def write_turn(engine: Engine, budget: RetryBudget) -> Iterator[None]:
-    """Let the threads that write to a SQLite file come one after the other; on Postgres, do nothing.
+def writers_of(engine: Engine) -> threading.Lock | None:
+    """What the threads that write to a SQLite file hold, one after the other; None for any other database.
 
     SQLite has one writer at a time, and one that must wait sleeps and tries again. With 64 threads, taking turns brings
     the 99th percentile of an append from 520 to 94 ms.
-
-    Raises:
-        DatabaseUnavailable: the turn did not come within the budget.
     """
-    turns = _turns.get(engine)
-    if turns is None:
-        yield
-        return
-    if not turns.acquire(timeout=max(0.0, budget.left_s)):
-        raise DatabaseUnavailable("database is locked by another transaction of this process", budget.spent_s)
-    try:
-        yield
-    finally:
-        # The one that was acquired: after a fork the child has another.
-        turns.release()
+    return _turns.get(engine)
 
 
 def is_in_memory(url: URL) -> bool:

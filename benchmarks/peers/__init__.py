@@ -9,6 +9,7 @@ from sqlalchemy import URL
 
 from benchmarks.conversations import ChatMessage
 
+
 class Peer(Protocol):
     """A store of messages, open, with two sessions: one to append to and one that holds all the messages it was given.
 

@@ -1,11 +1,15 @@
-"""Agno: `SqliteDb` and `PostgresDb`. It keeps every run. https://docs.agno.com/database/overview
+"""Agno: `SqliteDb` and `PostgresDb`. It keeps every run.
 
-What Agno stores is a run, with the messages of a turn. One message is stored as a run that has only that one, by the
-one statement that Agno sends for a run; its agents update the session's row as well, which is left out here.
+See https://docs.agno.com/database/overview. What Agno stores is a run, with the messages of a turn. One message is
+stored as a run that has only that one, by the one statement that Agno sends for a run; its agents update the session's
+row as well, which is left out here.
 """
+
+# ruff: noqa: D102  # the methods are those of `Peer`
 
 from __future__ import annotations
 
+import time
 import uuid
 from collections.abc import Sequence
 from typing import Self
@@ -41,7 +45,7 @@ class Runs:
             db = PostgresDb(db_url=text(url.set(drivername="postgresql+psycopg")))
         peer = cls(db, [_message(message) for message in messages])
         for session_id in ("appended", "read"):
-            db.upsert_session(AgentSession(session_id, agent_id="bench", session_data={}))
+            db.upsert_session(AgentSession(session_id, agent_id="bench", session_data={}, created_at=int(time.time())))
         for index in range(len(messages)):
             peer._store("read", index, index)
         return peer

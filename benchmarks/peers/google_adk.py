@@ -1,4 +1,9 @@
-"""Google ADK: `DatabaseSessionService`. It keeps every event. https://adk.dev/sessions/session/"""
+"""Google ADK: `DatabaseSessionService`. It keeps every event.
+
+See https://adk.dev/sessions/session/.
+"""
+
+# ruff: noqa: D102  # the methods are those of `Peer`
 
 from __future__ import annotations
 
@@ -18,7 +23,7 @@ from benchmarks.databases import Durability, durability, text
 from benchmarks.sections import READ_LIMIT
 
 _DRIVERS = {"sqlite": "sqlite+aiosqlite", "postgresql": "postgresql+asyncpg"}
-_WHOSE = {"app_name": "bench", "user_id": "user"}
+_WHOSE: dict[str, Any] = {"app_name": "bench", "user_id": "user"}
 
 
 class DatabaseSessions:

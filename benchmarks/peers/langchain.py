@@ -1,8 +1,10 @@
 """LangChain: `SQLChatMessageHistory` of langchain-community, `PostgresChatMessageHistory` of langchain-postgres.
 
-Both keep every message and can only be asked for all of them.
-https://docs.langchain.com/oss/python/integrations/chat_message_histories
+Both keep every message and can only be asked for all of them. See
+https://docs.langchain.com/oss/python/integrations/chat_message_histories.
 """
+
+# ruff: noqa: D102  # the methods are those of `Peer`
 
 from __future__ import annotations
 

@@ -1,7 +1,9 @@
 """OpenAI Agents SDK: `SQLAlchemySession` and `SQLiteSession`.
 
-Both keep every message. https://openai.github.io/openai-agents-python/sessions/
+Both keep every message. See https://openai.github.io/openai-agents-python/sessions/.
 """
+
+# ruff: noqa: D102  # the methods are those of `Peer`
 
 from __future__ import annotations
 

@@ -1,15 +1,17 @@
-"""This library, sync and async, through the same door as its peers. It retains as many messages as it was given."""
+"""The library itself, sync and async, through the same door as its peers."""
+
+# ruff: noqa: D102  # the methods are those of `Peer`
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Self
+from typing import Self
 
 from sqlalchemy import URL
 
 from benchmarks.conversations import ChatMessage
 from benchmarks.databases import Durability, text
-from benchmarks.managers import durability_of, full_session, open_async, opened
+from benchmarks.managers import async_manager, durability_of, full_session, opened
 from benchmarks.sections import READ_LIMIT
 from sessions_db import Message, SessionManager
 
@@ -45,29 +47,25 @@ class Sync:
 class Async:
     """Two sessions of an `AsyncSessionManager`."""
 
-    def __init__(self, url: URL, manager: Any, messages: Sequence[ChatMessage]) -> None:
+    def __init__(self, url: URL, messages: Sequence[ChatMessage]) -> None:
         self._url = url
-        self._manager = manager
+        self._manager = async_manager(url)
         self._messages = [(message.role, message.content, message.tool_name, message.metadata) for message in messages]
         with opened(url) as sync:
             self._appended = full_session(sync, messages)
             self._read = full_session(sync, messages)
 
     @classmethod
-    async def open(cls, url: URL, messages: Sequence[ChatMessage]) -> Self:
+    def open(cls, url: URL, messages: Sequence[ChatMessage]) -> Self:
         """Make the schema and fill the sessions."""
-        return cls(url, await open_async(url), messages)
+        return cls(url, messages)
 
     async def append(self, number: int) -> Message:
         role, content, tool_name, metadata = self._messages[number]
-        stored: Message = await self._manager.add_message(
-            self._appended, role, content, tool_name=tool_name, metadata=metadata
-        )
-        return stored
+        return await self._manager.add_message(self._appended, role, content, tool_name=tool_name, metadata=metadata)
 
     async def read(self, _number: int) -> list[Message] | None:
-        found: list[Message] | None = await self._manager.history(self._read, READ_LIMIT, include_tools=True)
-        return found
+        return await self._manager.history(self._read, READ_LIMIT, include_tools=True)
 
     def durability(self) -> Durability:
         # Both faces open their connections in one way.
