@@ -11,6 +11,7 @@ import threading
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
 
 from sessions_db import (
     AsyncSessionManager,
@@ -76,12 +77,14 @@ def test_call_cancelled_twice_still_has_its_outcome(url: str, plain: PlainClient
             key = (await manager.get_or_create_main("main")).key
             plain("BEGIN IMMEDIATE" if plain.backend == "sqlite" else "BEGIN")
             plain("UPDATE sessions SET metadata = NULL")
+            begun = threading.Event()
+            assert manager._manager is not None
+            sa.event.listen(manager._manager._engine, "before_cursor_execute", lambda *_: begun.set())
             task = asyncio.create_task(manager.send_message(key, "Hello"))
-            await asyncio.sleep(0.05)
-            task.cancel()
-            await asyncio.sleep(0.05)
-            task.cancel()
-            await asyncio.sleep(0.05)
+            assert await asyncio.to_thread(begun.wait, 30)
+            for _ in range(2):
+                task.cancel()
+                await asyncio.sleep(0.02)
 
             assert not task.done()
             plain("COMMIT")
