@@ -16,11 +16,12 @@ from sqlalchemy import URL
 
 from benchmarks.databases import BACKENDS, TITLES, Durability, in_wal_mode
 from benchmarks.managers import inhabited
-from benchmarks.peers import Opener, Peer, agno, google_adk, langchain, openai_agents, ours
+from benchmarks.peers import Opener, Peer, agno, driver, google_adk, langchain, openai_agents, ours
 from benchmarks.peers.names import (
     ADK,
     AGNO,
     AS_IT_COMES,
+    DRIVER,
     LANGCHAIN,
     LANGCHAIN_POSTGRES,
     OPENAI_SQLALCHEMY,
@@ -39,6 +40,7 @@ _PEERS: dict[str, dict[str, Opener]] = {
     "sqlite": {
         OURS: ours.Sync.open,
         OURS_ASYNC: ours.Async.open,
+        DRIVER: driver.Driver.open,
         OPENAI_SQLITE: openai_agents.SQLiteSessions.open,
         OPENAI_SQLALCHEMY: openai_agents.SQLAlchemySessions.open,
         ADK: google_adk.DatabaseSessions.open,
@@ -50,6 +52,7 @@ _PEERS: dict[str, dict[str, Opener]] = {
     "postgresql": {
         OURS: ours.Sync.open,
         OURS_ASYNC: ours.Async.open,
+        DRIVER: driver.Driver.open,
         OPENAI_SQLALCHEMY: openai_agents.SQLAlchemySessions.open,
         ADK: google_adk.DatabaseSessions.open,
         LANGCHAIN: langchain.SQLHistories.open,
@@ -99,7 +102,7 @@ def _close(peer: Peer, bench: Bench) -> None:
 
 
 def _database(bench: Bench, backend: str, name: str) -> URL:
-    if name in (OURS, OURS_ASYNC):
+    if name in (OURS, OURS_ASYNC, DRIVER):
         return inhabited(bench, backend)
     url = bench.databases.create(backend)
     # Some of the peers leave a new SQLite file in its rollback journal: they are given one that is in WAL mode.

@@ -54,14 +54,14 @@ def _sqlite(bench: Bench, results: Results, synchronous: str) -> None:
     statements = Statements(bench.databases.create("sqlite"))
     with (
         opened(urls[0], synchronous=synchronous) as manager,
-        closing(_sqlite_connection(urls[1], synchronous)) as raw,
-        closing(_sqlite_connection(urls[2], synchronous)) as raw_triggers,
+        closing(sqlite_connection(urls[1], synchronous)) as raw,
+        closing(sqlite_connection(urls[2], synchronous)) as raw_triggers,
     ):
         _drop_triggers(raw)
         subjects = [
             Subject(OURS, _append(manager, keys[0], bench.messages)),
             Subject(RAW, _raw_three_statements(raw, statements, keys[1], bench.messages)),
-            Subject(RAW_ONE_STATEMENT, _raw_append(raw_triggers, statements, keys[2], bench.messages)),
+            Subject(RAW_ONE_STATEMENT, raw_append(raw_triggers, statements, keys[2], bench.messages)),
         ]
         times = interleaved(subjects, bench.plan(APPEND_ROUNDS), bench.runner)
         where = f"sqlite.{synchronous}"
@@ -76,14 +76,12 @@ def _sqlite(bench: Bench, results: Results, synchronous: str) -> None:
 
 def _postgresql(bench: Bench, results: Results) -> None:
     url = inhabited(bench, "postgresql")
-    with opened(url) as manager, psycopg.connect(conninfo(url), autocommit=True) as raw:
-        # Prepared at its first execution, not at its sixth.
-        raw.prepare_threshold = 0
+    with opened(url) as manager, postgresql_connection(url) as raw:
         statements = Statements(url.set(drivername="postgresql+psycopg"))
         keys = [full_session(manager, bench.messages) for _ in range(2)]
         subjects = [
             Subject(OURS, _append(manager, keys[0], bench.messages)),
-            Subject(RAW, _raw_append(raw, statements, keys[1], bench.messages)),
+            Subject(RAW, raw_append(raw, statements, keys[1], bench.messages)),
         ]
         times = interleaved(subjects, bench.plan(APPEND_ROUNDS), bench.runner)
         results.figures["postgresql.append"] = speed(times, OURS, RAW)
@@ -103,7 +101,7 @@ def _reads(
 ) -> None:
     subjects = [
         Subject(OURS, _read(manager, keys[0])),
-        Subject(RAW, _raw_read(raw, statements, keys[1])),
+        Subject(RAW, raw_read(raw, statements, keys[1])),
         Subject(RAW_PARSED, _parsed(raw, statements, keys[1])),
     ]
     times = interleaved(subjects, bench.plan(READ_ROUNDS), bench.runner)
@@ -142,7 +140,8 @@ def _read(manager: SessionManager, key: str) -> Operation:
     return lambda _number: manager.history(key, READ_LIMIT, include_tools=True)
 
 
-def _raw_append(raw: Any, statements: Statements, key: str, messages: Sequence[ChatMessage]) -> Operation:
+def raw_append(raw: Any, statements: Statements, key: str, messages: Sequence[ChatMessage]) -> Operation:
+    """An append by the library's statement."""
     sql = statements.append_sql
     ready = [statements.append_parameters(key, message, _AT_MS) for message in messages]
     return lambda number: raw.execute(sql, ready[number]).fetchall()
@@ -165,7 +164,8 @@ def _raw_three_statements(raw: Any, statements: Statements, key: str, messages: 
     return operation
 
 
-def _raw_read(raw: Any, statements: Statements, key: str) -> Callable[[int], list[Any]]:
+def raw_read(raw: Any, statements: Statements, key: str) -> Callable[[int], list[Any]]:
+    """A read by the library's statement."""
     sql, parameters = statements.read_sql, statements.read_parameters(key)
     return lambda _number: raw.execute(sql, parameters).fetchall()
 
@@ -182,11 +182,19 @@ def _parsed(raw: Any, statements: Statements, key: str) -> Operation:
     return operation
 
 
-def _sqlite_connection(url: URL, synchronous: str) -> sqlite3.Connection:
+def sqlite_connection(url: URL, synchronous: str) -> sqlite3.Connection:
+    """A connection in autocommit mode with the library's settings."""
     connection = sqlite3.connect(str(url.database), isolation_level=None)
     connection.execute("PRAGMA foreign_keys = ON")
     connection.execute("PRAGMA journal_mode = WAL")
     connection.execute(f"PRAGMA synchronous = {synchronous}")
+    return connection
+
+
+def postgresql_connection(url: URL) -> psycopg.Connection[Any]:
+    """A connection in autocommit mode that prepares a statement when it first executes it, not the sixth time."""
+    connection = psycopg.connect(conninfo(url), autocommit=True)
+    connection.prepare_threshold = 0
     return connection
 
 

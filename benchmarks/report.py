@@ -50,6 +50,7 @@ engine or connection that is kept; async peers run in an event loop that is kept
 100 messages when it is read. None of the peers trims, so while they are appended to they keep everything, and are
 spared the deletion that each of the library's appends makes.
 
+- The plain driver sends the library's statements: nothing that keeps the same counters and trims can be faster.
 - LangChain's histories can only be read whole: their newest 50 are the end of all 100.
 - Agno stores runs, not messages: an append is a run of one message, by the statement that stores a run. Its agents
   also update the session's row each time, which is left out. Its reads are from its own cache of the runs' objects,

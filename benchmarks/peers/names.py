@@ -6,6 +6,7 @@ from typing import Final
 
 OURS: Final = "sessions_db"
 OURS_ASYNC: Final = "sessions_db, async"
+DRIVER: Final = "the plain driver, sessions_db's statement"
 OPENAI_SQLITE: Final = "OpenAI Agents, SQLiteSession"
 OPENAI_SQLALCHEMY: Final = "OpenAI Agents, SQLAlchemySession"
 ADK: Final = "Google ADK, DatabaseSessionService"
