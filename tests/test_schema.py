@@ -201,6 +201,16 @@ def test_statement_that_leaves_a_gap_is_refused_as_a_whole(plain: PlainClient, k
     assert plain("SELECT count(*) FROM messages") == [(2,)]
 
 
+def test_metadata_that_another_writer_laid_out_otherwise_is_read(
+    manager: SessionManager, plain: PlainClient, key: str
+) -> None:
+    insert_message(plain, key, 3, metadata=' \n{ "a" : [1] }\n ')
+
+    history = manager.history(key, 1)
+    assert history is not None
+    assert history[0].metadata == {"a": [1]}
+
+
 def test_message_keeps_its_place(plain: PlainClient, key: str) -> None:
     for change in ("seq = seq + 1", "session_key = 'agent:main:main'"):
         with pytest.raises(REFUSAL, match="messages_place"):

@@ -53,10 +53,10 @@ def to_json(value: JsonValue) -> str | None:
 
 def from_json(value: str | None) -> Any:
     """The object that `to_json` wrote."""
-    return None if value is None else _DECODER.raw_decode(value)[0]
+    return None if value is None else _DECODER.decode(value)
 
 
-# `json.loads` looks for a byte order mark, options and white space first, for each message that is read.
+# `json.loads` looks for a byte order mark and options first, for each message that is read.
 _DECODER = json.JSONDecoder()
 
 
