@@ -15,6 +15,7 @@ from typing import Any
 from sqlalchemy import URL, Connection, Engine, QueuePool, create_engine, event, exc, make_url
 
 from sessions_db.errors import DatabaseUnavailable, InvalidInput, SessionsError
+from sessions_db.operations.rendered import SENT_DIRECTLY
 from sessions_db.process import is_in_memory, look_after
 
 _DRIVERS = {"sqlite": "pysqlite", "postgresql": "psycopg"}
@@ -183,8 +184,11 @@ def _create(url: URL, **options: Any) -> Engine:
         return create_engine(
             url,
             isolation_level="AUTOCOMMIT",
-            # psycopg takes as long for a rollback of nothing as the pool takes for the rest of its work.
+            execution_options={SENT_DIRECTLY: True},
+            # psycopg takes as long for a rollback of nothing as the pool takes for the rest of its work. A transaction
+            # that was begun is rolled back by `transaction`, or its connection is dropped.
             skip_autocommit_rollback=True,
+            pool_reset_on_return=None,
             hide_parameters=True,
             max_overflow=0,
             **options,

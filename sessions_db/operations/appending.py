@@ -47,8 +47,7 @@ def append(conn: Connection, key: str, new: NewMessage, *, active_only: bool = F
             "new_timestamp_ms": at_ms,
             "new_idempotency_key": new.idempotency_key,
         }
-        seq = statement.execute(conn, parameters).scalar_one_or_none()
-        if seq is not None:
+        for (seq,) in statement.rows(conn, parameters):
             return _stored(new, seq, at_ms)
         status = status_of(conn, key)
         if status is None:
@@ -80,9 +79,9 @@ def append_many(conn: Connection, key: str, batch: Sequence[NewMessage]) -> list
     turns = attempts(key)
     while True:
         next(turns)
-        numbers = _APPEND_MANY.execute(conn, parameters).scalars().all()
-        if numbers:
-            return [_stored(new, seq, at_ms) for new, seq in zip(batch, sorted(numbers), strict=True)]
+        if rows := _APPEND_MANY.rows(conn, parameters):
+            numbers = sorted(seq for (seq,) in rows)
+            return [_stored(new, seq, at_ms) for new, seq in zip(batch, numbers, strict=True)]
         if status_of(conn, key) is None:
             raise SessionNotFound(key)
         # The loop goes on only if the session was deleted and made anew while the statement waited for it.

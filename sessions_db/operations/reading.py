@@ -14,8 +14,6 @@ from sqlalchemy import (
     ColumnElement,
     CompoundSelect,
     Connection,
-    CursorResult,
-    Row,
     Select,
     Text,
     and_,
@@ -46,12 +44,13 @@ _SESSION_COLUMNS: tuple[ColumnElement[Any], ...] = (
     sessions.c.finished_ms,
     sessions.c.run_id,
     sessions.c.parent_key,
-    sessions.c.last_seq,
+    sessions.c.last_seq.label("message_count"),
     sessions.c.last_activity_ms,
     sessions.c.end_reason,
     # As text, whatever reader of JSON the caller's engine has.
     cast(sessions.c.metadata, Text).label("metadata"),
 )
+_SESSION_FIELDS = [str(column.key) for column in _SESSION_COLUMNS[1:]]
 
 # In the order of the fields of `Message`.
 MESSAGE_COLUMNS: tuple[ColumnElement[Any], ...] = (
@@ -66,13 +65,13 @@ MESSAGE_COLUMNS: tuple[ColumnElement[Any], ...] = (
 
 def get(conn: Connection, key: str) -> Session | None:
     """The session with its retained messages, from one statement."""
-    found = _sessions(_GET.execute(conn, {"key": key}))
+    found = _sessions(_GET.rows(conn, {"key": key}))
     return found[0] if found else None
 
 
 def get_by_label(conn: Connection, label: str) -> Session | None:
     """The session that owns the label, with its retained messages, from one statement."""
-    found = _sessions(_GET_BY_LABEL.execute(conn, {"label": label}))
+    found = _sessions(_GET_BY_LABEL.rows(conn, {"label": label}))
     return found[0] if found else None
 
 
@@ -109,12 +108,12 @@ def page(
 
 def children(conn: Connection, key: str) -> list[Session]:
     """The sessions spawned by `key`, oldest first."""
-    return _sessions(_CHILDREN.execute(conn, {"key": key}))
+    return _sessions(_CHILDREN.rows(conn, {"key": key}))
 
 
 def descendants(conn: Connection, key: str) -> list[Session]:
     """The sessions spawned by `key`, and by those, and so on, oldest first."""
-    return _sessions(_DESCENDANTS.execute(conn, {"key": key}))
+    return _sessions(_DESCENDANTS.rows(conn, {"key": key}))
 
 
 def history(conn: Connection, key: str, *, limit: int | None, include_tools: bool) -> list[Message] | None:
@@ -122,7 +121,7 @@ def history(conn: Connection, key: str, *, limit: int | None, include_tools: boo
     query = _HISTORY if include_tools else _HISTORY_WITHOUT_TOOLS
     rows: Sequence[Any] = ()
     if limit != 0:
-        rows = query.execute(conn, {"key": key, "limit": MAX_INTEGER if limit is None else limit}).all()
+        rows = query.rows(conn, {"key": key, "limit": MAX_INTEGER if limit is None else limit})
     if not rows and status_of(conn, key) is None:
         return None
     return messages_of(reversed(rows))
@@ -132,7 +131,7 @@ def _with_messages(query: Select[Any], message_limit: int | None) -> CompoundSel
     """`query`, whose columns are `_SESSION_COLUMNS`, and the newest retained messages of each session in it."""
     found = query.cte("page")
     # Numbers have no gaps and trimming takes the oldest, so the newest n are those above last_seq - n.
-    newest = messages.c.seq > found.c.last_seq - message_limit if message_limit is not None else None
+    newest = messages.c.seq > found.c.message_count - message_limit if message_limit is not None else None
     on = messages.c.session_key == found.c.key
     session_only = [null() for _ in _SESSION_COLUMNS[2:]]
     message_only = [null() for _ in MESSAGE_COLUMNS]
@@ -193,38 +192,25 @@ def _descendants(_dialect: str) -> Select[Any]:
 _DESCENDANTS = Rendered(_descendants)
 
 
-def _sessions(rows: CursorResult[Any]) -> list[Session]:
-    found: list[Row[Any]] = []
-    retained: dict[str, list[Any]] = {}
-    row: Any
+def _sessions(rows: Iterable[Sequence[Any]]) -> list[Session]:
+    found: list[Sequence[Any]] = []
+    retained: dict[str, list[Sequence[Any]]] = {}
     for row in rows:
         seq, key = row[:2]
         if seq == 0:
-            found.append(row)
+            found.append(row[1 : len(_SESSION_COLUMNS)])
             retained[key] = []
         else:
             retained[key].append(row[len(_SESSION_COLUMNS) :])
-    return [_session(row, messages_of(retained[row.key])) for row in found]
+    return [_session(row, retained[row[0]]) for row in found]
 
 
-def _session(row: Row[Any], retained: Sequence[Message]) -> Session:
-    return Session(
-        key=row.key,
-        agent_id=row.agent_id,
-        kind=SessionKind(row.kind),
-        status=SessionStatus(row.status),
-        label=row.label,
-        task=row.task,
-        created_ms=row.created_ms,
-        finished_ms=row.finished_ms,
-        messages=tuple(retained),
-        run_id=row.run_id,
-        parent_key=row.parent_key,
-        message_count=row.last_seq,
-        last_activity_ms=row.last_activity_ms,
-        end_reason=row.end_reason,
-        metadata=from_json(row.metadata),
-    )
+def _session(row: Sequence[Any], retained: Sequence[Sequence[Any]]) -> Session:
+    fields = dict(zip(_SESSION_FIELDS, row, strict=True))
+    fields["kind"] = SessionKind(fields["kind"])
+    fields["status"] = SessionStatus(fields["status"])
+    fields["metadata"] = from_json(fields["metadata"])
+    return Session(**fields, messages=tuple(messages_of(retained)))
 
 
 # `Role(role)` takes four times as long, for each message.
@@ -241,8 +227,9 @@ def messages_of(rows: Iterable[Sequence[Any]]) -> list[Message]:
 
 def status_of(conn: Connection, key: str) -> SessionStatus | None:
     """The session's status, or None if there is none."""
-    status = _STATUS.execute(conn, {"key": key}).scalar_one_or_none()
-    return None if status is None else SessionStatus(status)
+    for (status,) in _STATUS.rows(conn, {"key": key}):
+        return SessionStatus(status)
+    return None
 
 
 _STATUS = Rendered(lambda _: select(sessions.c.status).where(sessions.c.key == bindparam("key")))

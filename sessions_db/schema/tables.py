@@ -48,7 +48,7 @@ class Json(UserDefinedType[dict[str, JsonValue]]):
 
 def to_json(value: JsonValue) -> str | None:
     """The text of a JSON object, or None for no object."""
-    return None if value is None else json.dumps(value, ensure_ascii=False, allow_nan=False)
+    return None if value is None else _ENCODER.encode(value)
 
 
 def from_json(value: str | None) -> Any:
@@ -56,8 +56,9 @@ def from_json(value: str | None) -> Any:
     return None if value is None else _DECODER.decode(value)
 
 
-# `json.loads` looks for a byte order mark and options first, for each message that is read.
+# `json.loads` and `json.dumps` look at their options first, for each message that is read or written.
 _DECODER = json.JSONDecoder()
+_ENCODER = json.JSONEncoder(ensure_ascii=False, allow_nan=False)
 
 
 @compiles(Json, "sqlite")
