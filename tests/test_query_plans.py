@@ -84,9 +84,9 @@ READS: dict[str, tuple[Callable[[SessionManager], object], list[str]]] = {
 
 # SQLite names a primary key's index after its table.
 SQLITE_NAMES = {
-    "pk_sessions": "sqlite_autoindex_sessions_1",
-    "pk_labels": "sqlite_autoindex_labels_1",
-    "pk_messages": "PRIMARY KEY",
+    "pk_sessions": "SEARCH sessions USING PRIMARY KEY",
+    "pk_labels": "SEARCH labels USING PRIMARY KEY",
+    "pk_messages": "SEARCH messages USING PRIMARY KEY",
 }
 
 

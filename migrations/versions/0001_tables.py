@@ -61,6 +61,7 @@ def upgrade() -> None:
         sa.CheckConstraint("message_cap >= 1", name="ck_sessions_message_cap"),
         sa.CheckConstraint("last_seq >= 0", name="ck_sessions_last_seq"),
         sa.CheckConstraint(is_object, name="ck_sessions_metadata"),
+        sqlite_with_rowid=False,
         sqlite_strict=True,
         postgresql_with={"fillfactor": 80},
     )
@@ -106,6 +107,7 @@ def upgrade() -> None:
         sa.Column("assigned_ms", INT64, nullable=False),
         sa.PrimaryKeyConstraint("label", name="pk_labels"),
         sa.ForeignKeyConstraint(["session_key"], ["sessions.key"], name="fk_labels_session_key", ondelete="CASCADE"),
+        sqlite_with_rowid=False,
         sqlite_strict=True,
     )
     op.create_index("ix_labels_session_key", "labels", ["session_key"])

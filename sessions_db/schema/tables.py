@@ -134,6 +134,8 @@ sessions = Table(
     Index("ix_sessions_status_created", "status", "created_ms", "key"),
     Index("ix_sessions_parent_created", "parent_key", "created_ms", "key"),
     Index("ix_sessions_finished", "finished_ms", "key"),
+    # Found by its key at once, not by way of a rowid.
+    sqlite_with_rowid=False,
     sqlite_strict=True,
     # Room on each page for the next version of a row, which is what HOT needs.
     postgresql_with={"fillfactor": 80},
@@ -177,6 +179,7 @@ labels = Table(
     PrimaryKeyConstraint("label", name="pk_labels"),
     ForeignKeyConstraint(["session_key"], ["sessions.key"], name="fk_labels_session_key", ondelete="CASCADE"),
     Index("ix_labels_session_key", "session_key"),
+    sqlite_with_rowid=False,
     sqlite_strict=True,
 )
 
