@@ -13,15 +13,15 @@ if config.config_file_name is not None:
     fileConfig(config.config_file_name, disable_existing_loggers=False)
 
 
-def is_ours(name: str | None, type_: str, _parents: object) -> bool:
+def is_ours(_item: object, name: str | None, type_: str, _reflected: object, _compared: object) -> bool:
     """Leave the tables of a host application that shares the database out of every comparison."""
-    return type_ != "table" or name in schema.metadata.tables
+    return type_ != "table" or name in [table.name for table in schema.tables_of(context.get_context().dialect.name)]
 
 
 OPTIONS = {
     "target_metadata": schema.metadata,
     "version_table": migrate.VERSION_TABLE,
-    "include_name": is_ours,
+    "include_object": is_ours,
     "compare_server_default": True,
     # SQLite can't alter a table; Alembic's batch mode copies it.
     "render_as_batch": True,

@@ -11,6 +11,7 @@ import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
+from urllib.parse import quote
 
 from sqlalchemy import URL, Connection, Engine, QueuePool, create_engine, event, exc, make_url
 
@@ -24,7 +25,9 @@ _DRIVERS = {"sqlite": "pysqlite", "postgresql": "psycopg"}
 _OLDEST_SQLITE = (3, 37, 0)
 
 
-def open_engine(url: str | URL, *, synchronous: str, retry_budget_s: float, pool_size: int) -> Engine:
+def open_engine(
+    url: str | URL, *, synchronous: str, retry_budget_s: float, pool_size: int, read_only: bool = False
+) -> Engine:
     """An engine of this library's own for `url`. Nothing is connected yet.
 
     Raises:
@@ -32,9 +35,9 @@ def open_engine(url: str | URL, *, synchronous: str, retry_budget_s: float, pool
     """
     parsed = parse_url(url)
     if parsed.get_backend_name() == "sqlite":
-        engine = _sqlite_engine(parsed, synchronous, retry_budget_s, pool_size)
+        engine = _sqlite_engine(parsed, synchronous, retry_budget_s, pool_size, read_only=read_only)
     else:
-        engine = _postgresql_engine(parsed, retry_budget_s, pool_size)
+        engine = _postgresql_engine(parsed, retry_budget_s, pool_size, read_only=read_only)
     look_after(engine)
     return engine
 
@@ -55,8 +58,8 @@ def adopt(engine: Engine) -> Engine:
 
 
 @contextmanager
-def transaction(conn: Connection) -> Iterator[Connection]:
-    """Commit what the block does, or none of it.
+def transaction(conn: Connection, *, read_only: bool = False) -> Iterator[Connection]:
+    """Commit what the block does, or none of it. If it only reads, all of its statements see one moment.
 
     Raises:
         SessionsError: a statement failed in the block, which went on all the same; nothing of it is stored.
@@ -64,11 +67,11 @@ def transaction(conn: Connection) -> Iterator[Connection]:
     root = conn.begin()
     try:
         if conn.dialect.name != "sqlite":
-            conn.exec_driver_sql("BEGIN")
+            conn.exec_driver_sql("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY" if read_only else "BEGIN")
         elif not _is_begun(conn):
             # The write lock is taken at once: a transaction that read first could not get it later (SQLITE_BUSY,
             # which no waiting mends) if another had written in between.
-            conn.exec_driver_sql("BEGIN IMMEDIATE")
+            conn.exec_driver_sql("BEGIN" if read_only else "BEGIN IMMEDIATE")
         yield conn
         _refuse_if_aborted(conn)
         root.commit()
@@ -134,13 +137,15 @@ def _shown(url: URL) -> str:
     return url.set(query={}).render_as_string()
 
 
-def _sqlite_engine(url: URL, synchronous: str, retry_budget_s: float, pool_size: int) -> Engine:
+def _sqlite_engine(url: URL, synchronous: str, retry_budget_s: float, pool_size: int, *, read_only: bool) -> Engine:
     if sqlite3.sqlite_version_info < _OLDEST_SQLITE:
         needed = ".".join(map(str, _OLDEST_SQLITE))
         raise DatabaseUnavailable(f"SQLite {sqlite3.sqlite_version} is older than {needed}", 0.0)
     in_memory = is_in_memory(url)
+    if read_only and in_memory:
+        raise InvalidInput.of("read_only", "must be False for a database in memory, which begins empty", read_only)
     engine = _create(
-        url,
+        _without_writing(url) if read_only else url,
         poolclass=QueuePool,
         # A database in memory belongs to its connection: there is one, and threads take turns.
         pool_size=1 if in_memory else pool_size,
@@ -151,14 +156,22 @@ def _sqlite_engine(url: URL, synchronous: str, retry_budget_s: float, pool_size:
     @event.listens_for(engine, "connect")
     def configure(connection: sqlite3.Connection, _record: object) -> None:
         connection.execute("PRAGMA foreign_keys = ON")
-        if not in_memory:
+        if not (in_memory or read_only):
             connection.execute("PRAGMA journal_mode = WAL")
         connection.execute(f"PRAGMA synchronous = {synchronous}")
 
     return engine
 
 
-def _postgresql_engine(url: URL, retry_budget_s: float, pool_size: int) -> Engine:
+def _without_writing(url: URL) -> URL:
+    """The same file, which SQLite then neither creates nor changes (https://sqlite.org/uri.html)."""
+    database = str(url.database)
+    if not database.startswith("file:"):
+        database = f"file:{quote(database)}"
+    return url.set(database=database).update_query_dict({"mode": "ro", "uri": "true"})
+
+
+def _postgresql_engine(url: URL, retry_budget_s: float, pool_size: int, *, read_only: bool) -> Engine:
     connect_args: dict[str, Any] = {}
     if "connect_timeout" not in url.query:
         connect_args["connect_timeout"] = max(1, math.ceil(retry_budget_s))
@@ -173,8 +186,11 @@ def _postgresql_engine(url: URL, retry_budget_s: float, pool_size: int) -> Engin
             # statement that was prepared does not exist, and a setting would stay for other clients. It tells its
             # clients a process id of its own making.
             connection.prepare_threshold = None
-        elif lock_timeout == "0":
+            return
+        if lock_timeout == "0":
             connection.execute(f"SET lock_timeout = {max(1, math.ceil(retry_budget_s * 1000))}")
+        if read_only:
+            connection.execute("SET default_transaction_read_only = on")
 
     return engine
 

@@ -80,8 +80,8 @@ class InvalidInput(SessionsError, ValueError):
 class SchemaMismatch(SessionsError):
     """The database's schema is not the one that this release works with.
 
-    `found` and `expected` are the Alembic revisions, both `None` where a table is missing or somebody else's;
-    `cure` says what to do.
+    `found` and `expected` are the Alembic revisions: `found` is `None` where nothing was created yet, both are where a
+    table is missing or somebody else's. `cure` says what to do.
     """
 
     def __init__(self, found: str | None, expected: str | None, cure: str) -> None:
@@ -93,6 +93,8 @@ class SchemaMismatch(SessionsError):
     def __str__(self) -> str:
         if self.expected is None:
             return f"The database's schema does not fit: {self.cure}"
+        if self.found is None:
+            return f"The database has no tables of this library: {self.cure}"
         return f"The database's schema is at revision {self.found}, this release needs {self.expected}: {self.cure}"
 
 

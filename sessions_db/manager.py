@@ -15,6 +15,7 @@ from sessions_db import engine as engines
 from sessions_db import errors, migrate, validation
 from sessions_db.errors import DatabaseUnavailable, InvalidInput, SessionsError
 from sessions_db.models import DEFAULT_MESSAGE_CAP
+from sessions_db.operations import acting
 from sessions_db.process import writers_of
 from sessions_db.retry import RetryBudget
 from sessions_db.store import Needs, SessionStore
@@ -30,9 +31,12 @@ class Transaction(SessionStore):
     `DatabaseUnavailable`: then nothing of the block will be stored. One thread uses it at a time, until the block ends.
     """
 
-    def __init__(self, conn: Connection, message_cap: int, password: str | None) -> None:
-        super().__init__(message_cap)
+    def __init__(
+        self, conn: Connection, *, message_cap: int, archive_trimmed: bool, read_only: bool, password: str | None
+    ) -> None:
+        super().__init__(message_cap, archive_trimmed)
         self._conn = conn
+        self._read_only = read_only
         self._password = password
 
     @property
@@ -49,6 +53,7 @@ class Transaction(SessionStore):
     ) -> _T:
         if self._conn.closed:
             raise SessionsError("This transaction is over")
+        _refuse_to_write(self._read_only, needs)
         budget = RetryBudget(0)
         try:
             if needs is Needs.TRANSACTION:
@@ -69,6 +74,12 @@ class SessionManager(SessionStore):
             `Engine` of the caller's, whose settings are kept and which `close` leaves open.
         migrate: upgrade a database that an older release left behind, instead of refusing it.
         message_cap: how many messages a new session retains, unless its spawn says otherwise.
+        archive_trimmed: move the messages that a new session no longer retains to `archived_messages` instead of
+            deleting them, unless its spawn says otherwise.
+        actor: the name under which the log (`session_events`) records what is done through this manager. Without
+            one it is the database user on Postgres, and nobody on SQLite.
+        read_only: change nothing and create nothing: whatever would write raises `SessionsError`. A SQLite file is
+            opened for reading only; on Postgres the connections are read-only too, except behind PgBouncer.
         synchronous: SQLite's durability: `"FULL"` keeps every committed append after a power loss, `"NORMAL"` is
             faster and may lose the last ones (but never leaves a part of one).
         retry_budget_s: seconds that a call goes on waiting for a lock, and for a connection, before
@@ -87,12 +98,18 @@ class SessionManager(SessionStore):
         *,
         migrate: bool = False,
         message_cap: int = DEFAULT_MESSAGE_CAP,
+        archive_trimmed: bool = False,
+        actor: str | None = None,
+        read_only: bool = False,
         synchronous: str = "FULL",
         retry_budget_s: float = 10.0,
         pool_size: int = 10,
     ) -> None:
-        super().__init__(message_cap)
-        validation.flag("migrate", migrate)
+        super().__init__(message_cap, archive_trimmed)
+        self._actor = validation.actor(actor)
+        self._read_only = validation.flag("read_only", read_only)
+        if validation.flag("migrate", migrate) and read_only:
+            raise InvalidInput.of("migrate", "must be False where read_only is True", migrate)
         if synchronous not in ("FULL", "NORMAL"):
             raise InvalidInput.of("synchronous", "must be 'FULL' or 'NORMAL'", synchronous)
         self._retry_budget_s = validation.seconds("retry_budget_s", retry_budget_s)
@@ -103,6 +120,7 @@ class SessionManager(SessionStore):
                 synchronous=synchronous,
                 retry_budget_s=self._retry_budget_s,
                 pool_size=validation.pool_size(pool_size),
+                read_only=read_only,
             )
         else:
             self._engine = engines.adopt(database)
@@ -143,7 +161,8 @@ class SessionManager(SessionStore):
 
         Use the yielded object inside the block, not the manager, which works on other connections. On SQLite the
         block holds the database's one write lock from its first line, on Postgres each row that it writes is
-        locked until it ends: keep it short. It is not repeated when it fails.
+        locked until it ends: keep it short. It is not repeated when it fails. A read-only manager's block sees the
+        database as it is at its first look, whatever others write meanwhile.
 
             with manager.transaction() as tx:
                 key = tx.spawn_subagent("main", "Summarise the report", parent_key=parent)
@@ -154,11 +173,17 @@ class SessionManager(SessionStore):
         in_block = False
         try:
             with ExitStack() as stack:
-                conn = stack.enter_context(self._connection(budget, writing=True))
-                self._retry(lambda: stack.enter_context(engines.transaction(conn)), errors.is_rolled_back, budget)
+                conn = stack.enter_context(self._connection(budget, writing=not self._read_only))
+                self._retry(lambda: stack.enter_context(self._begun(conn)), errors.is_rolled_back, budget)
                 in_block = True
                 try:
-                    yield Transaction(conn, self._message_cap, self._engine.url.password)
+                    yield Transaction(
+                        conn,
+                        message_cap=self._message_cap,
+                        archive_trimmed=self._archive_trimmed,
+                        read_only=self._read_only,
+                        password=self._engine.url.password,
+                    )
                 except BaseException as error:
                     raised = error
                     raise
@@ -176,18 +201,21 @@ class SessionManager(SessionStore):
         *args: _P.args,
         **kwargs: _P.kwargs,
     ) -> _T:
+        _refuse_to_write(self._read_only, needs)
         budget = RetryBudget(self._retry_budget_s)
+        writing = needs is not Needs.READ
+        in_transaction = needs is Needs.TRANSACTION or (needs is Needs.LOGGED_STATEMENT and self._actor is not None)
         sent = False
 
         def attempt() -> _T:
             nonlocal sent
             sent = False
-            with self._connection(budget, writing=needs is not Needs.READ) as conn:
-                if needs is Needs.TRANSACTION:
-                    with engines.transaction(conn):
+            with self._connection(budget, writing=writing) as conn:
+                if in_transaction:
+                    with self._begun(conn):
                         sent = True
                         return operation(conn, *args, **kwargs)
-                sent = needs is Needs.STATEMENT
+                sent = writing
                 result = operation(conn, *args, **kwargs)
                 if not self._owns_engine:
                     # The caller's engine may begin transactions by itself.
@@ -195,6 +223,15 @@ class SessionManager(SessionStore):
                 return result
 
         return self._retry(attempt, errors.is_rolled_back, budget, sent=lambda: sent)
+
+    @contextmanager
+    def _begun(self, conn: Connection) -> Iterator[None]:
+        with engines.transaction(conn, read_only=self._read_only):
+            if self._actor is not None and not self._read_only:
+                acting.act_as(conn, self._actor)
+            yield
+            if self._actor is not None and not self._read_only:
+                acting.stop_acting(conn)
 
     @contextmanager
     def _connection(self, budget: RetryBudget, *, writing: bool) -> Iterator[Connection]:
@@ -246,7 +283,16 @@ class SessionManager(SessionStore):
         except (exc.ArgumentError, TypeError, ValueError):
             # Of the driver, about a part of the URL. Its text may hold a password.
             raise InvalidInput("database", "must be a URL that the driver takes", "another") from None
-        return self._retry(lambda: migrate.ensure_head(self._engine, migrate=migrate_), errors.is_rolled_back, budget)
+        return self._retry(
+            lambda: migrate.ensure_head(self._engine, migrate=migrate_, create=not self._read_only),
+            errors.is_rolled_back,
+            budget,
+        )
+
+
+def _refuse_to_write(read_only: bool, needs: Needs) -> None:
+    if read_only and needs is not Needs.READ:
+        raise SessionsError("This SessionManager is read-only")
 
 
 DEFAULT_URL = "sqlite:///sessions.db"

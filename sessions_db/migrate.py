@@ -36,11 +36,11 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork_in_child)
 
 
-def ensure_head(engine: Engine, *, migrate: bool) -> str | None:
-    """The revision that was found; the schema is created in an empty database, and upgraded if `migrate`.
+def ensure_head(engine: Engine, *, migrate: bool, create: bool) -> str | None:
+    """The revision that was found; the schema is created in an empty database if `create`, upgraded if `migrate`.
 
     Raises:
-        SchemaMismatch: the database is behind and `migrate` is False, or it is ahead of this release.
+        SchemaMismatch: the database is empty or behind and is to stay so, or it is ahead of this release.
     """
     scripts = ScriptDirectory.from_config(_config())
     head = scripts.get_current_head()
@@ -53,6 +53,8 @@ def ensure_head(engine: Engine, *, migrate: bool) -> str | None:
         return found
     if found is not None and not _is_known(scripts, found):
         raise SchemaMismatch(found, head, "a newer release has migrated it, install that one")
+    if found is None and not create:
+        raise SchemaMismatch(None, head, "nothing has created it yet, `sessions-db upgrade` does")
     if found is not None and not migrate:
         raise SchemaMismatch(found, head, "run `sessions-db upgrade` on it, or open it with migrate=True")
     upgrade(engine)

@@ -49,6 +49,18 @@ class Role(StrEnum):
     TOOL = "tool"
 
 
+class SessionEvent(StrEnum):
+    """What the log records: `session_events` holds a row for each."""
+
+    CREATED = "created"
+    STATUS_CHANGED = "status_changed"
+    END_CHANGED = "end_changed"
+    LABEL_ASSIGNED = "label_assigned"
+    LABEL_MOVED = "label_moved"
+    LABEL_REMOVED = "label_removed"
+    DELETED = "deleted"
+
+
 class LabelConflict(StrEnum):
     """What a spawn does when its label already belongs to a session."""
 

@@ -7,6 +7,7 @@ import threading
 import time
 import weakref
 from typing import Any
+from urllib.parse import unquote, urlsplit
 
 from sqlalchemy import URL, Dialect, Engine, Pool, QueuePool, event
 
@@ -62,9 +63,14 @@ def _is_sqlite_file(engine: Engine) -> bool:
 
 def _connect_in_turn(dialect: Dialect, _record: object, cargs: Any, cparams: Any) -> Any:
     with _connecting:
-        if cargs[0] in _busy:
-            raise SessionsError(f"This process was forked while {cargs[0]} was in use, so it can't use it safely")
+        if (file := _file_of(cargs[0])) in _busy:
+            raise SessionsError(f"This process was forked while {file} was in use, so it can't use it safely")
         return dialect.connect(*cargs, **cparams)
+
+
+def _file_of(database: str) -> str:
+    """The file's path, also where SQLite is given a URI."""
+    return unquote(urlsplit(database).path) if database.startswith("file:") else database
 
 
 def _before_fork() -> None:
@@ -79,7 +85,7 @@ def _before_fork() -> None:
             while pool.checkedout() and time.monotonic() < until:
                 time.sleep(0.001)
             if pool.checkedout():
-                _busy.add(engine.dialect.create_connect_args(engine.url)[0][0])
+                _busy.add(_file_of(engine.dialect.create_connect_args(engine.url)[0][0]))
         pool.dispose()
 
 

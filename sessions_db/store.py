@@ -6,6 +6,7 @@ import builtins
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterable, Mapping
 from enum import Enum, auto
+from functools import partial
 from typing import Concatenate, ParamSpec, TypeVar
 
 from sqlalchemy import Connection
@@ -31,8 +32,8 @@ _T = TypeVar("_T")
 
 _MAX_MESSAGE_CAP = 2**31 - 1  # the column is an INTEGER
 
-# Sessions that one statement of `prune` deletes: a lock is held for some milliseconds.
-_PRUNE_BATCH = 500
+# Sessions that one statement of `prune` or `timeout_idle` takes: a lock is held for some milliseconds.
+_SWEEP_BATCH = 500
 
 
 class Needs(Enum):
@@ -40,6 +41,8 @@ class Needs(Enum):
 
     READ = auto()
     STATEMENT = auto()
+    # One statement too, and the log tells who sent it.
+    LOGGED_STATEMENT = auto()
     TRANSACTION = auto()
 
 
@@ -52,8 +55,9 @@ class SessionStore(ABC):
     not change any more.
     """
 
-    def __init__(self, message_cap: int) -> None:
+    def __init__(self, message_cap: int, archive_trimmed: bool) -> None:
         self._message_cap = _cap(message_cap)
+        self._archive_trimmed = validation.flag("archive_trimmed", archive_trimmed)
 
     @abstractmethod
     def _run(
@@ -75,7 +79,13 @@ class SessionStore(ABC):
         existing = self._run(Needs.READ, reading.get, main_key(agent_id))
         if existing is not None:
             return existing
-        return self._run(Needs.STATEMENT, starting.get_or_create_main, agent_id, message_cap=self._message_cap)
+        return self._run(
+            Needs.LOGGED_STATEMENT,
+            starting.get_or_create_main,
+            agent_id,
+            message_cap=self._message_cap,
+            archive_trimmed=self._archive_trimmed,
+        )
 
     def spawn_subagent(
         self,
@@ -86,6 +96,7 @@ class SessionStore(ABC):
         *,
         metadata: Mapping[str, JsonValue] | None = None,
         message_cap: int | None = None,
+        archive_trimmed: bool | None = None,
         on_label_conflict: LabelConflict | str = LabelConflict.REPLACE,
         idempotency_key: str | None = None,
     ) -> str:
@@ -98,6 +109,7 @@ class SessionStore(ABC):
             parent_key: the session that spawned this one.
             metadata: a JSON object of the caller's.
             message_cap: how many messages the session retains (default: the manager's).
+            archive_trimmed: whether messages beyond that are archived and not deleted (default: as the manager).
             on_label_conflict: `"replace"` takes the label over from the session that has it, `"error"` refuses.
             idempotency_key: makes it safe to repeat the call: a second spawn with the same key, agent and kind
                 gives the first session's key and stores nothing.
@@ -114,6 +126,7 @@ class SessionStore(ABC):
             parent_key,
             metadata=metadata,
             message_cap=message_cap,
+            archive_trimmed=archive_trimmed,
             on_label_conflict=on_label_conflict,
             idempotency_key=idempotency_key,
         )
@@ -127,6 +140,7 @@ class SessionStore(ABC):
         *,
         metadata: Mapping[str, JsonValue] | None = None,
         message_cap: int | None = None,
+        archive_trimmed: bool | None = None,
         on_label_conflict: LabelConflict | str = LabelConflict.REPLACE,
         idempotency_key: str | None = None,
     ) -> str:
@@ -144,6 +158,7 @@ class SessionStore(ABC):
             parent_key,
             metadata=metadata,
             message_cap=message_cap,
+            archive_trimmed=archive_trimmed,
             on_label_conflict=on_label_conflict,
             idempotency_key=idempotency_key,
         )
@@ -158,6 +173,7 @@ class SessionStore(ABC):
         *,
         metadata: Mapping[str, JsonValue] | None,
         message_cap: int | None,
+        archive_trimmed: bool | None,
         on_label_conflict: LabelConflict | str,
         idempotency_key: str | None,
     ) -> str:
@@ -171,6 +187,11 @@ class SessionStore(ABC):
             validation.optional_text("parent_key", parent_key),
             metadata=validation.metadata("metadata", metadata),
             message_cap=self._message_cap if message_cap is None else _cap(message_cap),
+            archive_trimmed=(
+                self._archive_trimmed
+                if archive_trimmed is None
+                else validation.flag("archive_trimmed", archive_trimmed)
+            ),
             on_label_conflict=validation.choice("on_label_conflict", on_label_conflict, LabelConflict),
             idempotency_key=validation.idempotency_key(idempotency_key),
         )
@@ -350,7 +371,7 @@ class SessionStore(ABC):
 
     def _end(self, key: str, status: SessionStatus, reason: str | None) -> bool:
         return self._run(
-            Needs.STATEMENT,
+            Needs.LOGGED_STATEMENT,
             ending.end,
             validation.text("key", key),
             status,
@@ -369,22 +390,33 @@ class SessionStore(ABC):
         self,
         idle_ms: int,
         kinds: Collection[SessionKind | str] = (SessionKind.SUBAGENT, SessionKind.CRON),
+        *,
+        dry_run: bool = False,
+        progress: Callable[[int, int], object] | None = None,
     ) -> builtins.list[str]:
         """End, as timed out, the active sessions of these kinds without activity for `idle_ms` milliseconds.
 
         Activity is creation, an append or a reopening. A service calls this at its start, to end what a crash
-        left active. Returns the keys of the sessions that it ended, sorted.
+        left active. A manager ends them in batches, each a transaction, so that no lock is held for long.
+
+        Args:
+            idle_ms: 1 or more, and no longer than the time since 1970.
+            kinds: only these kinds.
+            dry_run: end nothing.
+            progress: called after each batch with how many sessions were ended, and how many there were to end.
+
+        Returns:
+            The keys of the sessions that were (or would be) ended, the oldest first.
         """
-        return self._run(
-            Needs.STATEMENT,
-            ending.timeout_idle,
-            validation.integer("idle_ms", idle_ms, minimum=1),
-            validation.choices("kinds", kinds, SessionKind),
-        )
+        now_ms = clock_ms()
+        checked_ms = validation.integer("idle_ms", idle_ms, minimum=1, maximum=now_ms)
+        sweep = ending.idle(now_ms - checked_ms, validation.choices("kinds", kinds, SessionKind))
+        reason = f"idle for {checked_ms} ms or more"
+        return self._sweep(sweep, partial(sweep.time_out, reason=reason), dry_run=dry_run, progress=progress)
 
     def delete_session(self, key: str) -> bool:
         """Delete the session, ended or not, with its messages and labels; False if there is no such session."""
-        return self._run(Needs.STATEMENT, ending.remove, validation.text("key", key))
+        return self._run(Needs.LOGGED_STATEMENT, ending.remove, validation.text("key", key))
 
     def prune(
         self,
@@ -392,29 +424,46 @@ class SessionStore(ABC):
         *,
         kinds: Collection[SessionKind | str] | None = None,
         dry_run: bool = False,
+        progress: Callable[[int, int], object] | None = None,
     ) -> builtins.list[str]:
-        """Delete the sessions that ended before that time, with their messages and labels.
+        """Delete the sessions that ended before that time, with their messages, archived ones too, and labels.
 
         Active sessions are never deleted. A manager deletes in batches, each a transaction, so that no lock is
         held for long; what a failed call had already deleted stays deleted.
 
         Args:
-            finished_before_ms: milliseconds since the epoch, UTC.
+            finished_before_ms: milliseconds since the epoch, UTC; not in the future.
             kinds: only these kinds.
             dry_run: delete nothing.
+            progress: called after each batch with how many sessions were deleted, and how many there were to delete.
 
         Returns:
             The keys of the sessions that were (or would be) deleted, the longest ended first.
         """
-        before_ms = validation.integer("finished_before_ms", finished_before_ms, minimum=1)
-        only = None if kinds is None else validation.choices("kinds", kinds, SessionKind)
+        before_ms = validation.integer("finished_before_ms", finished_before_ms, minimum=1, maximum=clock_ms())
+        sweep = ending.finished(before_ms, None if kinds is None else validation.choices("kinds", kinds, SessionKind))
+        return self._sweep(sweep, sweep.delete, dry_run=dry_run, progress=progress)
+
+    def _sweep(
+        self,
+        sweep: ending.Sweep,
+        change: Callable[..., builtins.list[str]],
+        *,
+        dry_run: bool,
+        progress: Callable[[int, int], object] | None,
+    ) -> builtins.list[str]:
+        if progress is not None and not callable(progress):
+            raise InvalidInput.of("progress", "must be callable", progress)
         if validation.flag("dry_run", dry_run):
-            return self._run(Needs.READ, ending.prunable, before_ms, only)
-        pruned: builtins.list[str] = []
-        # A batch may come to nothing because somebody else deleted those sessions: there may be more.
-        while self._run(Needs.READ, ending.prunable, before_ms, only, limit=1):
-            pruned += self._run(Needs.STATEMENT, ending.prune, before_ms, only, _PRUNE_BATCH)
-        return pruned
+            return self._run(Needs.READ, sweep.keys)
+        total = 0 if progress is None else self._run(Needs.READ, sweep.count)
+        swept: builtins.list[str] = []
+        # A batch may come to nothing because somebody else took those sessions: there may be more.
+        while self._run(Needs.READ, sweep.keys, limit=1):
+            swept += self._run(Needs.LOGGED_STATEMENT, change, limit=_SWEEP_BATCH)
+            if progress is not None:
+                progress(len(swept), max(total, len(swept)))
+        return swept
 
 
 def _cap(value: int) -> int:

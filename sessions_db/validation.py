@@ -82,6 +82,14 @@ def idempotency_key(value: object) -> str | None:
     return checked
 
 
+def actor(value: object) -> str | None:
+    """A non-empty name, or None."""
+    checked = optional_name("actor", value)
+    if checked == "":
+        raise InvalidInput.of("actor", "must not be empty", value)
+    return checked
+
+
 def agent_id(value: object) -> str:
     """A name that can't forge a session key: not empty, no colon, no control character."""
     checked = name("agent_id", value)

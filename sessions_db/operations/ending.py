@@ -4,7 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-from sqlalchemy import Connection, Select, case, delete, select, update
+from sqlalchemy import (
+    Column,
+    ColumnElement,
+    Connection,
+    CursorResult,
+    Delete,
+    Select,
+    Update,
+    case,
+    delete,
+    func,
+    select,
+    update,
+)
 
 from sessions_db.errors import SessionNotActive, SessionNotFound
 from sessions_db.models import Session, SessionKind, SessionStatus, clock_ms
@@ -55,52 +68,63 @@ def reopen(conn: Connection, key: str) -> Session:
     return session
 
 
-def timeout_idle(conn: Connection, idle_ms: int, kinds: Collection[SessionKind]) -> list[str]:
-    """The keys, sorted, of the active sessions that this one statement ended for lack of activity."""
-    at_ms = clock_ms()
-    ended = conn.execute(
-        update(sessions)
-        .where(
-            sessions.c.status == SessionStatus.ACTIVE.value,
-            sessions.c.kind.in_(kinds),
-            sessions.c.last_activity_ms <= at_ms - idle_ms,
-        )
-        .values(
-            status=SessionStatus.TIMEOUT.value,
-            finished_ms=at_ms,
-            end_reason=f"idle for {idle_ms} ms or more",
-        )
-        .returning(sessions.c.key)
-    )
-    return sorted(ended.scalars())
-
-
 def remove(conn: Connection, key: str) -> bool:
     """Whether there was such a session; its messages and labels go with it."""
     return conn.execute(delete(sessions).where(sessions.c.key == key)).rowcount > 0
 
 
-def prunable(
-    conn: Connection, finished_before_ms: int, kinds: Collection[SessionKind] | None, limit: int | None = None
-) -> list[str]:
-    """The keys of the sessions (at most `limit`) that ended before that time, the longest ended first."""
-    return [*conn.execute(_prunable(finished_before_ms, kinds).limit(limit)).scalars()]
-
-
-def prune(conn: Connection, finished_before_ms: int, kinds: Collection[SessionKind] | None, limit: int) -> list[str]:
-    """The keys of at most `limit` sessions that this one statement deleted, the longest ended first."""
-    oldest = _prunable(finished_before_ms, kinds).limit(limit)
-    deleted = conn.execute(
-        delete(sessions)
-        # The second condition is checked again after a wait for a lock: a session reopened meanwhile stays.
-        .where(sessions.c.key.in_(oldest), sessions.c.finished_ms < finished_before_ms)
-        .returning(sessions.c.finished_ms, sessions.c.key)
+def idle(idle_since_ms: int, kinds: Collection[SessionKind]) -> Sweep:
+    """The active sessions of these kinds whose last activity was then or before, the oldest first."""
+    return Sweep(
+        sessions.c.status == SessionStatus.ACTIVE.value,
+        sessions.c.kind.in_(kinds),
+        sessions.c.last_activity_ms <= idle_since_ms,
+        order=(sessions.c.created_ms, sessions.c.key),
     )
-    return [key for _, key in sorted((row.finished_ms, row.key) for row in deleted)]
 
 
-def _prunable(finished_before_ms: int, kinds: Collection[SessionKind] | None) -> Select[tuple[str]]:
-    query = select(sessions.c.key).where(sessions.c.finished_ms < finished_before_ms)
+def finished(finished_before_ms: int, kinds: Collection[SessionKind] | None) -> Sweep:
+    """The sessions (of these kinds) that ended before that time, the longest ended first."""
+    conditions = [sessions.c.finished_ms < finished_before_ms]
     if kinds is not None:
-        query = query.where(sessions.c.kind.in_(kinds))
-    return query.order_by(sessions.c.finished_ms, sessions.c.key)
+        conditions.append(sessions.c.kind.in_(kinds))
+    return Sweep(*conditions, order=(sessions.c.finished_ms, sessions.c.key))
+
+
+class Sweep:
+    """Sessions to be ended or deleted, a batch at a time."""
+
+    def __init__(self, *conditions: ColumnElement[bool], order: tuple[Column[int], Column[str]]) -> None:
+        self._conditions = conditions
+        self._order = order
+
+    def keys(self, conn: Connection, limit: int | None = None) -> list[str]:
+        """The keys of the sessions (at most `limit`), in their order."""
+        return _keys_in_order(conn.execute(self._query(limit)))
+
+    def count(self, conn: Connection) -> int:
+        """How many sessions there are."""
+        return conn.execute(select(func.count()).select_from(sessions).where(*self._conditions)).scalar_one()
+
+    def time_out(self, conn: Connection, reason: str, limit: int) -> list[str]:
+        """The keys of at most `limit` sessions that this one statement ended, in their order."""
+        ended = {"status": SessionStatus.TIMEOUT.value, "finished_ms": clock_ms(), "end_reason": reason}
+        return self._swept(conn, update(sessions).values(ended), limit)
+
+    def delete(self, conn: Connection, limit: int) -> list[str]:
+        """The keys of at most `limit` sessions that this one statement deleted, in their order."""
+        return self._swept(conn, delete(sessions), limit)
+
+    def _swept(self, conn: Connection, change: Update | Delete, limit: int) -> list[str]:
+        # The conditions are looked at again after a wait for a lock: a session that was reopened meanwhile stays.
+        keys = select(self._query(limit).subquery().c.key)
+        batch = change.where(sessions.c.key.in_(keys), *self._conditions)
+        return _keys_in_order(conn.execute(batch.returning(*self._order)))
+
+    def _query(self, limit: int | None) -> Select[int, str]:
+        return select(*self._order).where(*self._conditions).order_by(*self._order).limit(limit)
+
+
+def _keys_in_order(rows: CursorResult[int, str]) -> list[str]:
+    # Here, as one of the databases gives what it changed in no order, and each has its own order of text.
+    return [key for _, key in sorted((at_ms, key) for at_ms, key in rows)]

@@ -22,7 +22,7 @@ except ImportError:  # Python before 3.14
 _SPAWN_NAMESPACE = uuid.UUID("6f0f5ac2-51d4-4c0f-9f0d-0a3c1f6c7a55")
 
 
-def get_or_create_main(conn: Connection, agent_id: str, *, message_cap: int) -> Session:
+def get_or_create_main(conn: Connection, agent_id: str, *, message_cap: int, archive_trimmed: bool) -> Session:
     """The agent's main session. Writers that race insert one row: the key is the same."""
     key = main_key(agent_id)
     turns = attempts(key)
@@ -39,6 +39,7 @@ def get_or_create_main(conn: Connection, agent_id: str, *, message_cap: int) -> 
                 created_ms=at_ms,
                 last_activity_ms=at_ms,
                 message_cap=message_cap,
+                archive_trimmed=int(archive_trimmed),
             )
             .on_conflict_do_nothing()
         )
@@ -55,6 +56,7 @@ def spawn(
     *,
     metadata: dict[str, JsonValue] | None,
     message_cap: int,
+    archive_trimmed: bool,
     on_label_conflict: LabelConflict,
     idempotency_key: str | None,
 ) -> str:
@@ -84,6 +86,7 @@ def spawn(
             last_activity_ms=at_ms,
             metadata=metadata,
             message_cap=message_cap,
+            archive_trimmed=int(archive_trimmed),
         )
         .on_conflict_do_nothing(index_elements=[sessions.c.key])
         .returning(sessions.c.key)

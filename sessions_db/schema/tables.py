@@ -26,7 +26,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.types import UserDefinedType
 
-from sessions_db.models import DEFAULT_MESSAGE_CAP, Role, SessionKind, SessionStatus
+from sessions_db.models import DEFAULT_MESSAGE_CAP, Role, SessionEvent, SessionKind, SessionStatus
 from sessions_db.validation import JsonValue
 
 
@@ -111,6 +111,14 @@ sessions = Table(
     # An append changes these two, so no index may hold them: Postgres updates stay HOT.
     Column("last_seq", _Int64, nullable=False, server_default=text("0")),
     Column("last_activity_ms", _Int64, nullable=False),
+    Column(
+        "archive_trimmed",
+        Integer,
+        # 0 or 1 on both databases: SQLite's strict tables have no type for booleans.
+        CheckConstraint("archive_trimmed IN (0, 1)", name="ck_sessions_archive_trimmed"),
+        nullable=False,
+        server_default=text("0"),
+    ),
     PrimaryKeyConstraint("key", name="pk_sessions"),
     UniqueConstraint("run_id", name="uq_sessions_run_id"),
     CheckConstraint(_one_of("kind", SessionKind), name="ck_sessions_kind"),
@@ -182,6 +190,96 @@ labels = Table(
     sqlite_with_rowid=False,
     sqlite_strict=True,
 )
+
+
+archived_messages = Table(
+    "archived_messages",
+    metadata,
+    Column("session_key", Text, nullable=False),
+    Column("seq", _Int64, nullable=False),
+    Column("role", Text, nullable=False),
+    Column("content", Text, nullable=False),
+    Column("tool_name", Text),
+    Column("metadata", Json),
+    Column("timestamp_ms", _Int64, nullable=False),
+    Column("idempotency_key", Text),
+    Column("archived_ms", _Int64, nullable=False),
+    PrimaryKeyConstraint("session_key", "seq", name="pk_archived_messages"),
+    ForeignKeyConstraint(
+        ["session_key"], ["sessions.key"], name="fk_archived_messages_session_key", ondelete="CASCADE"
+    ),
+    sqlite_with_rowid=False,
+    sqlite_strict=True,
+)
+
+session_events = Table(
+    "session_events",
+    metadata,
+    Column("id", _Int64, autoincrement=True, nullable=False),
+    Column("at_ms", _Int64, nullable=False),
+    Column("actor", Text),
+    Column("db_user", Text),
+    Column("event", Text, nullable=False),
+    # No foreign key: an event outlives its session.
+    Column("session_key", Text, nullable=False),
+    Column("from_status", Text),
+    Column("to_status", Text),
+    Column("reason", Text),
+    Column("label", Text),
+    Column("from_session_key", Text),
+    Column("parent_key", Text),
+    Column("message_count", _Int64),
+    PrimaryKeyConstraint("id", name="pk_session_events"),
+    CheckConstraint("id >= 1", name="ck_session_events_id"),
+    CheckConstraint(_one_of("event", SessionEvent), name="ck_session_events_event"),
+    Index("ix_session_events_session", "session_key", "id"),
+    Index("ix_session_events_at", "at_ms"),
+    # An id is never used again, also after the newest event was deleted.
+    sqlite_autoincrement=True,
+    sqlite_strict=True,
+)
+
+# Who is acting, for the triggers that log it: set and taken away within a transaction, so nobody else ever sees a row.
+# On Postgres a setting that is local to the transaction does it.
+event_actor = Table(
+    "event_actor",
+    metadata,
+    Column("name", Text, nullable=False),
+    PrimaryKeyConstraint("name", name="pk_event_actor"),
+    sqlite_strict=True,
+    info={"only_on": "sqlite"},
+)
+
+event_digests = Table(
+    "event_digests",
+    metadata,
+    # No foreign key: a digest outlives its event.
+    Column("event_id", _Int64, autoincrement=False, nullable=False),
+    Column("at_ms", _Int64, nullable=False),
+    Column("digest", Text, nullable=False),
+    PrimaryKeyConstraint("event_id", name="pk_event_digests"),
+    sqlite_strict=True,
+)
+
+event_seals = Table(
+    "event_seals",
+    metadata,
+    Column("id", _Int64, autoincrement=False, nullable=False),
+    Column("sealed_ms", _Int64, nullable=False),
+    Column("actor", Text),
+    Column("through_event_id", _Int64, nullable=False),
+    Column("event_count", _Int64, nullable=False),
+    Column("previous_digest", Text, nullable=False),
+    Column("digest", Text, nullable=False),
+    PrimaryKeyConstraint("id", name="pk_event_seals"),
+    UniqueConstraint("previous_digest", name="uq_event_seals_previous_digest"),
+    sqlite_strict=True,
+)
+
+
+def tables_of(dialect: str) -> list[Table]:
+    """The tables of a database of this kind, each after those that it refers to."""
+    return [table for table in metadata.sorted_tables if table.info.get("only_on", dialect) == dialect]
 
 
 def insert_into(dialect: str, table: Table) -> postgresql.Insert | sqlite.Insert:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 
 from sessions_db import (
+    InvalidInput,
     LabelInUse,
     Message,
     NewMessage,
@@ -191,16 +192,16 @@ class Model:
         return sorted(found.values(), key=lambda session: (session.created_ms, session.key))
 
     def timeout_idle(self, idle_ms: int, kinds: Collection[SessionKind]) -> builtins.list[str]:
-        ended = [
-            record.key
+        ended = sorted(
+            (record.created_ms, record.key)
             for record in self.sessions.values()
             if record.status is SessionStatus.ACTIVE
             and record.kind in kinds
             and record.last_activity_ms <= self.now_ms - idle_ms
-        ]
-        for key in ended:
+        )
+        for _, key in ended:
             self.end(key, SessionStatus.TIMEOUT, f"idle for {idle_ms} ms or more")
-        return sorted(ended)
+        return [key for _, key in ended]
 
     def delete_session(self, key: str) -> bool:
         self.labels = {label: owner for label, owner in self.labels.items() if owner != key}
@@ -209,6 +210,8 @@ class Model:
     def prune(
         self, finished_before_ms: int, kinds: Collection[SessionKind] | None, dry_run: bool
     ) -> builtins.list[str]:
+        if finished_before_ms > self.now_ms:
+            raise InvalidInput.of("finished_before_ms", f"must be from 1 to {self.now_ms}", finished_before_ms)
         ended = sorted(
             (record.finished_ms, record.key)
             for record in self.sessions.values()

@@ -222,9 +222,10 @@ def test_prune_takes_only_the_kinds_it_is_told(manager: SessionManager, clock: C
     sub = manager.spawn_subagent("main", "Test")
     for key in (cron, sub):
         manager.stop_session(key)
+    clock.now_ms += 1
 
-    assert manager.prune(clock.now_ms + 1, kinds=[]) == []
-    assert manager.prune(clock.now_ms + 1, kinds=["cron"]) == [cron]
+    assert manager.prune(clock.now_ms, kinds=[]) == []
+    assert manager.prune(clock.now_ms, kinds=["cron"]) == [cron]
     assert [session.key for session in manager.list()] == [sub]
 
 
@@ -235,12 +236,13 @@ def test_dry_run_of_prune_deletes_nothing_and_gives_what_the_real_run_deletes(
         clock.now_ms -= 1
         manager.stop_session(getattr(manager, kind)("main", "Test"))
     before = manager.list()
+    clock.now_ms += 4
 
-    planned = manager.prune(clock.now_ms + 3, kinds=["subagent"], dry_run=True)
+    planned = manager.prune(clock.now_ms, kinds=["subagent"], dry_run=True)
 
     assert len(planned) == 2
     assert manager.list() == before
-    assert manager.prune(clock.now_ms + 3, kinds=["subagent"]) == planned
+    assert manager.prune(clock.now_ms, kinds=["subagent"]) == planned
 
 
 def test_prune_deletes_more_than_one_batch(manager: SessionManager, clock: Clock) -> None:
@@ -248,8 +250,11 @@ def test_prune_deletes_more_than_one_batch(manager: SessionManager, clock: Clock
         keys = [tx.spawn_subagent("main", "Test") for _ in range(1100)]
         for key in keys:
             tx.complete_session(key)
+    clock.now_ms += 1
+    steps: list[tuple[int, int]] = []
 
-    assert manager.prune(clock.now_ms + 1) == sorted(keys)
+    assert manager.prune(clock.now_ms, progress=lambda *step: steps.append(step)) == sorted(keys)
+    assert steps == [(500, 1100), (1000, 1100), (1100, 1100)]
     assert manager.list() == []
 
 
@@ -261,8 +266,9 @@ def test_prune_goes_on_where_another_has_deleted_its_batch(
         keys = sorted(tx.spawn_subagent("main", "Test") for _ in range(600))
         for key in keys:
             tx.complete_session(key)
+    clock.now_ms += 1
     pruned: list[str] = []
-    thread = threading.Thread(target=lambda: pruned.extend(manager.prune(clock.now_ms + 1)))
+    thread = threading.Thread(target=lambda: pruned.extend(manager.prune(clock.now_ms)))
     plain("BEGIN")
     plain("DELETE FROM sessions WHERE key <= ?", keys[499])
     thread.start()

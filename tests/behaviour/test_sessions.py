@@ -23,7 +23,7 @@ from sessions_db import (
     SessionStatus,
     session_manager,
 )
-from tests.conftest import Clock, PlainClient, run_together
+from tests.conftest import Clock, PlainClient, insert_cycle, run_together
 
 UUID = r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}"
 
@@ -456,10 +456,7 @@ def test_children_of_a_deleted_parent_are_still_found(manager: SessionManager) -
 
 
 def test_descendants_end_on_a_cycle(manager: SessionManager, plain: PlainClient) -> None:
-    root = manager.spawn_subagent("main", "Test")
-    child = manager.spawn_subagent("main", "Test", parent_key=root)
-    grandchild = manager.spawn_subagent("main", "Test", parent_key=child)
-    plain("UPDATE sessions SET parent_key = ? WHERE key = ?", grandchild, root)
+    root, child, grandchild = insert_cycle(plain)
 
     assert {session.key for session in manager.descendants(root)} == {child, grandchild}
     assert {session.key for session in manager.descendants(child)} == {root, grandchild}

@@ -17,7 +17,7 @@ from sessions_db import (
     SessionNotFound,
     SessionsError,
 )
-from tests.conftest import PlainClient, run_together
+from tests.conftest import Clock, PlainClient, run_together
 
 
 def test_block_is_committed_as_a_whole(manager: SessionManager, plain: PlainClient) -> None:
@@ -107,13 +107,14 @@ def test_error_of_the_callers_own_database_passes_unchanged(manager: SessionMana
     own.dispose()
 
 
-def test_prune_in_a_block_is_undone_with_it(manager: SessionManager) -> None:
+def test_prune_in_a_block_is_undone_with_it(manager: SessionManager, clock: Clock) -> None:
     key = manager.spawn_subagent("main", "Test")
     manager.complete_session(key)
+    clock.now_ms += 1
 
     def fail() -> None:
         with manager.transaction() as tx:
-            assert tx.prune(9_999_999_999_999) == [key]
+            assert tx.prune(clock.now_ms) == [key]
             raise KeyError("mine")
 
     with pytest.raises(KeyError, match="mine"):

@@ -60,7 +60,7 @@ def _store_postgresql(path: Path) -> None:
         with SessionManager(server.get_uri()) as manager:
             fill(manager)
         dump = POSTGRES_VERSIONS[TARGET_POSTGRES_VERSION] / "pg_dump"
-        command = [dump, "--inserts", "--no-owner", "--no-privileges", "--no-comments", server.get_uri()]
+        command = [str(dump), "--inserts", "--no-owner", "--no-privileges", "--no-comments", server.get_uri()]
         script = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     finally:
         server.cleanup()

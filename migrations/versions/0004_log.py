@@ -1,0 +1,305 @@
+"""The log: what became of sessions and labels, written by triggers and never rewritten, and the seals over it.
+
+Revision ID: 0004
+Revises: 0003
+"""
+
+import sqlalchemy as sa
+from alembic import op
+
+revision = "0004"
+down_revision = "0003"
+branch_labels = None
+depends_on = None
+
+INT64 = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
+
+# Milliseconds since the epoch by the database's clock.
+SQLITE_NOW = "CAST(round((julianday('now') - 2440587.5) * 86400000) AS INTEGER)"
+POSTGRESQL_NOW = "floor(extract(epoch FROM clock_timestamp()) * 1000)"
+
+SQLITE_ACTOR = "(SELECT name FROM event_actor)"
+POSTGRESQL_ACTOR = "coalesce(nullif(current_setting('sessions_db.actor', true), ''), session_user)"
+
+SQLITE = {
+    "sessions_identity": """\
+CREATE TRIGGER sessions_identity BEFORE UPDATE OF key, agent_id, kind, run_id, parent_key, created_ms ON sessions
+WHEN NEW.key <> OLD.key OR NEW.agent_id <> OLD.agent_id OR NEW.kind <> OLD.kind OR NEW.run_id IS NOT OLD.run_id
+  OR NEW.parent_key IS NOT OLD.parent_key OR NEW.created_ms <> OLD.created_ms
+BEGIN
+  SELECT RAISE(ABORT, 'sessions_identity: a session keeps its key, agent, kind, run, parent and time of creation');
+END""",
+    "sessions_log_insert": f"""\
+CREATE TRIGGER sessions_log_insert AFTER INSERT ON sessions
+BEGIN
+  SELECT RAISE(ABORT, 'sessions_log_insert: a session is not replaced, delete it first')
+  WHERE (SELECT event FROM session_events WHERE session_key = NEW.key ORDER BY id DESC LIMIT 1) <> 'deleted';
+  INSERT INTO session_events (at_ms, actor, event, session_key, to_status, reason, parent_key, message_count)
+  SELECT {SQLITE_NOW}, {SQLITE_ACTOR},
+    'created', NEW.key, NEW.status, NEW.end_reason, NEW.parent_key, NEW.last_seq;
+END""",
+    "sessions_log_update": f"""\
+CREATE TRIGGER sessions_log_update AFTER UPDATE OF status, finished_ms, end_reason ON sessions
+WHEN NEW.status <> OLD.status OR NEW.finished_ms IS NOT OLD.finished_ms OR NEW.end_reason IS NOT OLD.end_reason
+BEGIN
+  INSERT INTO session_events (at_ms, actor, event, session_key, from_status, to_status, reason, message_count)
+  SELECT {SQLITE_NOW}, {SQLITE_ACTOR},
+    CASE WHEN NEW.status = OLD.status THEN 'end_changed' ELSE 'status_changed' END,
+    NEW.key, OLD.status, NEW.status, NEW.end_reason, NEW.last_seq;
+END""",
+    "sessions_delete": f"""\
+CREATE TRIGGER sessions_delete AFTER DELETE ON sessions
+BEGIN
+  DELETE FROM messages WHERE session_key = OLD.key;
+  DELETE FROM archived_messages WHERE session_key = OLD.key;
+  DELETE FROM labels WHERE session_key = OLD.key;
+  INSERT INTO session_events (at_ms, actor, event, session_key, from_status, reason, parent_key, message_count)
+  SELECT {SQLITE_NOW}, {SQLITE_ACTOR},
+    'deleted', OLD.key, OLD.status, OLD.end_reason, OLD.parent_key, OLD.last_seq;
+END""",
+    "labels_log_insert": f"""\
+CREATE TRIGGER labels_log_insert AFTER INSERT ON labels
+BEGIN
+  INSERT INTO session_events (at_ms, actor, event, session_key, label)
+  SELECT {SQLITE_NOW}, {SQLITE_ACTOR}, 'label_assigned', NEW.session_key, NEW.label;
+END""",
+    "labels_log_update": f"""\
+CREATE TRIGGER labels_log_update AFTER UPDATE OF label, session_key ON labels
+WHEN NEW.label <> OLD.label OR NEW.session_key <> OLD.session_key
+BEGIN
+  INSERT INTO session_events (at_ms, actor, event, session_key, label)
+  SELECT {SQLITE_NOW}, {SQLITE_ACTOR}, 'label_removed', OLD.session_key, OLD.label
+  WHERE NEW.label <> OLD.label;
+  INSERT INTO session_events (at_ms, actor, event, session_key, label, from_session_key)
+  SELECT {SQLITE_NOW}, {SQLITE_ACTOR},
+    CASE WHEN NEW.label = OLD.label THEN 'label_moved' ELSE 'label_assigned' END,
+    NEW.session_key, NEW.label, CASE WHEN NEW.label = OLD.label THEN OLD.session_key END;
+END""",
+    "labels_log_delete": f"""\
+CREATE TRIGGER labels_log_delete AFTER DELETE ON labels
+BEGIN
+  INSERT INTO session_events (at_ms, actor, event, session_key, label)
+  SELECT {SQLITE_NOW}, {SQLITE_ACTOR}, 'label_removed', OLD.session_key, OLD.label;
+END""",
+    "session_events_insert": """\
+CREATE TRIGGER session_events_insert BEFORE INSERT ON session_events
+WHEN NEW.id >= 1 AND NEW.id <= (SELECT max(id) FROM session_events)
+BEGIN
+  SELECT RAISE(ABORT, 'session_events_insert: an event comes after those that are logged');
+END""",
+    "session_events_update": """\
+CREATE TRIGGER session_events_update BEFORE UPDATE ON session_events
+BEGIN
+  SELECT RAISE(ABORT, 'session_events_update: an event is not changed');
+END""",
+    "session_events_delete": f"""\
+CREATE TRIGGER session_events_delete BEFORE DELETE ON session_events
+WHEN OLD.at_ms > {SQLITE_NOW} - 30 * 24 * 60 * 60 * 1000
+BEGIN
+  SELECT RAISE(ABORT, 'session_events_delete: an event is kept for 30 days');
+END""",
+} | {
+    f"{table}_{event}": f"""\
+CREATE TRIGGER {table}_{event} BEFORE {event.upper()} ON {table}
+{f"WHEN EXISTS (SELECT 1 FROM {table} WHERE {key} = NEW.{key})" if event == "insert" else ""}
+BEGIN
+  SELECT RAISE(ABORT, '{table}_{event}: what is sealed is not changed');
+END"""
+    for table, key in (("event_digests", "event_id"), ("event_seals", "id"))
+    for event in ("insert", "update", "delete")
+}
+
+SQLITE_DELETE_BEFORE = """\
+CREATE TRIGGER sessions_delete AFTER DELETE ON sessions
+BEGIN
+  DELETE FROM messages WHERE session_key = OLD.key;
+  DELETE FROM archived_messages WHERE session_key = OLD.key;
+  DELETE FROM labels WHERE session_key = OLD.key;
+END"""
+
+
+def in_its_schema(function: str) -> str:
+    # The tables that a function means are those beside it, whatever the writer's search_path or temporary tables.
+    return f"""\
+DO $$
+BEGIN
+  EXECUTE format('ALTER FUNCTION {function}() SET search_path = %I, pg_temp', current_schema());
+END
+$$"""
+
+
+def refusal(trigger: str, when: str, reason: str, each: str = "ROW", condition: str = "") -> str:
+    return f"""\
+CREATE FUNCTION {trigger}() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+  RAISE EXCEPTION '{trigger}: {reason}' USING ERRCODE = 'integrity_constraint_violation';
+END
+$$;
+CREATE TRIGGER {trigger} BEFORE {when}
+FOR EACH {each}{condition} EXECUTE FUNCTION {trigger}()"""
+
+
+POSTGRESQL = {
+    "sessions_identity": refusal(
+        "sessions_identity",
+        "UPDATE OF key, agent_id, kind, run_id, parent_key, created_ms ON sessions",
+        "a session keeps its key, agent, kind, run, parent and time of creation",
+        condition="""
+WHEN ((NEW.key, NEW.agent_id, NEW.kind, NEW.run_id, NEW.parent_key, NEW.created_ms)
+  IS DISTINCT FROM (OLD.key, OLD.agent_id, OLD.kind, OLD.run_id, OLD.parent_key, OLD.created_ms))""",
+    ),
+    "sessions_log": f"""\
+CREATE FUNCTION sessions_log() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER AS $$
+BEGIN
+  IF TG_OP = 'INSERT' THEN
+    INSERT INTO session_events
+      (at_ms, actor, db_user, event, session_key, to_status, reason, parent_key, message_count)
+    VALUES ({POSTGRESQL_NOW}, {POSTGRESQL_ACTOR}, session_user,
+      'created', NEW.key, NEW.status, NEW.end_reason, NEW.parent_key, NEW.last_seq);
+  ELSIF TG_OP = 'UPDATE' THEN
+    INSERT INTO session_events
+      (at_ms, actor, db_user, event, session_key, from_status, to_status, reason, message_count)
+    VALUES ({POSTGRESQL_NOW}, {POSTGRESQL_ACTOR}, session_user,
+      CASE WHEN NEW.status = OLD.status THEN 'end_changed' ELSE 'status_changed' END,
+      NEW.key, OLD.status, NEW.status, NEW.end_reason, NEW.last_seq);
+  ELSE
+    INSERT INTO session_events
+      (at_ms, actor, db_user, event, session_key, from_status, reason, parent_key, message_count)
+    VALUES ({POSTGRESQL_NOW}, {POSTGRESQL_ACTOR}, session_user,
+      'deleted', OLD.key, OLD.status, OLD.end_reason, OLD.parent_key, OLD.last_seq);
+  END IF;
+  RETURN NULL;
+END
+$$;
+CREATE TRIGGER sessions_log AFTER INSERT OR DELETE ON sessions
+FOR EACH ROW EXECUTE FUNCTION sessions_log();
+CREATE TRIGGER sessions_log_update AFTER UPDATE OF status, finished_ms, end_reason ON sessions
+FOR EACH ROW WHEN ((NEW.status, NEW.finished_ms, NEW.end_reason)
+  IS DISTINCT FROM (OLD.status, OLD.finished_ms, OLD.end_reason)) EXECUTE FUNCTION sessions_log();
+{in_its_schema("sessions_log")}""",
+    "labels_log": f"""\
+CREATE FUNCTION labels_log() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER AS $$
+BEGIN
+  IF TG_OP = 'UPDATE' AND NEW.label = OLD.label THEN
+    INSERT INTO session_events (at_ms, actor, db_user, event, session_key, label, from_session_key)
+    VALUES ({POSTGRESQL_NOW}, {POSTGRESQL_ACTOR}, session_user,
+      'label_moved', NEW.session_key, NEW.label, OLD.session_key);
+    RETURN NULL;
+  END IF;
+  IF TG_OP <> 'INSERT' THEN
+    INSERT INTO session_events (at_ms, actor, db_user, event, session_key, label)
+    VALUES ({POSTGRESQL_NOW}, {POSTGRESQL_ACTOR}, session_user, 'label_removed', OLD.session_key, OLD.label);
+  END IF;
+  IF TG_OP <> 'DELETE' THEN
+    INSERT INTO session_events (at_ms, actor, db_user, event, session_key, label)
+    VALUES ({POSTGRESQL_NOW}, {POSTGRESQL_ACTOR}, session_user, 'label_assigned', NEW.session_key, NEW.label);
+  END IF;
+  RETURN NULL;
+END
+$$;
+CREATE TRIGGER labels_log AFTER INSERT OR DELETE ON labels
+FOR EACH ROW EXECUTE FUNCTION labels_log();
+CREATE TRIGGER labels_log_update AFTER UPDATE OF label, session_key ON labels
+FOR EACH ROW WHEN ((NEW.label, NEW.session_key) IS DISTINCT FROM (OLD.label, OLD.session_key))
+EXECUTE FUNCTION labels_log();
+{in_its_schema("labels_log")}""",
+    "session_events_update": refusal("session_events_update", "UPDATE ON session_events", "an event is not changed"),
+    "session_events_delete": refusal(
+        "session_events_delete",
+        "DELETE ON session_events",
+        "an event is kept for 30 days",
+        condition=f" WHEN (OLD.at_ms > {POSTGRESQL_NOW} - 30::bigint * 24 * 60 * 60 * 1000)",
+    ),
+    "session_events_truncate": refusal(
+        "session_events_truncate", "TRUNCATE ON session_events", "an event is kept for 30 days", "STATEMENT"
+    ),
+    # It fires no trigger for the rows.
+    **{
+        f"{table}_truncate": refusal(
+            f"{table}_truncate", f"TRUNCATE ON {table}", "rows are deleted, so that each is logged", "STATEMENT"
+        )
+        for table in ("sessions", "labels")
+    },
+} | {
+    f"{table}_{name}": refusal(f"{table}_{name}", f"{when} ON {table}", "what is sealed is not changed", each)
+    for table in ("event_digests", "event_seals")
+    for name, when, each in (("change", "UPDATE OR DELETE", "ROW"), ("truncate", "TRUNCATE", "STATEMENT"))
+}
+
+
+def upgrade() -> None:
+    """Create the tables of the log, then the triggers that write it and those that guard it."""
+    on_sqlite = op.get_context().dialect.name == "sqlite"
+    op.create_table(
+        "session_events",
+        sa.Column("id", INT64, autoincrement=True, nullable=False),
+        sa.Column("at_ms", INT64, nullable=False),
+        sa.Column("actor", sa.Text()),
+        sa.Column("db_user", sa.Text()),
+        sa.Column("event", sa.Text(), nullable=False),
+        sa.Column("session_key", sa.Text(), nullable=False),
+        sa.Column("from_status", sa.Text()),
+        sa.Column("to_status", sa.Text()),
+        sa.Column("reason", sa.Text()),
+        sa.Column("label", sa.Text()),
+        sa.Column("from_session_key", sa.Text()),
+        sa.Column("parent_key", sa.Text()),
+        sa.Column("message_count", INT64),
+        sa.PrimaryKeyConstraint("id", name="pk_session_events"),
+        sa.CheckConstraint("id >= 1", name="ck_session_events_id"),
+        sa.CheckConstraint(
+            "event IN ('created', 'status_changed', 'end_changed', 'label_assigned', 'label_moved', 'label_removed', "
+            "'deleted')",
+            name="ck_session_events_event",
+        ),
+        sqlite_autoincrement=True,
+        sqlite_strict=True,
+    )
+    op.create_index("ix_session_events_session", "session_events", ["session_key", "id"])
+    op.create_index("ix_session_events_at", "session_events", ["at_ms"])
+    op.create_table(
+        "event_digests",
+        sa.Column("event_id", INT64, autoincrement=False, nullable=False),
+        sa.Column("at_ms", INT64, nullable=False),
+        sa.Column("digest", sa.Text(), nullable=False),
+        sa.PrimaryKeyConstraint("event_id", name="pk_event_digests"),
+        sqlite_strict=True,
+    )
+    op.create_table(
+        "event_seals",
+        sa.Column("id", INT64, autoincrement=False, nullable=False),
+        sa.Column("sealed_ms", INT64, nullable=False),
+        sa.Column("actor", sa.Text()),
+        sa.Column("through_event_id", INT64, nullable=False),
+        sa.Column("event_count", INT64, nullable=False),
+        sa.Column("previous_digest", sa.Text(), nullable=False),
+        sa.Column("digest", sa.Text(), nullable=False),
+        sa.PrimaryKeyConstraint("id", name="pk_event_seals"),
+        sa.UniqueConstraint("previous_digest", name="uq_event_seals_previous_digest"),
+        sqlite_strict=True,
+    )
+    if on_sqlite:
+        op.create_table(
+            "event_actor",
+            sa.Column("name", sa.Text(), nullable=False),
+            sa.PrimaryKeyConstraint("name", name="pk_event_actor"),
+            sqlite_strict=True,
+        )
+        op.execute("DROP TRIGGER sessions_delete")
+    for statement in (SQLITE if on_sqlite else POSTGRESQL).values():
+        op.execute(statement)
+
+
+def downgrade() -> None:
+    """Forget the log and the seals."""
+    if op.get_context().dialect.name == "sqlite":
+        for name in SQLITE:
+            op.execute(f"DROP TRIGGER {name}")
+        op.execute(SQLITE_DELETE_BEFORE)
+        op.drop_table("event_actor")
+    else:
+        for name in POSTGRESQL:
+            op.execute(f"DROP FUNCTION {name}() CASCADE")
+    op.drop_table("event_seals")
+    op.drop_table("event_digests")
+    op.drop_table("session_events")

@@ -1,0 +1,154 @@
+"""The triggers on SQLite.
+
+SQLite has row triggers only and ignores foreign keys unless a connection turns them on, so `sessions_delete`,
+`labels_insert` and `labels_update` repeat what the foreign keys promise.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+# Milliseconds since the epoch by the database's clock.
+_NOW: Final = "CAST(round((julianday('now') - 2440587.5) * 86400000) AS INTEGER)"
+
+_ACTOR: Final = "(SELECT name FROM event_actor)"
+
+_MESSAGE: Final = "session_key, seq, role, content, tool_name, metadata, timestamp_ms, idempotency_key"
+
+TRIGGERS: Final = {
+    # The rest of an append: take the next number, move the counters, run the trim query.
+    "messages_append": f"""\
+CREATE TRIGGER messages_append AFTER INSERT ON messages
+BEGIN
+  SELECT RAISE(ABORT, 'messages_append: seq must be the last_seq of an existing session, plus 1')
+  WHERE NOT EXISTS (SELECT 1 FROM sessions WHERE key = NEW.session_key AND last_seq = NEW.seq - 1);
+  UPDATE sessions
+  SET last_seq = NEW.seq, last_activity_ms = max(last_activity_ms, NEW.timestamp_ms)
+  WHERE key = NEW.session_key;
+  INSERT INTO archived_messages ({_MESSAGE}, archived_ms)
+  SELECT {_MESSAGE}, {_NOW} FROM messages
+  WHERE session_key = NEW.session_key
+    AND seq <= NEW.seq - (SELECT message_cap FROM sessions WHERE key = NEW.session_key AND archive_trimmed = 1);
+  DELETE FROM messages
+  WHERE session_key = NEW.session_key
+    AND seq <= NEW.seq - (SELECT message_cap FROM sessions WHERE key = NEW.session_key);
+END""",
+    # A cap that is lowered holds at once.
+    "sessions_message_cap": f"""\
+CREATE TRIGGER sessions_message_cap AFTER UPDATE OF message_cap ON sessions
+WHEN NEW.message_cap < OLD.message_cap
+BEGIN
+  INSERT INTO archived_messages ({_MESSAGE}, archived_ms)
+  SELECT {_MESSAGE}, {_NOW} FROM messages
+  WHERE NEW.archive_trimmed = 1 AND session_key = NEW.key AND seq <= NEW.last_seq - NEW.message_cap;
+  DELETE FROM messages WHERE session_key = NEW.key AND seq <= NEW.last_seq - NEW.message_cap;
+END""",
+    # A message keeps its place.
+    "messages_place": """\
+CREATE TRIGGER messages_place BEFORE UPDATE OF session_key, seq ON messages
+BEGIN
+  SELECT RAISE(ABORT, 'messages_place: a message keeps its session and its number');
+END""",
+    # A session stays the one that it is.
+    "sessions_identity": """\
+CREATE TRIGGER sessions_identity BEFORE UPDATE OF key, agent_id, kind, run_id, parent_key, created_ms ON sessions
+WHEN NEW.key <> OLD.key OR NEW.agent_id <> OLD.agent_id OR NEW.kind <> OLD.kind OR NEW.run_id IS NOT OLD.run_id
+  OR NEW.parent_key IS NOT OLD.parent_key OR NEW.created_ms <> OLD.created_ms
+BEGIN
+  SELECT RAISE(ABORT, 'sessions_identity: a session keeps its key, agent, kind, run, parent and time of creation');
+END""",
+    "labels_insert": """\
+CREATE TRIGGER labels_insert BEFORE INSERT ON labels
+WHEN NOT EXISTS (SELECT 1 FROM sessions WHERE key = NEW.session_key)
+BEGIN
+  SELECT RAISE(ABORT, 'labels_insert: a label must point to an existing session');
+END""",
+    "labels_update": """\
+CREATE TRIGGER labels_update BEFORE UPDATE OF session_key ON labels
+WHEN NOT EXISTS (SELECT 1 FROM sessions WHERE key = NEW.session_key)
+BEGIN
+  SELECT RAISE(ABORT, 'labels_update: a label must point to an existing session');
+END""",
+    # The log. INSERT OR REPLACE deletes the row that it replaces without firing a trigger.
+    "sessions_log_insert": f"""\
+CREATE TRIGGER sessions_log_insert AFTER INSERT ON sessions
+BEGIN
+  SELECT RAISE(ABORT, 'sessions_log_insert: a session is not replaced, delete it first')
+  WHERE (SELECT event FROM session_events WHERE session_key = NEW.key ORDER BY id DESC LIMIT 1) <> 'deleted';
+  INSERT INTO session_events (at_ms, actor, event, session_key, to_status, reason, parent_key, message_count)
+  SELECT {_NOW}, {_ACTOR},
+    'created', NEW.key, NEW.status, NEW.end_reason, NEW.parent_key, NEW.last_seq;
+END""",
+    "sessions_log_update": f"""\
+CREATE TRIGGER sessions_log_update AFTER UPDATE OF status, finished_ms, end_reason ON sessions
+WHEN NEW.status <> OLD.status OR NEW.finished_ms IS NOT OLD.finished_ms OR NEW.end_reason IS NOT OLD.end_reason
+BEGIN
+  INSERT INTO session_events (at_ms, actor, event, session_key, from_status, to_status, reason, message_count)
+  SELECT {_NOW}, {_ACTOR},
+    CASE WHEN NEW.status = OLD.status THEN 'end_changed' ELSE 'status_changed' END,
+    NEW.key, OLD.status, NEW.status, NEW.end_reason, NEW.last_seq;
+END""",
+    # What belongs to the session goes first.
+    "sessions_delete": f"""\
+CREATE TRIGGER sessions_delete AFTER DELETE ON sessions
+BEGIN
+  DELETE FROM messages WHERE session_key = OLD.key;
+  DELETE FROM archived_messages WHERE session_key = OLD.key;
+  DELETE FROM labels WHERE session_key = OLD.key;
+  INSERT INTO session_events (at_ms, actor, event, session_key, from_status, reason, parent_key, message_count)
+  SELECT {_NOW}, {_ACTOR},
+    'deleted', OLD.key, OLD.status, OLD.end_reason, OLD.parent_key, OLD.last_seq;
+END""",
+    "labels_log_insert": f"""\
+CREATE TRIGGER labels_log_insert AFTER INSERT ON labels
+BEGIN
+  INSERT INTO session_events (at_ms, actor, event, session_key, label)
+  SELECT {_NOW}, {_ACTOR}, 'label_assigned', NEW.session_key, NEW.label;
+END""",
+    "labels_log_update": f"""\
+CREATE TRIGGER labels_log_update AFTER UPDATE OF label, session_key ON labels
+WHEN NEW.label <> OLD.label OR NEW.session_key <> OLD.session_key
+BEGIN
+  INSERT INTO session_events (at_ms, actor, event, session_key, label)
+  SELECT {_NOW}, {_ACTOR}, 'label_removed', OLD.session_key, OLD.label
+  WHERE NEW.label <> OLD.label;
+  INSERT INTO session_events (at_ms, actor, event, session_key, label, from_session_key)
+  SELECT {_NOW}, {_ACTOR},
+    CASE WHEN NEW.label = OLD.label THEN 'label_moved' ELSE 'label_assigned' END,
+    NEW.session_key, NEW.label, CASE WHEN NEW.label = OLD.label THEN OLD.session_key END;
+END""",
+    "labels_log_delete": f"""\
+CREATE TRIGGER labels_log_delete AFTER DELETE ON labels
+BEGIN
+  INSERT INTO session_events (at_ms, actor, event, session_key, label)
+  SELECT {_NOW}, {_ACTOR}, 'label_removed', OLD.session_key, OLD.label;
+END""",
+    # What was logged stays as it is. The first of each three is against INSERT OR REPLACE.
+    "session_events_insert": """\
+CREATE TRIGGER session_events_insert BEFORE INSERT ON session_events
+WHEN NEW.id >= 1 AND NEW.id <= (SELECT max(id) FROM session_events)
+BEGIN
+  SELECT RAISE(ABORT, 'session_events_insert: an event comes after those that are logged');
+END""",
+    "session_events_update": """\
+CREATE TRIGGER session_events_update BEFORE UPDATE ON session_events
+BEGIN
+  SELECT RAISE(ABORT, 'session_events_update: an event is not changed');
+END""",
+    "session_events_delete": f"""\
+CREATE TRIGGER session_events_delete BEFORE DELETE ON session_events
+WHEN OLD.at_ms > {_NOW} - 30 * 24 * 60 * 60 * 1000
+BEGIN
+  SELECT RAISE(ABORT, 'session_events_delete: an event is kept for 30 days');
+END""",
+} | {
+    f"{table}_{event}": f"""\
+CREATE TRIGGER {table}_{event} BEFORE {event.upper()} ON {table}
+{f"WHEN EXISTS (SELECT 1 FROM {table} WHERE {key} = NEW.{key})" if event == "insert" else ""}
+BEGIN
+  SELECT RAISE(ABORT, '{table}_{event}: what is sealed is not changed');
+END"""
+    for table, key in (("event_digests", "event_id"), ("event_seals", "id"))
+    for event in ("insert", "update", "delete")
+}
+"""The statement that creates each trigger, by its name."""
