@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sqlite3
 import threading
 import time
 import weakref
@@ -65,7 +66,12 @@ def _connect_in_turn(dialect: Dialect, _record: object, cargs: Any, cparams: Any
     with _connecting:
         if (file := _file_of(cargs[0])) in _busy:
             raise SessionsError(f"This process was forked while {file} was in use, so it can't use it safely")
-        return dialect.connect(*cargs, **cparams)
+        try:
+            return dialect.connect(*cargs, **cparams)
+        except sqlite3.OperationalError as error:
+            # "unable to open database file": which one?
+            error.args = (f"{error}: {file}",)
+            raise
 
 
 def _file_of(database: str) -> str:

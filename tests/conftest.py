@@ -11,7 +11,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Coroutine, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any, Self, cast
 
@@ -124,8 +124,11 @@ class SQLiteDatabases:
         return f"sqlite:///{path}"
 
     def drop(self, url: str) -> None:
-        # SQLite removes the log when its last connection closes: one that is left was leaked.
+        # SQLite removes the log when its last connection closes: one that is left was leaked. A connection that only
+        # reads can't remove it, so the last one is ours.
         path = Path(str(make_url(url).database))
+        with closing(sqlite3.connect(path)) as connection, suppress(sqlite3.DatabaseError):
+            connection.execute("SELECT count(*) FROM sqlite_master").fetchall()
         leaked = path.with_name(path.name + "-wal").exists()
         path.unlink(missing_ok=True)
         assert not leaked, "a connection to the database was left open"

@@ -457,7 +457,7 @@ def test_database_is_a_file_in_the_working_directory_unless_the_environment_name
 ) -> None:
     monkeypatch.chdir(tmp_path)
     for environment in ({"SESSIONS_DB_URL": None}, {"SESSIONS_DB_URL": "sqlite:///other.db"}):
-        assert CliRunner(env=environment).invoke(cli, ["list"]).exit_code == 0
+        assert CliRunner(env=environment).invoke(cli, ["upgrade"]).exit_code == 0
 
     assert sorted(path.name for path in tmp_path.iterdir()) == ["other.db", "sessions.db"]
 
@@ -472,9 +472,9 @@ def test_demo_shows_sessions_history_and_an_audit_query(tmp_path: Path, monkeypa
     for shown in (
         "[demo-report] Write the report again",
         "Of 151 messages the session retains the newest 100.",
-        "SELECT coalesce(s.task, '(main session)') AS task, s.status, s.end_reason,",
-        "(main session)       active                          151   100",
-        "Write the report     error      the model stopped    1     1",
+        "SELECT coalesce(task, '(main session)') AS task, status, end_reason,",
+        "(main session)       active                           151   100",
+        "Write the report     error      the model stopped     1     1",
         "README.md",
     ):
         assert shown in result.stdout
@@ -488,7 +488,7 @@ def test_demo_shows_sessions_history_and_an_audit_query(tmp_path: Path, monkeypa
 def test_demo_with_a_database_stores_the_run_there(url: str, family: dict[str, Session]) -> None:
     shown = ok("demo", db=url)
 
-    assert "(main session)       active                          151   100" in shown
+    assert "(main session)       active                           151   100" in shown
     found = ok_json("list", "--agent", "demo", db=url)
     assert sorted((session["kind"], session["status"]) for session in found) == [
         ("cron", "completed"),

@@ -18,14 +18,11 @@ PROGRESS_MESSAGES: Final = 150
 """How many progress messages the main session is sent: more than it retains."""
 
 AUDIT_QUERY: Final = """\
-SELECT coalesce(s.task, '(main session)') AS task, s.status, s.end_reason,
-       s.last_seq AS sent, count(m.seq) AS retained, l.label AS owns_label
-FROM sessions AS s
-LEFT JOIN messages AS m ON m.session_key = s.key
-LEFT JOIN labels AS l ON l.session_key = s.key
-WHERE s.agent_id = 'demo'
-GROUP BY s.key, l.label
-ORDER BY s.created_ms, s.key"""
+SELECT coalesce(task, '(main session)') AS task, status, end_reason,
+       message_count AS sent, retained_count AS retained, owns_label
+FROM audit_sessions
+WHERE agent_id = 'demo'
+ORDER BY created_ms, session_key"""
 """What an auditor may ask, in SQL that both databases take: how each session ended, and what is left of it."""
 
 

@@ -129,6 +129,12 @@ def print_rows(console: Console, names: Iterable[str], rows: Iterable[Iterable[o
     console.print(table)
 
 
+def print_heading(console: Console, title: str, call: str = "") -> None:
+    """Print a line across the terminal with a title, and the call that gives what follows."""
+    console.print()
+    console.rule(Text.assemble((title, "bold"), (f"  {call}" if call else "", "dim")), align="left")
+
+
 def _table() -> Table:
     return Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="bold underline")
 

@@ -1,0 +1,68 @@
+"""The command that plays a small run and shows what it left."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+import click
+from rich.console import Console
+from rich.text import Text
+
+from sessions_db.cli import scenario, terminal
+from sessions_db.cli.group import cli, database
+from sessions_db.manager import SessionManager
+
+
+@cli.command("demo")
+@database
+@click.pass_obj
+def demo_(url: str | None) -> None:
+    """Play a small run and show what it left.
+
+    Several agents prepare a report, on a SQLite database that is removed in the end. With --db the run is stored in
+    that database, under the agent "demo".
+    """
+    if url is not None:
+        _show_demo(url)
+        return
+    with tempfile.TemporaryDirectory(prefix="sessions-db-demo-") as directory:
+        _show_demo(f"sqlite:///{Path(directory, 'demo.db')}")
+
+
+def _show_demo(url: str) -> None:
+    console = Console()
+    with SessionManager(url) as manager:
+        scenario.play(manager)
+
+        _say(console, "An agent was asked for a report. It spawned sub-agents, and a nightly job ran meanwhile.")
+        terminal.print_heading(console, "The sessions, the newest first", f'manager.list(agent_id="{scenario.AGENT}")')
+        terminal.print_sessions(console, manager.list(agent_id=scenario.AGENT))
+        _say(
+            console,
+            f"Two sessions were spawned with the label {scenario.LABEL!r}, and the newest owns it: "
+            f"manager.get_by_label({scenario.LABEL!r}) gives the one that was completed. {scenario.REPEATED_TASK!r} "
+            "was spawned twice with the same idempotency key, as after a lost connection: it is there once.",
+        )
+
+        main = manager.get_or_create_main(scenario.AGENT)
+        terminal.print_heading(console, "The main session's history, capped", "manager.history(main.key, limit=3)")
+        terminal.print_messages(console, manager.history(main.key, limit=3) or [])
+        _say(
+            console,
+            f"Of {main.message_count} messages the session retains the newest {len(main.messages)}. The database "
+            "itself trims the older ones, in the transaction of each append.",
+        )
+
+        terminal.print_heading(console, "An audit query, in plain SQL")
+        _say(console, f"{scenario.AUDIT_QUERY}\n")
+        with manager.transaction() as tx:
+            result = tx.connection.exec_driver_sql(scenario.AUDIT_QUERY)
+            terminal.print_rows(console, result.keys(), result)
+
+    terminal.print_heading(console, "Where to go on")
+    _say(console, "README.md has a quickstart in Python; docs/audit.md has an auditor's questions with their SQL.")
+
+
+def _say(console: Console, text: str) -> None:
+    console.print(Text(f"\n{text}"))

@@ -1,0 +1,143 @@
+"""The group of all commands, what they have in common, and in what words they end when something is wrong."""
+
+from __future__ import annotations
+
+import errno
+import getpass
+import os
+import re
+import sys
+from collections.abc import Callable
+from enum import StrEnum
+from typing import Any, TypeVar
+
+import click
+from rich.console import Console
+from rich.progress import BarColumn, Progress, ProgressColumn, TextColumn, TimeRemainingColumn
+
+from sessions_db.cli import terminal
+from sessions_db.errors import SessionsError
+from sessions_db.manager import DEFAULT_URL, SessionManager, default_url
+
+_F = TypeVar("_F", bound=Callable[..., Any])
+
+# A shell's exit code for a command that SIGINT ended.
+_INTERRUPTED = 130
+
+
+class _Commands(click.Group):
+    """The commands, which end with one line where something is wrong outside of them."""
+
+    def invoke(self, ctx: click.Context) -> object:
+        """What the command returns."""
+        try:
+            return super().invoke(ctx)
+        except SessionsError as error:
+            raise click.ClickException(terminal.printable(str(error))) from error
+        except OSError as error:
+            if error.errno == errno.EPIPE:  # the reader, `head` say, has had enough: Click ends quietly
+                raise
+            _drop_unwritten_output()
+            raise click.ClickException(terminal.printable(str(error))) from error
+        except KeyboardInterrupt:
+            click.echo("\nInterrupted", err=True)  # on a line of its own after the terminal's ^C
+            ctx.exit(_INTERRUPTED)
+
+
+def _drop_unwritten_output() -> None:
+    """Forget what stdout could not take: Python would try again at its end, complain, and exit with 120."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _name_database(ctx: click.Context, _parameter: click.Parameter, url: str | None) -> None:
+    if url is not None:
+        ctx.obj = url
+
+
+# Before the command or after it: people write both.
+database = click.option(
+    "--db",
+    metavar="URL",
+    expose_value=False,
+    callback=_name_database,
+    help="The database: sqlite:///FILE or postgresql://USER:PASSWORD@HOST/NAME.  "
+    f"[default: $SESSIONS_DB_URL, or {DEFAULT_URL}]",
+)
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@database
+@click.version_option(package_name="sessions-db")
+def cli() -> None:
+    """Look into a database of agent sessions, keep it in order, and put conversations into it."""
+
+
+def reader(url: str | None) -> SessionManager:
+    """A manager of the database that the command line, else the environment, names, for a command that only reads."""
+    return SessionManager(url or default_url(), read_only=True)
+
+
+def writer(url: str | None, actor: str | None = None, *, migrate: bool = False) -> SessionManager:
+    """A manager for a command that writes; an empty database is given its tables."""
+    return SessionManager(url or default_url(), actor=actor, migrate=migrate)
+
+
+as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON instead, with nothing shortened.")
+
+
+def acting(command: _F) -> _F:
+    """The option that says under which name the log records what the command does."""
+    return click.option(
+        "--actor",
+        metavar="NAME",
+        default=_login,
+        show_default="the user's login name",
+        help="Who the log says did it.",
+    )(command)
+
+
+def _login() -> str | None:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a container may know no name for its user
+        return None
+
+
+def one_of(choices: type[StrEnum]) -> click.Choice[str]:
+    """The type of an option that takes one of these."""
+    return click.Choice([choice.value for choice in choices])
+
+
+class Duration(click.ParamType[int]):
+    """A span of time such as `30d`, `2h`, `15m` or `90s`, as milliseconds."""
+
+    name = "duration"
+    _UNITS_MS = {"d": 86_400_000, "h": 3_600_000, "m": 60_000, "s": 1000}  # noqa: RUF012  # never changed
+    _LONGEST_DAYS = 36_500
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """The milliseconds; a usage error for what is no duration, is 0, or is longer than 100 years."""
+        found = re.fullmatch(r"([0-9]{1,12})([dhms])", str(value))
+        if found is None:
+            self.fail(f"{value!r} is not a duration such as 30d, 2h, 15m or 90s.", param, ctx)
+        ms = int(found[1]) * self._UNITS_MS[found[2]]
+        if not 0 < ms <= self._LONGEST_DAYS * self._UNITS_MS["d"]:
+            self.fail(f"{value!r} is not between 1s and {self._LONGEST_DAYS}d.", param, ctx)
+        return ms
+
+
+def progress_bar(*columns: ProgressColumn) -> Progress:
+    """A bar on stderr, with these columns in the middle; nothing where stderr is no terminal."""
+    console = Console(stderr=True)
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        *columns,
+        TimeRemainingColumn(),
+        console=console,
+        transient=True,
+        disable=not console.file.isatty(),
+    )

@@ -1,0 +1,116 @@
+"""Commands that show sessions and messages."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import click
+from rich.console import Console
+
+from sessions_db.cli import terminal
+from sessions_db.cli.group import as_json, cli, database, one_of, reader
+from sessions_db.errors import SessionNotFound
+from sessions_db.models import Session, SessionKind, SessionStatus
+from sessions_db.validation import JsonValue
+
+# Of a session with more children `show` prints the newest.
+_CHILDREN_SHOWN = 10
+
+
+@cli.command("list")
+@click.option("--kind", "kinds", type=one_of(SessionKind), multiple=True, help="Only this kind; may be repeated.")
+@click.option("--active", is_flag=True, help="Only sessions that have not ended.")
+@click.option("--status", type=one_of(SessionStatus), help="Only sessions with this status.")
+@click.option("--agent", "agent_id", metavar="ID", help="Only this agent's sessions.")
+@click.option("--parent", "parent_key", metavar="KEY", help="Only sessions that this one spawned.")
+@click.option("--limit", type=click.IntRange(min=0), default=50, show_default=True, help="How many at most.")
+@as_json
+@database
+@click.pass_obj
+def list_(
+    url: str | None,
+    kinds: Sequence[str],
+    active: bool,
+    status: str | None,
+    agent_id: str | None,
+    parent_key: str | None,
+    limit: int,
+    as_json: bool,
+) -> None:
+    """List sessions, the newest first.
+
+    Only those are listed that pass every filter given.
+    """
+    with reader(url) as manager:
+        found = manager.list(kinds or None, active, limit, agent_id=agent_id, parent_key=parent_key, status=status)
+    if as_json:
+        click.echo(terminal.to_json([session.to_dict() for session in found]))
+        return
+    if not found:
+        click.echo("No sessions.")
+        return
+    terminal.print_sessions(Console(), found)
+    if len(found) == limit:
+        click.echo(f"These are the newest {limit:,}; --limit shows more.")
+
+
+@cli.command()
+@click.argument("key")
+@click.option("--limit", type=click.IntRange(min=0), help="Only the newest messages, so many at most.")
+@click.option("--tools", is_flag=True, help="Tool messages too.")
+@as_json
+@database
+@click.pass_obj
+def history(url: str | None, key: str, limit: int | None, tools: bool, as_json: bool) -> None:
+    """Show the messages of session KEY.
+
+    They come oldest first, as many as the session retains. Long ones are shortened in the table.
+    """
+    with reader(url) as manager:
+        messages = manager.history(key, limit, tools)
+    if messages is None:
+        raise SessionNotFound(key)
+    if as_json:
+        click.echo(terminal.to_json([message.to_dict() for message in messages]))
+    elif messages:
+        terminal.print_messages(Console(), messages)
+    elif tools:
+        click.echo("No messages.")
+    else:
+        click.echo("No messages, tool messages aside (--tools shows them).")
+
+
+@cli.command()
+@click.argument("key")
+@as_json
+@database
+@click.pass_obj
+def show(url: str | None, key: str, as_json: bool) -> None:
+    """Show session KEY and what it spawned.
+
+    With --json its messages too.
+    """
+    with reader(url) as manager:
+        session = manager.get(key)
+        if session is None:
+            raise SessionNotFound(key)
+        children = manager.children(key)
+    if as_json:
+        details: dict[str, JsonValue] = {
+            "runtimeSecs": session.runtime_secs(),
+            "retainedCount": len(session.messages),
+            "children": [child.to_dict() for child in children],
+        }
+        click.echo(terminal.to_json({**session.to_dict(), **details}))
+        return
+    console = Console()
+    terminal.print_session(console, session)
+    if children:
+        _print_children(console, children)
+
+
+def _print_children(console: Console, children: Sequence[Session]) -> None:
+    shown = list(reversed(children[-_CHILDREN_SHOWN:]))
+    newest = f"the newest {len(shown)} of " if len(shown) < len(children) else ""
+    terminal.print_heading(console, f"Children: {newest}{len(children):,}")
+    terminal.print_sessions(console, shown)

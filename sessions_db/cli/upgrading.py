@@ -1,0 +1,31 @@
+"""The command that brings a database up to date."""
+
+from __future__ import annotations
+
+import click
+
+from sessions_db import migrate
+from sessions_db.cli import terminal
+from sessions_db.cli.group import as_json, cli, database, writer
+
+
+@cli.command()
+@database
+@as_json
+@click.pass_obj
+def upgrade(url: str | None, as_json: bool) -> None:
+    """Bring the database to this release's schema.
+
+    An empty database is given its tables, one that an older release made is migrated; sessions and messages stay.
+    Doing it again does nothing.
+    """
+    with writer(url, migrate=True) as manager:
+        before, after = manager.found_revision, migrate.head_revision()
+    if as_json:
+        click.echo(terminal.to_json({"before": before, "after": after}))
+    elif before == after:
+        click.echo(f"The database is at revision {after} already.")
+    elif before is None:
+        click.echo(f"The database was empty and is now at revision {after}.")
+    else:
+        click.echo(f"The database was upgraded from revision {before} to {after}.")
