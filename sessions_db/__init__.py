@@ -12,20 +12,25 @@ from sessions_db.errors import (
 )
 from sessions_db.manager import SessionManager, Transaction, session_manager
 from sessions_db.models import (
+    EventKind,
     LabelConflict,
     Message,
     NewMessage,
     Role,
+    Seal,
     Session,
+    SessionEvent,
     SessionKind,
     SessionStatus,
     SpawnResult,
+    Verdict,
 )
 
 __all__ = [
     "AsyncSessionManager",
     "AsyncTransaction",
     "DatabaseUnavailable",
+    "EventKind",
     "InvalidInput",
     "LabelConflict",
     "LabelInUse",
@@ -33,7 +38,9 @@ __all__ = [
     "NewMessage",
     "Role",
     "SchemaMismatch",
+    "Seal",
     "Session",
+    "SessionEvent",
     "SessionKind",
     "SessionManager",
     "SessionNotActive",
@@ -42,5 +49,6 @@ __all__ = [
     "SessionsError",
     "SpawnResult",
     "Transaction",
+    "Verdict",
     "session_manager",
 ]

@@ -72,6 +72,9 @@ class AsyncSessionStore(ABC):
     timeout_idle = _awaitable(SessionStore.timeout_idle)
     delete_session = _awaitable(SessionStore.delete_session)
     prune = _awaitable(SessionStore.prune)
+    events = _awaitable(SessionStore.events)
+    seal_log = _awaitable(SessionStore.seal_log)
+    verify_log = _awaitable(SessionStore.verify_log)
 
 
 class AsyncTransaction(AsyncSessionStore):

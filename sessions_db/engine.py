@@ -24,6 +24,9 @@ _DRIVERS = {"sqlite": "pysqlite", "postgresql": "psycopg"}
 # RETURNING came with SQLite 3.35, STRICT tables with 3.37.
 _OLDEST_SQLITE = (3, 37, 0)
 
+OLDEST_POSTGRESQL = 14
+"""The oldest major version that the library works with."""
+
 
 def open_engine(
     url: str | URL, *, synchronous: str, retry_budget_s: float, pool_size: int, read_only: bool = False

@@ -6,6 +6,7 @@ import os
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from types import TracebackType
 from typing import Concatenate, ParamSpec, Self, TypeVar
 
@@ -32,9 +33,16 @@ class Transaction(SessionStore):
     """
 
     def __init__(
-        self, conn: Connection, *, message_cap: int, archive_trimmed: bool, read_only: bool, password: str | None
+        self,
+        conn: Connection,
+        *,
+        message_cap: int,
+        archive_trimmed: bool,
+        actor: str | None,
+        read_only: bool,
+        password: str | None,
     ) -> None:
-        super().__init__(message_cap, archive_trimmed)
+        super().__init__(message_cap=message_cap, archive_trimmed=archive_trimmed, actor=actor)
         self._conn = conn
         self._read_only = read_only
         self._password = password
@@ -105,8 +113,7 @@ class SessionManager(SessionStore):
         retry_budget_s: float = 10.0,
         pool_size: int = 10,
     ) -> None:
-        super().__init__(message_cap, archive_trimmed)
-        self._actor = validation.actor(actor)
+        super().__init__(message_cap=message_cap, archive_trimmed=archive_trimmed, actor=actor)
         self._read_only = validation.flag("read_only", read_only)
         if validation.flag("migrate", migrate) and read_only:
             raise InvalidInput.of("migrate", "must be False where read_only is True", migrate)
@@ -174,13 +181,15 @@ class SessionManager(SessionStore):
         try:
             with ExitStack() as stack:
                 conn = stack.enter_context(self._connection(budget, writing=not self._read_only))
-                self._retry(lambda: stack.enter_context(self._begun(conn)), errors.is_rolled_back, budget)
+                begun = partial(self._begun, conn, read_only=self._read_only)
+                self._retry(lambda: stack.enter_context(begun()), errors.is_rolled_back, budget)
                 in_block = True
                 try:
                     yield Transaction(
                         conn,
                         message_cap=self._message_cap,
                         archive_trimmed=self._archive_trimmed,
+                        actor=self._actor,
                         read_only=self._read_only,
                         password=self._engine.url.password,
                     )
@@ -203,8 +212,10 @@ class SessionManager(SessionStore):
     ) -> _T:
         _refuse_to_write(self._read_only, needs)
         budget = RetryBudget(self._retry_budget_s)
-        writing = needs is not Needs.READ
-        in_transaction = needs is Needs.TRANSACTION or (needs is Needs.LOGGED_STATEMENT and self._actor is not None)
+        writing = needs not in _READING
+        in_transaction = needs in (Needs.SNAPSHOT, Needs.TRANSACTION) or (
+            needs is Needs.LOGGED_STATEMENT and self._actor is not None
+        )
         sent = False
 
         def attempt() -> _T:
@@ -212,8 +223,8 @@ class SessionManager(SessionStore):
             sent = False
             with self._connection(budget, writing=writing) as conn:
                 if in_transaction:
-                    with self._begun(conn):
-                        sent = True
+                    with self._begun(conn, read_only=not writing):
+                        sent = writing
                         return operation(conn, *args, **kwargs)
                 sent = writing
                 result = operation(conn, *args, **kwargs)
@@ -225,13 +236,14 @@ class SessionManager(SessionStore):
         return self._retry(attempt, errors.is_rolled_back, budget, sent=lambda: sent)
 
     @contextmanager
-    def _begun(self, conn: Connection) -> Iterator[None]:
-        with engines.transaction(conn, read_only=self._read_only):
-            if self._actor is not None and not self._read_only:
-                acting.act_as(conn, self._actor)
+    def _begun(self, conn: Connection, *, read_only: bool) -> Iterator[None]:
+        with engines.transaction(conn, read_only=read_only):
+            if self._actor is None or read_only:
+                yield
+                return
+            acting.act_as(conn, self._actor)
             yield
-            if self._actor is not None and not self._read_only:
-                acting.stop_acting(conn)
+            acting.stop_acting(conn)
 
     @contextmanager
     def _connection(self, budget: RetryBudget, *, writing: bool) -> Iterator[Connection]:
@@ -290,8 +302,11 @@ class SessionManager(SessionStore):
         )
 
 
+_READING = (Needs.READ, Needs.SNAPSHOT)
+
+
 def _refuse_to_write(read_only: bool, needs: Needs) -> None:
-    if read_only and needs is not Needs.READ:
+    if read_only and needs not in _READING:
         raise SessionsError("This SessionManager is read-only")
 
 

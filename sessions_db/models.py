@@ -49,7 +49,7 @@ class Role(StrEnum):
     TOOL = "tool"
 
 
-class SessionEvent(StrEnum):
+class EventKind(StrEnum):
     """What the log records: `session_events` holds a row for each."""
 
     CREATED = "created"
@@ -188,6 +188,63 @@ class SpawnResult:
         return _camel_case(self)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SessionEvent:
+    """An entry of the log. `id` is the order; `at_ms` is the database's clock (milliseconds since the epoch, UTC).
+
+    `actor` is whom the manager named, else the database user; `db_user` is the database user in any case, and None on
+    SQLite, which knows none. The other fields are None where they do not belong to this kind of event.
+    """
+
+    id: int
+    at_ms: int
+    actor: str | None
+    db_user: str | None
+    event: EventKind
+    session_key: str
+    from_status: SessionStatus | None
+    to_status: SessionStatus | None
+    reason: str | None
+    label: str | None
+    from_session_key: str | None
+    parent_key: str | None
+    message_count: int | None
+
+    def to_dict(self) -> dict[str, JsonValue]:
+        """The event as camelCase JSON, fields that are None left out."""
+        return _camel_case(self)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Seal:
+    """A digest over all events up to `through_event_id`. `sealed_ms` is in milliseconds since the epoch, UTC."""
+
+    id: int
+    sealed_ms: int
+    actor: str | None
+    through_event_id: int
+    event_count: int
+    previous_digest: str
+    digest: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verdict:
+    """What verifying the log found.
+
+    `event_id` is the first event that is not as it was sealed and `fault` says in what way; without a fault the log is
+    as it was when `seal`, the newest that was looked at, was made. `expired` events were deleted after the 30 days that
+    the log keeps them; `unsealed` ones came after the last seal, and nothing is known of them.
+    """
+
+    fault: str | None
+    event_id: int | None
+    seal: Seal | None
+    verified: int
+    expired: int
+    unsealed: int
+
+
 def main_key(agent_id: str) -> str:
     """The key of the one main session that an agent has."""
     return f"agent:{agent_id}:{SessionKind.MAIN}"
@@ -198,7 +255,7 @@ def spawned_key(agent_id: str, kind: SessionKind, session_id: uuid.UUID) -> str:
     return f"agent:{agent_id}:{kind}:{session_id}"
 
 
-def _camel_case(value: Message | Session | SpawnResult) -> dict[str, JsonValue]:
+def _camel_case(value: Message | Session | SessionEvent | SpawnResult) -> dict[str, JsonValue]:
     camel: dict[str, JsonValue] = {}
     model: type = type(value)
     for field, json_name in _json_names(model):

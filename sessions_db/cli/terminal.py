@@ -16,7 +16,7 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from sessions_db.models import Message, Role, Session, SessionStatus
+from sessions_db.models import Message, Role, Session, SessionEvent, SessionStatus
 from sessions_db.validation import JsonValue
 
 # The control characters but tab and newline, line separators, and what changes the direction of text.
@@ -31,6 +31,7 @@ _STYLES = {
 }
 
 _STATUS_WIDTH = 17
+_EVENT_WIDTH = 32
 _SENDER_WIDTH = 24
 _LINES_OF_CONTENT = 3
 
@@ -61,10 +62,7 @@ def print_sessions(console: Console, sessions: Sequence[Session]) -> None:
             Group(Text(printable(session.key), no_wrap=True), about),
             Group(status, Text(f"{session.message_count:,} message{'' if session.message_count == 1 else 's'}", "dim")),
         )
-    # A key is there to be copied: the table would rather be too wide than break one.
-    longest = max((cell_len(printable(session.key)) for session in sessions), default=0)
-    console.width = max(console.width, longest + _STATUS_WIDTH)
-    console.print(table)
+    _print_wide(console, table, (session.key for session in sessions), _STATUS_WIDTH)
 
 
 def print_messages(console: Console, messages: Iterable[Message]) -> None:
@@ -87,6 +85,31 @@ def print_messages(console: Console, messages: Iterable[Message]) -> None:
             str(message.seq), Group(Text(printable(sender), style), Text(_utc(message.timestamp_ms), "dim")), content
         )
     console.print(table)
+
+
+def print_events(console: Console, events: Sequence[SessionEvent]) -> None:
+    """Print two lines for each event: what happened to which session, when and by whom."""
+    table = _table()
+    table.add_column("#", justify="right", no_wrap=True)
+    table.add_column("At (UTC), by", no_wrap=True)
+    table.add_column("What happened, to which session", overflow="fold")
+    for event in events:
+        what = [event.event.value.replace("_", " ")]
+        if event.label is not None:
+            what.append(f"[{event.label}]")
+        if event.to_status is not None:
+            what.append(event.to_status if event.from_status is None else f"{event.from_status} -> {event.to_status}")
+        if event.from_session_key is not None:
+            what.append(f"from {event.from_session_key}")
+        if event.reason is not None:
+            what.append(f"({event.reason})")
+        table.add_row(
+            str(event.id),
+            Group(Text(_utc(event.at_ms)), Text(printable(event.actor or "-"), "dim")),
+            Group(Text(printable(event.session_key)), _line(" ".join(what))),
+        )
+    keys = [key for event in events for key in (event.session_key, f"from {event.from_session_key or ''}")]
+    _print_wide(console, table, keys, _EVENT_WIDTH)
 
 
 def print_session(console: Console, session: Session) -> None:
@@ -137,6 +160,13 @@ def print_heading(console: Console, title: str, call: str = "") -> None:
 
 def _table() -> Table:
     return Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="bold underline")
+
+
+def _print_wide(console: Console, table: Table, keys: Iterable[str], beside: int) -> None:
+    # A key is there to be copied: the table would rather be too wide than break one.
+    longest = max((cell_len(printable(key)) for key in keys), default=0)
+    console.width = max(console.width, longest + beside)
+    console.print(table)
 
 
 def _line(text: str) -> Text:

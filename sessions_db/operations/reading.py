@@ -27,9 +27,9 @@ from sqlalchemy import (
     union_all,
 )
 
-from sessions_db.models import Message, Role, Session, SessionKind, SessionStatus
+from sessions_db.models import EventKind, Message, Role, Session, SessionEvent, SessionKind, SessionStatus
 from sessions_db.operations.rendered import Rendered
-from sessions_db.schema import from_json, labels, messages, sessions
+from sessions_db.schema import from_json, labels, messages, session_events, sessions
 from sessions_db.validation import MAX_INTEGER
 
 _SESSION_COLUMNS: tuple[ColumnElement[Any], ...] = (
@@ -114,6 +114,32 @@ def children(conn: Connection, key: str) -> list[Session]:
 def descendants(conn: Connection, key: str) -> list[Session]:
     """The sessions spawned by `key`, and by those, and so on, oldest first."""
     return _sessions(_DESCENDANTS.rows(conn, {"key": key}))
+
+
+def events(
+    conn: Connection, *, session_key: str | None, kind: EventKind | None, after_id: int | None, limit: int
+) -> list[SessionEvent]:
+    """The newest entries of the log that pass every filter, or those next after one; oldest first."""
+    query = select(session_events).limit(limit)
+    if session_key is not None:
+        query = query.where(session_events.c.session_key == session_key)
+    if kind is not None:
+        query = query.where(session_events.c.event == kind.value)
+    if after_id is None:
+        query = query.order_by(session_events.c.id.desc())
+    else:
+        query = query.where(session_events.c.id > after_id).order_by(session_events.c.id)
+    found = [_event(**row) for row in conn.execute(query).mappings()]
+    return sorted(found, key=lambda event: event.id)
+
+
+def _event(*, event: str, from_status: str | None, to_status: str | None, **rest: Any) -> SessionEvent:
+    return SessionEvent(
+        event=EventKind(event),
+        from_status=None if from_status is None else SessionStatus(from_status),
+        to_status=None if to_status is None else SessionStatus(to_status),
+        **rest,
+    )
 
 
 def history(conn: Connection, key: str, *, limit: int | None, include_tools: bool) -> list[Message] | None:

@@ -26,7 +26,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.types import UserDefinedType
 
-from sessions_db.models import DEFAULT_MESSAGE_CAP, Role, SessionEvent, SessionKind, SessionStatus
+from sessions_db.models import DEFAULT_MESSAGE_CAP, EventKind, Role, SessionKind, SessionStatus
 from sessions_db.validation import JsonValue
 
 
@@ -231,7 +231,7 @@ session_events = Table(
     Column("message_count", _Int64),
     PrimaryKeyConstraint("id", name="pk_session_events"),
     CheckConstraint("id >= 1", name="ck_session_events_id"),
-    CheckConstraint(_one_of("event", SessionEvent), name="ck_session_events_event"),
+    CheckConstraint(_one_of("event", EventKind), name="ck_session_events_event"),
     Index("ix_session_events_session", "session_key", "id"),
     Index("ix_session_events_at", "at_ms"),
     # An id is never used again, also after the newest event was deleted.

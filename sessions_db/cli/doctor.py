@@ -1,0 +1,45 @@
+"""The command that looks for what is wrong."""
+
+from __future__ import annotations
+
+import click
+from rich.console import Console
+from rich.text import Text
+
+from sessions_db.cli import terminal
+from sessions_db.cli.group import as_json, cli, database
+from sessions_db.doctor import Outcome, examine
+from sessions_db.manager import default_url
+
+_STYLES = {Outcome.OK: "green", Outcome.WARNING: "yellow", Outcome.FAILURE: "bold red"}
+
+
+@cli.command()
+@click.option("--quick", is_flag=True, help="Leave out the checks that read every message.")
+@as_json
+@database
+@click.pass_obj
+@click.pass_context
+def doctor(ctx: click.Context, url: str | None, quick: bool, as_json: bool) -> None:
+    """Look for what is wrong with the database.
+
+    Prints a line for each check: ok, warning or failure. Nothing is changed. The exit code is 1 if there is a failure.
+    """
+    console = Console()
+    findings = []
+    for finding in examine(url or default_url(), quick=quick):
+        findings.append(finding)
+        if not as_json:
+            line = Text.assemble((f"{finding.outcome.value:8}", _STYLES[finding.outcome]), f"{finding.check}: ")
+            console.print(line.append(terminal.printable(finding.detail)), soft_wrap=True)
+    if as_json:
+        click.echo(
+            terminal.to_json(
+                [
+                    {"check": finding.check, "outcome": finding.outcome.value, "detail": finding.detail}
+                    for finding in findings
+                ]
+            )
+        )
+    if any(finding.outcome is Outcome.FAILURE for finding in findings):
+        ctx.exit(1)
