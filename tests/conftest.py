@@ -237,11 +237,15 @@ class Blocking:
     """
 
     def __init__(self, url: str, **options: Any) -> None:
+        self._manager = AsyncSessionManager(url, **options)
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever)
         self._thread.start()
-        self._manager = AsyncSessionManager(url, **options)
-        self._wait(self._manager.__aenter__())
+        try:
+            self._wait(self._manager.__aenter__())
+        except BaseException:
+            self._stop()
+            raise
 
     def __getattr__(self, name: str) -> Any:
         method = getattr(self._manager, name)
@@ -266,6 +270,9 @@ class Blocking:
 
     def __exit__(self, *error: object) -> None:
         self._wait(self._manager.close())
+        self._stop()
+
+    def _stop(self) -> None:
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()

@@ -33,7 +33,9 @@ END""",
 CREATE TRIGGER sessions_log_insert AFTER INSERT ON sessions
 BEGIN
   SELECT RAISE(ABORT, 'sessions_log_insert: a session is not replaced, delete it first')
-  WHERE (SELECT event FROM session_events WHERE session_key = NEW.key ORDER BY id DESC LIMIT 1) <> 'deleted';
+  WHERE (
+    SELECT event FROM session_events WHERE session_key = NEW.key AND label IS NULL ORDER BY id DESC LIMIT 1
+  ) <> 'deleted';
   INSERT INTO session_events (at_ms, actor, event, session_key, to_status, reason, parent_key, message_count)
   SELECT {SQLITE_NOW}, {SQLITE_ACTOR},
     'created', NEW.key, NEW.status, NEW.end_reason, NEW.parent_key, NEW.last_seq;
@@ -47,12 +49,9 @@ BEGIN
     CASE WHEN NEW.status = OLD.status THEN 'end_changed' ELSE 'status_changed' END,
     NEW.key, OLD.status, NEW.status, NEW.end_reason, NEW.last_seq;
 END""",
-    "sessions_delete": f"""\
-CREATE TRIGGER sessions_delete AFTER DELETE ON sessions
+    "sessions_log_delete": f"""\
+CREATE TRIGGER sessions_log_delete BEFORE DELETE ON sessions
 BEGIN
-  DELETE FROM messages WHERE session_key = OLD.key;
-  DELETE FROM archived_messages WHERE session_key = OLD.key;
-  DELETE FROM labels WHERE session_key = OLD.key;
   INSERT INTO session_events (at_ms, actor, event, session_key, from_status, reason, parent_key, message_count)
   SELECT {SQLITE_NOW}, {SQLITE_ACTOR},
     'deleted', OLD.key, OLD.status, OLD.end_reason, OLD.parent_key, OLD.last_seq;
@@ -108,14 +107,6 @@ END"""
     for table, key in (("event_digests", "event_id"), ("event_seals", "id"))
     for event in ("insert", "update", "delete")
 }
-
-SQLITE_DELETE_BEFORE = """\
-CREATE TRIGGER sessions_delete AFTER DELETE ON sessions
-BEGIN
-  DELETE FROM messages WHERE session_key = OLD.key;
-  DELETE FROM archived_messages WHERE session_key = OLD.key;
-  DELETE FROM labels WHERE session_key = OLD.key;
-END"""
 
 
 def in_its_schema(function: str) -> str:
@@ -285,7 +276,6 @@ def upgrade() -> None:
             sa.PrimaryKeyConstraint("name", name="pk_event_actor"),
             sqlite_strict=True,
         )
-        op.execute("DROP TRIGGER sessions_delete")
     for statement in (SQLITE if on_sqlite else POSTGRESQL).values():
         op.execute(statement)
 
@@ -295,7 +285,6 @@ def downgrade() -> None:
     if op.get_context().dialect.name == "sqlite":
         for name in SQLITE:
             op.execute(f"DROP TRIGGER {name}")
-        op.execute(SQLITE_DELETE_BEFORE)
         op.drop_table("event_actor")
     else:
         for name in POSTGRESQL:

@@ -100,8 +100,7 @@ FOR EACH ROW WHEN (NEW.message_cap < OLD.message_cap) EXECUTE FUNCTION sessions_
 WHEN ((NEW.key, NEW.agent_id, NEW.kind, NEW.run_id, NEW.parent_key, NEW.created_ms)
   IS DISTINCT FROM (OLD.key, OLD.agent_id, OLD.kind, OLD.run_id, OLD.parent_key, OLD.created_ms))""",
     ),
-    # The log. Its functions run as their owner, so a writer needs no right to the log itself. After a deletion the
-    # trigger of the foreign keys comes first, by its name: what belongs to the session goes before it.
+    # The log. Its functions run as their owner, so a writer needs no right to the log itself.
     "sessions_log": f"""\
 CREATE FUNCTION sessions_log() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER AS $$
 BEGIN

@@ -57,6 +57,13 @@ WHEN NEW.key <> OLD.key OR NEW.agent_id <> OLD.agent_id OR NEW.kind <> OLD.kind 
 BEGIN
   SELECT RAISE(ABORT, 'sessions_identity: a session keeps its key, agent, kind, run, parent and time of creation');
 END""",
+    "sessions_delete": """\
+CREATE TRIGGER sessions_delete AFTER DELETE ON sessions
+BEGIN
+  DELETE FROM messages WHERE session_key = OLD.key;
+  DELETE FROM archived_messages WHERE session_key = OLD.key;
+  DELETE FROM labels WHERE session_key = OLD.key;
+END""",
     "labels_insert": """\
 CREATE TRIGGER labels_insert BEFORE INSERT ON labels
 WHEN NOT EXISTS (SELECT 1 FROM sessions WHERE key = NEW.session_key)
@@ -69,12 +76,15 @@ WHEN NOT EXISTS (SELECT 1 FROM sessions WHERE key = NEW.session_key)
 BEGIN
   SELECT RAISE(ABORT, 'labels_update: a label must point to an existing session');
 END""",
-    # The log. INSERT OR REPLACE deletes the row that it replaces without firing a trigger.
+    # The log. INSERT OR REPLACE deletes the row that it replaces without firing a trigger. A deletion is logged before
+    # the labels go, by foreign keys or by a trigger.
     "sessions_log_insert": f"""\
 CREATE TRIGGER sessions_log_insert AFTER INSERT ON sessions
 BEGIN
   SELECT RAISE(ABORT, 'sessions_log_insert: a session is not replaced, delete it first')
-  WHERE (SELECT event FROM session_events WHERE session_key = NEW.key ORDER BY id DESC LIMIT 1) <> 'deleted';
+  WHERE (
+    SELECT event FROM session_events WHERE session_key = NEW.key AND label IS NULL ORDER BY id DESC LIMIT 1
+  ) <> 'deleted';
   INSERT INTO session_events (at_ms, actor, event, session_key, to_status, reason, parent_key, message_count)
   SELECT {_NOW}, {_ACTOR},
     'created', NEW.key, NEW.status, NEW.end_reason, NEW.parent_key, NEW.last_seq;
@@ -88,13 +98,9 @@ BEGIN
     CASE WHEN NEW.status = OLD.status THEN 'end_changed' ELSE 'status_changed' END,
     NEW.key, OLD.status, NEW.status, NEW.end_reason, NEW.last_seq;
 END""",
-    # What belongs to the session goes first.
-    "sessions_delete": f"""\
-CREATE TRIGGER sessions_delete AFTER DELETE ON sessions
+    "sessions_log_delete": f"""\
+CREATE TRIGGER sessions_log_delete BEFORE DELETE ON sessions
 BEGIN
-  DELETE FROM messages WHERE session_key = OLD.key;
-  DELETE FROM archived_messages WHERE session_key = OLD.key;
-  DELETE FROM labels WHERE session_key = OLD.key;
   INSERT INTO session_events (at_ms, actor, event, session_key, from_status, reason, parent_key, message_count)
   SELECT {_NOW}, {_ACTOR},
     'deleted', OLD.key, OLD.status, OLD.end_reason, OLD.parent_key, OLD.last_seq;
