@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 from alembic.script import ScriptDirectory
+from sqlalchemy import make_url
 from sqlalchemy.schema import CreateIndex, CreateTable
 
 from sessions_db import SchemaMismatch, SessionManager, SessionsError, schema
@@ -22,6 +23,7 @@ from sessions_db import SchemaMismatch, SessionManager, SessionsError, schema
 from .conftest import PlainClient, run_together
 
 ROOT = Path(__file__).parent.parent
+STORED = Path(__file__).parent / "stored"
 HEAD = "0005"
 
 
@@ -217,6 +219,70 @@ def test_database_that_is_behind_is_upgraded_on_request(empty_url: str, empty: P
         manager.send_message(key, "Hello")
 
     assert empty("SELECT version_num FROM sessions_db_version") == [(HEAD,)]
+
+
+CORE_COLUMNS = {
+    "sessions": "key, agent_id, kind, status, label, task, run_id, parent_key, created_ms, finished_ms, end_reason,"
+    " CAST(metadata AS TEXT), message_cap, last_seq, last_activity_ms",
+    "messages": "session_key, seq, role, content, tool_name, CAST(metadata AS TEXT), timestamp_ms, idempotency_key",
+    "labels": "label, session_key, assigned_ms",
+}
+
+
+def core_rows(client: PlainClient) -> dict[str, list[tuple[object, ...]]]:
+    return {table: sorted(client(f"SELECT {columns} FROM {table}"), key=str) for table, columns in CORE_COLUMNS.items()}
+
+
+@pytest.fixture
+def stored(empty_url: str, backend: str) -> Iterator[PlainClient]:
+    """A client of a database as the core's revision left it (see tests/stored/make.py)."""
+    asset = STORED / f"0002.{'sqlite' if backend == 'sqlite' else 'sql'}"
+    if backend == "sqlite":
+        shutil.copy(asset, str(make_url(empty_url).database))
+    else:
+        loader = PlainClient(empty_url)
+        loader(asset.read_text())
+        loader.close()
+    client = PlainClient(empty_url)
+    yield client
+    client.close()
+
+
+def test_stored_database_of_the_core_upgrades_with_nothing_lost(
+    stored: PlainClient, empty_url: str, create_database: Callable[..., str]
+) -> None:
+    before = core_rows(stored)
+    assert {table: len(rows) for table, rows in before.items()} == {"sessions": 9, "messages": 116, "labels": 2}
+
+    with SessionManager(empty_url, migrate=True) as manager:
+        assert manager.found_revision == "0002"
+        assert core_rows(stored) == before
+        main = manager.get("agent:support:main")
+        assert main is not None
+        assert (main.message_count, len(main.messages)) == (130, 100)
+        report = manager.get_by_label("report")
+        assert report is not None
+        assert report.messages[0].content == "Größe: 10 µm, 中文, \u202eعربى, 🦀"
+        assert [*(report.metadata or {})] == ["z", "a"]
+        manager.send_message(main.key, "Hello")
+    assert stored("SELECT event FROM session_events") == []
+    assert len(stored("SELECT session_key FROM audit_sessions")) == 9
+    declared = PlainClient(create_database(at_head=False))
+    declare(declared)
+    made, expected = inventory(stored), inventory(declared)
+    declared.close()
+    assert made == expected
+
+
+def test_stored_database_of_the_core_goes_up_and_down_and_up_again(stored: PlainClient, empty_url: str) -> None:
+    before = core_rows(stored)
+    objects = inventory(stored)
+    for _ in range(2):
+        alembic(empty_url, "upgrade", "head")
+        assert core_rows(stored) == before
+        alembic(empty_url, "downgrade", "0002")
+        assert core_rows(stored) == before
+        assert inventory(stored) == objects
 
 
 @pytest.mark.parametrize("migrate_", [False, True])

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import sqlite3
+import time
 
 import psycopg
 import pytest
 
 from sessions_db import SessionManager
 
-from .conftest import PlainClient
+from .conftest import PlainClient, insert_cycle
 
 REFUSAL = (sqlite3.IntegrityError, psycopg.errors.IntegrityError, psycopg.errors.DataError)
 
@@ -271,3 +272,168 @@ def test_label_belongs_to_one_session(plain: PlainClient, key: str) -> None:
         plain("INSERT INTO labels (label, session_key, assigned_ms) VALUES ('research', ?, 1)", key)
     with pytest.raises(REFUSAL, match="assigned_ms"):
         plain("INSERT INTO labels (label, session_key, assigned_ms) VALUES ('other', ?, NULL)", key)
+
+
+# The log, past the library
+
+
+def events(plain: PlainClient) -> list[tuple[object, ...]]:
+    """What was logged after the fixture's session, its label and its status."""
+    columns = "event, session_key, from_status, to_status, reason, label, from_session_key, message_count"
+    return plain(f"SELECT {columns} FROM session_events WHERE id > 2 ORDER BY id")
+
+
+def test_changes_past_the_library_are_logged(plain: PlainClient, key: str) -> None:
+    other = "agent:main:subagent:1"
+    insert_session(plain)
+    plain("UPDATE sessions SET status = 'error', finished_ms = 5, end_reason = 'why' WHERE key = ?", key)
+    plain("UPDATE sessions SET end_reason = 'because' WHERE key = ?", key)
+    plain("UPDATE sessions SET end_reason = end_reason, metadata = NULL, last_activity_ms = 7")
+    plain("UPDATE labels SET session_key = ?", other)
+    plain("UPDATE labels SET label = 'renamed'")
+    plain("INSERT INTO labels (label, session_key, assigned_ms) VALUES ('second', ?, 1)", key)
+    plain("DELETE FROM labels WHERE label = 'renamed'")
+    plain("DELETE FROM sessions WHERE key = ?", key)
+
+    assert events(plain) == [
+        ("created", other, None, "active", None, None, None, 0),
+        ("status_changed", key, "active", "error", "why", None, None, 2),
+        ("end_changed", key, "error", "error", "because", None, None, 2),
+        ("label_moved", other, None, None, None, "research", key, None),
+        ("label_removed", other, None, None, None, "research", None, None),
+        ("label_assigned", other, None, None, None, "renamed", None, None),
+        ("label_assigned", key, None, None, None, "second", None, None),
+        ("label_removed", other, None, None, None, "renamed", None, None),
+        ("deleted", key, "error", None, "because", None, None, 2),
+        ("label_removed", key, None, None, None, "second", None, None),
+    ]
+
+
+def test_session_stays_the_one_that_it_is(plain: PlainClient, key: str) -> None:
+    before = plain("SELECT * FROM sessions")
+    for change in (
+        "key = 'agent:main:subagent:other'",
+        "agent_id = 'other'",
+        "kind = 'cron'",
+        "run_id = 'other'",
+        "parent_key = 'agent:other:main'",
+        "created_ms = created_ms + 1",
+    ):
+        with pytest.raises(REFUSAL, match="sessions_identity"):
+            plain(f"UPDATE sessions SET {change} WHERE key = ?", key)
+
+    plain("UPDATE sessions SET key = key, parent_key = parent_key")
+    assert plain("SELECT * FROM sessions") == before
+
+
+@pytest.mark.usefixtures("key")
+def test_young_events_are_neither_changed_nor_deleted(plain: PlainClient) -> None:
+    before = plain("SELECT * FROM session_events")
+    statements = ["UPDATE session_events SET actor = 'x'", "DELETE FROM session_events"]
+    if plain.backend == "postgresql":
+        statements.append("TRUNCATE session_events")
+    else:
+        statements.append(
+            "INSERT OR REPLACE INTO session_events (id, at_ms, event, session_key) VALUES (1, 1, 'deleted', 'x')"
+        )
+        statements.append("INSERT INTO session_events (id, at_ms, event, session_key) VALUES (-1, 1, 'deleted', 'x')")
+    for statement in statements:
+        with pytest.raises(REFUSAL, match="session_events"):
+            plain(statement)
+
+    assert len(before) == 2
+    assert plain("SELECT * FROM session_events") == before
+
+
+def test_events_older_than_30_days_may_be_deleted(plain: PlainClient) -> None:
+    now_ms = time.time_ns() // 1_000_000
+    for age_days in (31, 29):
+        plain(
+            "INSERT INTO session_events (at_ms, event, session_key) VALUES (?, 'deleted', 'agent:a:main')",
+            now_ms - age_days * 86_400_000,
+        )
+
+    plain("DELETE FROM session_events WHERE id = 1")
+    with pytest.raises(REFUSAL, match="session_events_delete"):
+        plain("DELETE FROM session_events WHERE id = 2")
+    with pytest.raises(REFUSAL, match="session_events_update"):
+        plain("UPDATE session_events SET at_ms = 1")
+
+
+def test_number_of_a_deleted_event_is_not_used_again(plain: PlainClient, manager: SessionManager) -> None:
+    plain("INSERT INTO session_events (at_ms, event, session_key) VALUES (1, 'deleted', 'agent:a:main')")
+    plain("DELETE FROM session_events")
+    manager.get_or_create_main("main")
+
+    assert plain("SELECT id FROM session_events") == [(2,)]
+
+
+@pytest.mark.usefixtures("key")
+def test_seals_and_digests_are_neither_changed_nor_deleted(plain: PlainClient, manager: SessionManager) -> None:
+    manager.seal_log()
+    for table in ("event_digests", "event_seals"):
+        before = plain(f"SELECT * FROM {table}")
+        statements = [f"UPDATE {table} SET digest = 'x'", f"DELETE FROM {table}"]
+        if plain.backend == "postgresql":
+            statements.append(f"TRUNCATE {table}")
+        else:
+            statements.append(f"INSERT OR REPLACE INTO {table} SELECT * FROM {table}")
+        for statement in statements:
+            with pytest.raises(REFUSAL, match=table):
+                plain(statement)
+        assert plain(f"SELECT * FROM {table}") == before
+
+
+@pytest.mark.parametrize("backend", ["postgresql"], indirect=True)
+def test_sessions_and_labels_are_not_emptied_unlogged(plain: PlainClient, key: str) -> None:
+    for tables in ("sessions, messages, labels, archived_messages", "sessions CASCADE", "labels"):
+        with pytest.raises(REFUSAL, match=r"(sessions|labels)_truncate"):
+            plain(f"TRUNCATE {tables}")
+
+    assert plain("SELECT key FROM sessions") == [(key,)]
+
+
+@pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
+def test_session_is_not_replaced_unlogged(plain: PlainClient, key: str) -> None:
+    with pytest.raises(REFUSAL, match="sessions_log_insert"):
+        plain("INSERT OR REPLACE INTO sessions SELECT * FROM sessions")
+
+    assert plain("SELECT count(*) FROM messages") == [(2,)]
+    plain("DELETE FROM sessions")
+    insert_session(plain, key=key)
+    assert plain("SELECT key FROM sessions") == [(key,)]
+
+
+@pytest.mark.parametrize("backend", ["postgresql"], indirect=True)
+def test_log_is_written_whatever_the_clients_search_path(plain: PlainClient, key: str) -> None:
+    plain("CREATE TEMPORARY TABLE session_events (id BIGINT)")
+    plain("SET search_path = ''")
+    plain("DELETE FROM public.sessions WHERE key = ?", key)
+
+    assert plain("SELECT event FROM public.session_events ORDER BY id DESC LIMIT 2") == [
+        ("label_removed",),
+        ("deleted",),
+    ]
+
+
+@pytest.mark.usefixtures("key")
+def test_archive_trimmed_is_0_or_1(plain: PlainClient) -> None:
+    with pytest.raises(REFUSAL, match="ck_sessions_archive_trimmed"):
+        plain("UPDATE sessions SET archive_trimmed = 2")
+
+
+def test_lineage_gives_every_session_once_also_on_a_cycle(plain: PlainClient, manager: SessionManager) -> None:
+    cycle = insert_cycle(plain)
+    below = manager.spawn_subagent("main", "Test", parent_key=cycle[0])
+    root = manager.get_or_create_main("main").key
+    child = manager.spawn_subagent("main", "Test", parent_key=root)
+    gone = manager.spawn_subagent("main", "Test", parent_key=child)
+    orphan = manager.spawn_subagent("main", "Test", parent_key=gone)
+    manager.delete_session(gone)
+
+    rows = {row[0]: row[1:] for row in plain("SELECT session_key, root_key, depth, path FROM audit_lineage")}
+    assert len(rows) == 7
+    assert {key: rows[key] for key in [*cycle, below]} == dict.fromkeys([*cycle, below], (None, None, None))
+    assert rows[root] == (root, 0, root)
+    assert rows[child] == (root, 1, f"{root} > {child}")
+    assert rows[orphan] == (orphan, 0, orphan)
