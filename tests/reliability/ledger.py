@@ -1,0 +1,213 @@
+"""What a database must hold of a writer, by what the writer was told, and what it does hold."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from itertools import islice
+
+from sessions_db import NewMessage, SessionManager
+from tests.conftest import PlainClient
+from tests.reliability.plan import Append, Complete, Delete, Operation, Spawn, Step, operations
+from tests.reliability.writer import Receipt, Task, perform
+
+
+@dataclass(frozen=True)
+class Retained:
+    """A session and the messages that it retains, by their numbers."""
+
+    label: str | None
+    status: str
+    message_cap: int
+    last_seq: int = 0
+    messages: Mapping[int, NewMessage] = field(default_factory=dict)
+
+    def appended(self, messages: tuple[NewMessage, ...]) -> Retained:
+        """The session with these messages, and without those that they push out."""
+        numbered = {**self.messages, **dict(enumerate(messages, self.last_seq + 1))}
+        last_seq = self.last_seq + len(messages)
+        newest = {seq: message for seq, message in numbered.items() if seq > last_seq - self.message_cap}
+        return replace(self, last_seq=last_seq, messages=newest)
+
+
+@dataclass(frozen=True)
+class State:
+    """A writer's sessions by name, and which of them its labels find."""
+
+    sessions: Mapping[str, Retained]
+    labels: Mapping[str, str]
+
+    def after(self, operation: Operation) -> State:
+        """The state with all that the operation does."""
+        state = self
+        for step in operation:
+            state = state._after(step)
+        return state
+
+    def numbers(self, operation: Operation) -> list[tuple[str, int]]:
+        """The session and the number of each message that the operation appends, in order."""
+        found = []
+        state = self
+        for step in operation:
+            if isinstance(step, Append):
+                last_seq = state.sessions[step.session].last_seq
+                found += [(step.session, last_seq + number) for number in range(1, len(step.messages) + 1)]
+            state = state._after(step)
+        return found
+
+    def lacking(self, other: State) -> int:
+        """How many messages the other state does not have, or has otherwise."""
+        return sum(
+            session not in other.sessions or other.sessions[session].messages.get(seq) != message
+            for session, retained in self.sessions.items()
+            for seq, message in retained.messages.items()
+        )
+
+    def _after(self, step: Step) -> State:
+        sessions, labels = dict(self.sessions), dict(self.labels)
+        match step:
+            case Spawn(session, label, message_cap):
+                sessions[session] = Retained(label, "active", message_cap)
+                if label is not None:
+                    labels[label] = session
+            case Append(session, messages):
+                sessions[session] = sessions[session].appended(messages)
+            case Complete(session):
+                sessions[session] = replace(sessions[session], status="completed")
+            case Delete(session):
+                del sessions[session]
+                labels = {label: owner for label, owner in labels.items() if owner != session}
+        return State(sessions, labels)
+
+
+@dataclass(frozen=True)
+class Stored:
+    """What a database holds of a writer."""
+
+    state: State
+    keys: dict[str, str]
+    times: dict[tuple[str, int], int]
+    """The time of each message that is retained."""
+    created_ms: dict[str, int]
+    last_activity_ms: dict[str, int]
+
+
+def read(url: str, agent_id: str) -> Stored:
+    """What the database holds of the writer, read past the library."""
+    client = PlainClient(url)
+    sessions = client(
+        "SELECT key, task, label, status, message_cap, last_seq, created_ms, last_activity_ms"
+        " FROM sessions WHERE agent_id = ?",
+        agent_id,
+    )
+    messages = client(
+        "SELECT s.task, m.seq, m.role, m.content, m.tool_name, CAST(m.metadata AS text), m.idempotency_key,"
+        " m.timestamp_ms FROM messages AS m JOIN sessions AS s ON s.key = m.session_key WHERE s.agent_id = ?",
+        agent_id,
+    )
+    labels = client(
+        "SELECT l.label, s.task FROM labels AS l JOIN sessions AS s ON s.key = l.session_key WHERE s.agent_id = ?",
+        agent_id,
+    )
+    client.close()
+    retained: dict[str, dict[int, NewMessage]] = {task: {} for _, task, *_ in sessions}
+    times = {}
+    for task, seq, role, content, tool_name, metadata, idempotency_key, timestamp_ms in messages:
+        decoded = None if metadata is None else json.loads(metadata)
+        retained[task][seq] = NewMessage(role, content, tool_name, decoded, idempotency_key)
+        times[task, seq] = timestamp_ms
+    state = State(
+        {
+            task: Retained(label and label.removeprefix(f"{agent_id} "), status, cap, last_seq, retained[task])
+            for _, task, label, status, cap, last_seq, _, _ in sessions
+        },
+        {label.removeprefix(f"{agent_id} "): task for label, task in labels},
+    )
+    return Stored(
+        state,
+        {task: key for key, task, *_ in sessions},
+        times,
+        {task: created_ms for _, task, *_, created_ms, _ in sessions},
+        {task: last_activity_ms for _, task, *_, last_activity_ms in sessions},
+    )
+
+
+class Account:
+    """What a writer was told, over all of its tasks, and so what the database must hold of it."""
+
+    def __init__(self, url: str, agent_id: str, figures: Counter[str]) -> None:
+        self._url = url
+        self._agent_id = agent_id
+        self._figures = figures
+        self._newest_ms: dict[str, int] = {}
+        self._pending: Operation = ()
+        self._stored = read(url, agent_id)
+
+    def task(self, seed: str) -> Task:
+        """Operations on what the database holds now."""
+        return Task(seed, self._stored.keys)
+
+    def settle(self, task: Task, acknowledged: list[list[Receipt]], *, open_outcome: bool) -> None:
+        """Compare what the database holds with what the writer was told of its task.
+
+        With `open_outcome` the operation after those that were acknowledged may be there too, all of it.
+        """
+        planned = operations(task.seed, task.keys)
+        expected = self._stored.state
+        told: dict[tuple[str, int], int] = {}
+        for operation, receipts in zip(islice(planned, len(acknowledged)), acknowledged, strict=True):
+            _same(expected.numbers(operation), [(receipt.session, receipt.seq) for receipt in receipts])
+            told |= {(receipt.session, receipt.seq): receipt.timestamp_ms for receipt in receipts}
+            expected = expected.after(operation)
+        self._pending = next(planned)
+        self._stored = read(self._url, self._agent_id)
+        stored = self._stored.state
+        whole = open_outcome and stored == expected.after(self._pending)
+        if whole:
+            expected = expected.after(self._pending)
+
+        self._figures["operations acknowledged"] += len(acknowledged)
+        self._figures["appends acknowledged"] += sum(map(len, acknowledged))
+        self._figures["acknowledged appends lost"] += expected.lacking(stored)
+        if open_outcome:
+            self._figures["unacknowledged and stored whole"] += whole
+            self._figures["unacknowledged and absent"] += not whole
+        _same(expected.sessions, stored.sessions)
+        _same(expected.labels, stored.labels)
+        self._settle_times(told)
+
+    def repeat(self, manager: SessionManager) -> None:
+        """Do the operation of open outcome again if its idempotency key makes that safe: then it is stored, once."""
+        match self._pending:
+            case (Append(_, (message,)),) if message.idempotency_key is not None:
+                before = self._stored.state
+                (receipt,) = perform(self._pending, manager, self._agent_id, self._stored.keys)
+                self._stored = read(self._url, self._agent_id)
+                kept = before.sessions[receipt.session].messages.get(receipt.seq)
+                _same(message, self._stored.state.sessions[receipt.session].messages[receipt.seq])
+                _same(before if kept == message else before.after(self._pending), self._stored.state)
+                self._settle_times({(receipt.session, receipt.seq): receipt.timestamp_ms})
+                self._figures["appends repeated by their key"] += 1
+
+    def _settle_times(self, told: dict[tuple[str, int], int]) -> None:
+        times = self._stored.times
+        _same(
+            {place: at_ms for place, at_ms in told.items() if place in times}, {p: times[p] for p in told if p in times}
+        )
+        for (session, _), at_ms in [*told.items(), *times.items()]:
+            self._newest_ms[session] = max(at_ms, self._newest_ms.get(session, 0))
+        active_ms = {s: max(at_ms, self._newest_ms.get(s, 0)) for s, at_ms in self._stored.created_ms.items()}
+        _same(active_ms, self._stored.last_activity_ms)
+
+
+def _same(expected: object, found: object) -> None:
+    """Fail where they differ, and show only where."""
+    if expected == found:
+        return
+    if isinstance(expected, Mapping) and isinstance(found, Mapping):
+        places = [place for place in {**expected, **found} if expected.get(place) != found.get(place)]
+        expected = {place: expected.get(place) for place in places}
+        found = {place: found.get(place) for place in places}
+    raise AssertionError(f"expected {expected}\nfound {found}")

@@ -1,0 +1,100 @@
+"""Writers are killed while they write, and so is the server: what was acknowledged stays, the rest is whole or absent.
+
+Which moment a kill hits is left to chance; what the writers do is not, so that what was under way is known.
+"""
+
+from __future__ import annotations
+
+import random
+import signal
+import time
+from collections import Counter
+from collections.abc import Iterator
+
+import pytest
+
+from sessions_db import SessionManager
+from tests.conftest import PlainClient
+from tests.reliability.ledger import Account
+from tests.reliability.processes import Writer
+from tests.reliability.server import Server
+from tests.reliability.soundness import faults
+
+pytestmark = pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="no SIGKILL on this system")
+
+
+def test_killed_writer_loses_nothing_acknowledged_and_leaves_nothing_half_done(
+    url: str, full: bool, figures: Counter[str]
+) -> None:
+    account = Account(url, "writer", figures)
+    for number in range(1, (100 if full else 10) + 1):
+        task = account.task(f"round {number}")
+        writer = Writer(url, "writer")
+        writer.begin(task)
+        writer.wait_for(1)
+        time.sleep(random.uniform(0, 0.2))
+        writer.kill()
+        figures["rounds"] += 1
+        figures["kills"] += 1
+        wait_for_the_dead(url)
+
+        assert faults(url) == []
+        account.settle(task, writer.receipts, open_outcome=True)
+        with SessionManager(url) as manager:
+            account.repeat(manager)
+
+
+def wait_for_the_dead(url: str) -> None:
+    """Wait until the server has done what a killed client had sent, and noticed that it is gone."""
+    client = PlainClient(url)
+    others = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
+    deadline = time.monotonic() + 30
+    while client.backend == "postgresql" and client(others) != [(0,)]:
+        assert time.monotonic() < deadline, "a connection outlives its client"
+        time.sleep(0.001)
+    client.close()
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    started = Server()
+    yield started
+    started.close()
+
+
+def test_killed_server_loses_nothing_acknowledged_and_leaves_nothing_half_done(
+    server: Server, full: bool, figures: Counter[str]
+) -> None:
+    url = server.url
+    SessionManager(url).close()
+    assert settings(url) == {"fsync": "on", "full_page_writes": "on", "synchronous_commit": "on"}
+    writers = {f"writer-{number}": Writer(url, f"writer-{number}") for number in range(1, 5)}
+    accounts = {agent_id: Account(url, agent_id, figures) for agent_id in writers}
+    for number in range(1, (25 if full else 3) + 1):
+        tasks = {agent_id: account.task(f"round {number}") for agent_id, account in accounts.items()}
+        for agent_id, writer in writers.items():
+            writer.begin(tasks[agent_id])
+        for writer in writers.values():
+            writer.wait_for(1)
+        time.sleep(random.uniform(0, 0.2))
+        server.kill()
+        server.start()
+        figures["rounds"] += 1
+        figures["kills of the server"] += 1
+        time.sleep(random.uniform(0, 0.1))  # those whom the kill did not hit go on
+        ends = {agent_id: writer.stop() for agent_id, writer in writers.items()}
+
+        assert faults(url) == []
+        for agent_id, end in ends.items():
+            figures["operations that failed"] += end.failed
+            accounts[agent_id].settle(tasks[agent_id], writers[agent_id].receipts, open_outcome=end.outcome_unknown)
+    for writer in writers.values():
+        writer.close()
+
+
+def settings(url: str) -> dict[str, str]:
+    client = PlainClient(url)
+    names = ("fsync", "full_page_writes", "synchronous_commit")
+    found = {name: client(f"SHOW {name}")[0][0] for name in names}
+    client.close()
+    return found

@@ -1,0 +1,92 @@
+"""A process that writes to a database and tells, on a pipe, what was acknowledged to it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+
+from sessions_db import DatabaseUnavailable, SessionManager
+from sessions_db.store import SessionStore
+from tests.reliability.plan import Append, Complete, Delete, Operation, Spawn, Step, operations
+
+
+@dataclass(frozen=True)
+class Task:
+    """What to write until told to stop: the operations of a seed, to the sessions with these keys, by name."""
+
+    seed: str
+    keys: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Receipt:
+    """What the manager said of a message that it stored."""
+
+    session: str
+    seq: int
+    timestamp_ms: int
+
+
+@dataclass(frozen=True)
+class Over:
+    """The task has come to its end: the writer was told to stop, or an operation failed."""
+
+    failed: bool = False
+    outcome_unknown: bool = False
+    reason: str = ""
+
+
+def write(pipe: Connection, url: str, agent_id: str) -> None:
+    """Do the tasks that come by the pipe; send the receipts of each operation as soon as it returns."""
+    with SessionManager(url, retry_budget_s=30) as manager:
+        while (task := pipe.recv()) is not None:
+            # Nothing else comes than a task, or the end of one that has failed meanwhile.
+            if isinstance(task, Task):
+                pipe.send(_do(task, manager, agent_id, pipe))
+
+
+def _do(task: Task, manager: SessionManager, agent_id: str, pipe: Connection) -> Over:
+    keys = dict(task.keys)
+    for operation in operations(task.seed, keys):
+        if pipe.poll():
+            pipe.recv()
+            break
+        try:
+            receipts = perform(operation, manager, agent_id, keys)
+        except DatabaseUnavailable as error:
+            return Over(failed=True, outcome_unknown=error.outcome_unknown, reason=str(error))
+        pipe.send(receipts)
+    return Over()
+
+
+def perform(operation: Operation, manager: SessionManager, agent_id: str, keys: dict[str, str]) -> list[Receipt]:
+    """The receipts of all that the operation stored. Keys of new sessions are added to `keys`."""
+    if len(operation) == 1:
+        return _step(operation[0], manager, agent_id, keys)
+    with manager.transaction() as tx:
+        return [receipt for step in operation for receipt in _step(step, tx, agent_id, keys)]
+
+
+def _step(step: Step, store: SessionStore, agent_id: str, keys: dict[str, str]) -> list[Receipt]:
+    match step:
+        case Spawn(session, label, message_cap):
+            owned = None if label is None else f"{agent_id} {label}"
+            keys[session] = store.spawn_subagent(agent_id, session, owned, message_cap=message_cap)
+        case Append(session, (new,)):
+            stored = store.add_message(
+                keys[session],
+                new.role,
+                new.content,
+                tool_name=new.tool_name,
+                metadata=new.metadata,
+                idempotency_key=new.idempotency_key,
+            )
+            return [Receipt(session, stored.seq, stored.timestamp_ms)]
+        case Append(session, messages):
+            batch = store.add_messages(keys[session], messages)
+            return [Receipt(session, message.seq, message.timestamp_ms) for message in batch]
+        case Complete(session):
+            store.complete_session(keys[session])
+        case Delete(session):
+            store.delete_session(keys.pop(session))
+    return []
