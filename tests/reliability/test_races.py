@@ -1,0 +1,287 @@
+"""Processes that work on one database at once: nothing is lost, nothing done twice, and no lock reaches a caller."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from sessions_db import (
+    DatabaseUnavailable,
+    LabelInUse,
+    NewMessage,
+    SessionKind,
+    SessionManager,
+    SessionNotActive,
+    SessionStatus,
+)
+from tests.conftest import PlainClient
+from tests.reliability.processes import Processes, over, results, together
+from tests.reliability.soundness import faults
+
+# Appends
+
+
+@pytest.mark.parametrize("sessions", [1, 16], ids=["one session", "many sessions"])
+def test_appends_of_many_processes_are_each_stored_once(
+    url: str, full: bool, figures: Counter[str], sessions: int
+) -> None:
+    writers, appends = (8, 500) if full else (4, 100)
+    with SessionManager(url) as manager:
+        keys = [manager.get_or_create_main(f"agent-{number}").key for number in range(sessions)]
+
+    with Processes(writers + 2) as processes:
+        disturbing = processes.submit(disturb, url, keys)
+        auditing = processes.submit(audit, url)
+        written = results(
+            [processes.submit(append, url, keys, f"writer {number}", appends) for number in range(writers)]
+        )
+        processes.end()
+        (disturbed,), (audits,) = results([disturbing]), results([auditing])
+
+    stored = [receipt for receipts in written for receipt in receipts]
+    figures.update({"processes": writers, "appends": len(stored), "audits meanwhile": audits})
+    figures.update(disturbed)
+    assert len(stored) == writers * appends
+    # Every number was given out once, and each writer was given rising ones.
+    by_session = {key: sorted(seq for of, seq, _ in stored if of == key) for key in keys}
+    assert all(numbers == list(range(1, len(numbers) + 1)) for numbers in by_session.values())
+    for receipts in written:
+        for key in keys:
+            numbers = [seq for of, seq, _ in receipts if of == key]
+            assert numbers == sorted(numbers)
+    contents = {(key, seq): content for key, seq, content in stored}
+    with SessionManager(url) as manager:
+        for key in keys:
+            session = manager.get(key)
+            assert session is not None
+            assert session.message_count == len(by_session[key])
+            assert [m.seq for m in session.messages] == by_session[key][-100:]
+            assert [m.content for m in session.messages] == [contents[key, m.seq] for m in session.messages]
+    assert faults(url) == []
+
+
+def append(url: str, keys: list[str], name: str, number: int) -> list[tuple[str, int, str]]:
+    """The session, number and content of each message that this process appended, in order."""
+    stored = []
+    with SessionManager(url) as manager:
+        together()
+        for turn in range(number):
+            key, content = keys[turn % len(keys)], f"{name}, {turn}"
+            stored.append((key, manager.add_message(key, "user", content).seq, content))
+    return stored
+
+
+def disturb(url: str, keys: list[str]) -> Counter[str]:
+    """How often this process did each thing that must not hurt the others."""
+    done: Counter[str] = Counter()
+    with SessionManager(url) as manager:
+        together()
+        while not over():
+            manager.spawn_subagent("helper", "Test", label=f"label {done['labels moved'] % 3}")
+            done["labels moved"] += 1
+            done["sessions listed"] += len(manager.list(message_limit=10))
+            done["sessions timed out"] += len(manager.timeout_idle(1, kinds=[*SessionKind]))
+            for key in keys:
+                manager.reopen_session(key)
+                session = manager.get(key)
+                assert session is not None
+                newest = range(session.message_count, max(0, session.message_count - 100), -1)
+                assert [message.seq for message in session.messages] == sorted(newest)
+            now_ms = time.time_ns() // 1_000_000
+            done["sessions pruned"] += len(manager.prune(now_ms, kinds=[SessionKind.SUBAGENT]))
+    return done
+
+
+def audit(url: str) -> int:
+    """How often this process found nothing wrong."""
+    together()
+    audits = 0
+    while not over():
+        assert faults(url) == []
+        audits += 1
+    return audits
+
+
+# Labels
+
+
+def test_label_that_many_processes_want_belongs_to_the_last(url: str, full: bool, figures: Counter[str]) -> None:
+    number, spawns = (8, 100) if full else (4, 20)
+
+    with Processes(number) as processes:
+        keys = [key for made in results([processes.submit(spawn, url, spawns) for _ in range(number)]) for key in made]
+
+    figures.update({"processes": number, "spawns": len(keys)})
+    assert len({*keys}) == number * spawns
+    assert faults(url) == []
+    with SessionManager(url) as manager:
+        owner = manager.get_by_label("wanted")
+        assert owner is not None
+        assert owner.key in keys
+        sessions = manager.list(limit=len(keys) + 1)
+    assert {session.key for session in sessions} == {*keys}
+    assert {session.label for session in sessions} == {"wanted"}
+
+
+def spawn(url: str, number: int) -> list[str]:
+    with SessionManager(url) as manager:
+        together()
+        return [manager.spawn_subagent("main", "Test", "wanted") for _ in range(number)]
+
+
+def test_label_that_none_may_take_over_goes_to_one_of_many_processes(
+    url: str, full: bool, figures: Counter[str]
+) -> None:
+    number, labels = (8, 50) if full else (4, 10)
+
+    with Processes(number) as processes:
+        spawned = results([processes.submit(spawn_if_free, url, labels) for _ in range(number)])
+
+    figures.update({"processes": number, "labels": labels})
+    assert faults(url) == []
+    with SessionManager(url) as manager:
+        for position, contenders in enumerate(zip(*spawned, strict=True)):
+            (winner,) = {key for made, key in contenders if made}
+            owner = manager.get_by_label(f"label {position}")
+            assert owner is not None
+            assert owner.key == winner
+            assert [key for _, key in contenders] == [winner] * number
+            assert [made for made, _ in contenders].count(True) == 1
+        assert len(manager.list(limit=labels + 1)) == labels
+
+
+def spawn_if_free(url: str, labels: int) -> list[tuple[bool, str]]:
+    """For each label whether this process got it, and who has it."""
+    outcomes = []
+    with SessionManager(url) as manager:
+        for position in range(labels):
+            together()
+            try:
+                label = f"label {position}"
+                outcomes.append((True, manager.spawn_subagent("main", "Test", label, on_label_conflict="error")))
+            except LabelInUse as error:
+                outcomes.append((False, error.session_key))
+    return outcomes
+
+
+# Opening
+
+
+def test_16_processes_that_open_an_empty_database_get_one_main_session(
+    create_database: Callable[..., str], full: bool, figures: Counter[str]
+) -> None:
+    for _ in range(10 if full else 1):
+        url = create_database(at_head=False)
+
+        with Processes(16) as processes:
+            created = results([processes.submit(open_and_create, url) for _ in range(16)])
+
+        figures.update({"databases": 1, "processes": 16})
+        assert len({*created}) == 1
+        client = PlainClient(url)
+        assert client("SELECT key, status, last_seq FROM sessions") == [("agent:main:main", "active", 0)]
+        client.close()
+        assert faults(url) == []
+
+
+def open_and_create(url: str) -> tuple[str, int]:
+    together()
+    with SessionManager(url) as manager:
+        session = manager.get_or_create_main("main")
+    return session.key, session.created_ms
+
+
+# Ends
+
+
+def test_one_of_many_processes_ends_a_session(url: str, full: bool, figures: Counter[str]) -> None:
+    sessions = 200 if full else 20
+    with SessionManager(url) as manager:
+        keys = [manager.spawn_subagent("main", "Test") for _ in range(sessions)]
+    endings = [SessionStatus.COMPLETED, SessionStatus.ERROR, SessionStatus.TIMEOUT] * 2
+
+    with Processes(len(endings)) as processes:
+        outcomes = results(
+            [processes.submit(end, url, keys, status, f"by {number}") for number, status in enumerate(endings)]
+        )
+
+    figures.update({"processes": len(endings), "sessions": sessions})
+    assert faults(url) == []
+    with SessionManager(url) as manager:
+        for position, key in enumerate(keys):
+            session = manager.get(key)
+            assert session is not None
+            of_session = [outcome[position] for outcome in outcomes]
+            assert of_session.count(True) == 1
+            winner = of_session.index(True)
+            assert (session.status, session.end_reason) == (endings[winner], f"by {winner}")
+            for loser, status in enumerate(endings):
+                if loser != winner:
+                    assert of_session[loser] == (False if status is session.status else session.status)
+            figures[f"ended as {session.status}"] += 1
+
+
+def end(url: str, keys: list[str], status: SessionStatus, reason: str) -> list[bool | SessionStatus]:
+    """What came of ending each: what the manager said, or the status that the session had already."""
+    outcomes: list[bool | SessionStatus] = []
+    with SessionManager(url) as manager:
+        ending = {
+            SessionStatus.COMPLETED: manager.complete_session,
+            SessionStatus.ERROR: manager.error_session,
+            SessionStatus.TIMEOUT: manager.timeout_session,
+        }[status]
+        for key in keys:
+            together()
+            try:
+                outcomes.append(ending(key, reason))
+            except SessionNotActive as error:
+                outcomes.append(error.status)
+    return outcomes
+
+
+# Locks that outlast the budget
+
+WRITES: dict[str, Callable[[SessionManager, str], object]] = {
+    "append": lambda manager, key: manager.send_message(key, "Hello"),
+    "idempotent append": lambda manager, key: manager.add_message(key, "user", "Hello", idempotency_key="once"),
+    "batch": lambda manager, key: manager.add_messages(key, [NewMessage("user", "Hello")] * 3),
+    "idempotent batch": lambda manager, key: manager.add_messages(key, [NewMessage("user", "", idempotency_key="a")]),
+    "end": lambda manager, key: manager.complete_session(key),
+    "sweep": lambda manager, _: manager.timeout_idle(1, kinds=[*SessionKind]),
+    "spawn": lambda manager, _: manager.spawn_subagent("main", "Test", "wanted"),
+    "delete": lambda manager, key: manager.delete_session(key),
+}
+
+
+@pytest.mark.parametrize("write", WRITES)
+def test_lock_that_outlasts_the_budget_is_told_with_the_time_that_was_spent(
+    url: str, plain: PlainClient, write: str
+) -> None:
+    with SessionManager(url, retry_budget_s=0.3) as manager:
+        key = manager.spawn_subagent("main", "Test", "wanted")
+        before = manager.get(key)
+        with locked(plain), pytest.raises(DatabaseUnavailable) as caught:
+            WRITES[write](manager, key)
+
+        assert 0.3 <= caught.value.waited_s < 30
+        assert f"after {caught.value.waited_s:.1f} s" in str(caught.value)
+        assert not caught.value.outcome_unknown
+        assert manager.list(message_limit=10) == [before]
+    assert faults(url) == []
+
+
+@contextmanager
+def locked(plain: PlainClient) -> Iterator[None]:
+    """Meanwhile a client of its own has locked everything that is written to."""
+    if plain.backend == "sqlite":
+        plain("BEGIN IMMEDIATE")
+    else:
+        plain("BEGIN")
+        plain("SELECT * FROM sessions FOR UPDATE")
+        plain("SELECT * FROM labels FOR UPDATE")
+    yield
+    plain("ROLLBACK")
