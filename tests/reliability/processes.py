@@ -35,7 +35,7 @@ class Writer:
         self._process.start()
         theirs.close()
         self._told = threading.Condition()
-        self._listener = threading.Thread()
+        self._listener: threading.Thread | None = None
         self.receipts: list[list[Receipt]] = []
         """What came of each operation that was acknowledged, in order."""
         self.over: Over | None = None
@@ -79,8 +79,9 @@ class Writer:
         self._pipe.close()
 
     def _join_listener(self) -> None:
-        self._listener.join(_PATIENCE_S)
-        assert not self._listener.is_alive(), "the writer hangs"
+        if self._listener is not None:
+            self._listener.join(_PATIENCE_S)
+            assert not self._listener.is_alive(), "the writer hangs"
 
     def _listen(self) -> None:
         while self.over is None:

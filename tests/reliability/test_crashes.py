@@ -9,7 +9,7 @@ import random
 import signal
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 
@@ -34,8 +34,7 @@ def test_killed_writer_loses_nothing_acknowledged_and_leaves_nothing_half_done(
         writer.wait_for(1)
         time.sleep(random.uniform(0, 0.2))
         writer.kill()
-        figures["rounds"] += 1
-        figures["kills"] += 1
+        figures.update({"rounds": 1, "kills": 1})
         wait_for_the_dead(url)
 
         assert faults(url) == []
@@ -44,12 +43,54 @@ def test_killed_writer_loses_nothing_acknowledged_and_leaves_nothing_half_done(
             account.repeat(manager)
 
 
-def wait_for_the_dead(url: str) -> None:
-    """Wait until the server has done what a killed client had sent, and noticed that it is gone."""
+def test_writers_go_on_when_one_among_them_is_killed(url: str, full: bool, figures: Counter[str]) -> None:
+    others = {agent_id: Writer(url, agent_id) for agent_id in ("first", "second")}
+    accounts = {agent_id: Account(url, agent_id, figures) for agent_id in [*others, "victim"]}
+    for number in range(1, (50 if full else 5) + 1):
+        writers = {**others, "victim": Writer(url, "victim")}
+        tasks = {agent_id: account.task(f"round {number}") for agent_id, account in accounts.items()}
+        for agent_id, writer in writers.items():
+            writer.begin(tasks[agent_id])
+        writers["victim"].wait_for(1)
+        time.sleep(random.uniform(0, 0.2))
+        writers["victim"].kill()
+        figures.update({"rounds": 1, "kills": 1})
+        for other in others.values():
+            other.wait_for(len(other.receipts) + 2)  # the first of them may have been on its way
+        ends = [other.stop() for other in others.values()]
+        wait_for_the_dead(url, living=len(others))
+
+        assert [end for end in ends if end.failed] == []
+        assert faults(url) == []
+        for agent_id, account in accounts.items():
+            account.settle(tasks[agent_id], writers[agent_id].receipts, open_outcome=agent_id == "victim")
+    for other in others.values():
+        other.close()
+
+
+def test_database_whose_creation_was_killed_is_created_by_the_next_who_opens_it(
+    create_database: Callable[..., str], full: bool, figures: Counter[str]
+) -> None:
+    for _ in range(50 if full else 5):
+        url = create_database(at_head=False)
+        writer = Writer(url, "writer")
+        time.sleep(random.uniform(0, 0.1))
+        writer.kill()
+        figures.update({"rounds": 1, "kills": 1})
+        wait_for_the_dead(url)
+
+        with SessionManager(url) as manager:
+            figures["found empty" if manager.found_revision is None else "found complete"] += 1
+            manager.send_message(manager.get_or_create_main("main").key, "Hello")
+        assert faults(url) == []
+
+
+def wait_for_the_dead(url: str, *, living: int = 0) -> None:
+    """Wait until the server has done what killed clients had sent, and noticed that they are gone."""
     client = PlainClient(url)
     others = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
     deadline = time.monotonic() + 30
-    while client.backend == "postgresql" and client(others) != [(0,)]:
+    while client.backend == "postgresql" and client(others) != [(living,)]:
         assert time.monotonic() < deadline, "a connection outlives its client"
         time.sleep(0.001)
     client.close()
@@ -79,8 +120,7 @@ def test_killed_server_loses_nothing_acknowledged_and_leaves_nothing_half_done(
         time.sleep(random.uniform(0, 0.2))
         server.kill()
         server.start()
-        figures["rounds"] += 1
-        figures["kills of the server"] += 1
+        figures.update({"rounds": 1, "kills of the server": 1})
         time.sleep(random.uniform(0, 0.1))  # those whom the kill did not hit go on
         ends = {agent_id: writer.stop() for agent_id, writer in writers.items()}
 

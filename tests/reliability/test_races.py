@@ -42,14 +42,16 @@ def test_appends_of_many_processes_are_each_stored_once(
         processes.end()
         (disturbed,), (audits,) = results([disturbing]), results([auditing])
 
-    stored = [receipt for receipts in written for receipt in receipts]
-    figures.update({"processes": writers, "appends": len(stored), "audits meanwhile": audits})
+    longest_s, receipts_of = zip(*written, strict=True)
+    stored = [receipt for receipts in receipts_of for receipt in receipts]
+    figures.update({"processes": writers, "appends": len(stored), "longest append, ms": round(max(longest_s) * 1000)})
+    figures["audits meanwhile"] = audits
     figures.update(disturbed)
     assert len(stored) == writers * appends
     # Every number was given out once, and each writer was given rising ones.
     by_session = {key: sorted(seq for of, seq, _ in stored if of == key) for key in keys}
     assert all(numbers == list(range(1, len(numbers) + 1)) for numbers in by_session.values())
-    for receipts in written:
+    for receipts in receipts_of:
         for key in keys:
             numbers = [seq for of, seq, _ in receipts if of == key]
             assert numbers == sorted(numbers)
@@ -64,15 +66,18 @@ def test_appends_of_many_processes_are_each_stored_once(
     assert faults(url) == []
 
 
-def append(url: str, keys: list[str], name: str, number: int) -> list[tuple[str, int, str]]:
-    """The session, number and content of each message that this process appended, in order."""
+def append(url: str, keys: list[str], name: str, number: int) -> tuple[float, list[tuple[str, int, str]]]:
+    """The longest time that an append took here, and the session, number and content of each, in order."""
     stored = []
+    longest_s = 0.0
     with SessionManager(url) as manager:
         together()
         for turn in range(number):
             key, content = keys[turn % len(keys)], f"{name}, {turn}"
+            began_s = time.monotonic()
             stored.append((key, manager.add_message(key, "user", content).seq, content))
-    return stored
+            longest_s = max(longest_s, time.monotonic() - began_s)
+    return longest_s, stored
 
 
 def disturb(url: str, keys: list[str]) -> Counter[str]:
