@@ -65,17 +65,22 @@ class Writer:
     def kill(self) -> None:
         """End the process wherever it is. What it had told before is still read."""
         self._process.kill()
-        self._process.join(_PATIENCE_S)
+        self.close()
         assert self._process.exitcode == -signal.SIGKILL, "the writer had ended before it was killed"
-        self._join_listener()
         assert self.over is None, f"the writer had given up before it was killed: {self.over}"
-        self._pipe.close()
 
-    def close(self) -> None:
+    def finish(self) -> None:
         """Have the process end by itself."""
         self._pipe.send(None)
         self._process.join(_PATIENCE_S)
         assert self._process.exitcode == 0
+        self.close()
+
+    def close(self) -> None:
+        """Leave no process and no thread behind, whatever came between."""
+        self._process.kill()
+        self._process.join(_PATIENCE_S)
+        self._join_listener()
         self._pipe.close()
 
     def _join_listener(self) -> None:

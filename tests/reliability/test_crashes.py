@@ -10,6 +10,7 @@ import signal
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from typing import TypeAlias
 
 import pytest
 
@@ -22,14 +23,30 @@ from tests.reliability.soundness import faults
 
 pytestmark = pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="no SIGKILL on this system")
 
+StartWriter: TypeAlias = Callable[[str, str], Writer]
+
+
+@pytest.fixture
+def start_writer() -> Iterator[StartWriter]:
+    """A function that starts a writer."""
+    started: list[Writer] = []
+
+    def start(url: str, agent_id: str) -> Writer:
+        started.append(Writer(url, agent_id))
+        return started[-1]
+
+    yield start
+    for writer in started:
+        writer.close()
+
 
 def test_killed_writer_loses_nothing_acknowledged_and_leaves_nothing_half_done(
-    url: str, full: bool, figures: Counter[str]
+    url: str, start_writer: StartWriter, full: bool, figures: Counter[str]
 ) -> None:
     account = Account(url, "writer", figures)
     for number in range(1, (100 if full else 10) + 1):
         task = account.task(f"round {number}")
-        writer = Writer(url, "writer")
+        writer = start_writer(url, "writer")
         writer.begin(task)
         writer.wait_for(1)
         time.sleep(random.uniform(0, 0.2))
@@ -43,11 +60,13 @@ def test_killed_writer_loses_nothing_acknowledged_and_leaves_nothing_half_done(
             account.repeat(manager)
 
 
-def test_writers_go_on_when_one_among_them_is_killed(url: str, full: bool, figures: Counter[str]) -> None:
-    others = {agent_id: Writer(url, agent_id) for agent_id in ("first", "second")}
+def test_writers_go_on_when_one_among_them_is_killed(
+    url: str, start_writer: StartWriter, full: bool, figures: Counter[str]
+) -> None:
+    others = {agent_id: start_writer(url, agent_id) for agent_id in ("first", "second")}
     accounts = {agent_id: Account(url, agent_id, figures) for agent_id in [*others, "victim"]}
     for number in range(1, (50 if full else 5) + 1):
-        writers = {**others, "victim": Writer(url, "victim")}
+        writers = {**others, "victim": start_writer(url, "victim")}
         tasks = {agent_id: account.task(f"round {number}") for agent_id, account in accounts.items()}
         for agent_id, writer in writers.items():
             writer.begin(tasks[agent_id])
@@ -65,15 +84,15 @@ def test_writers_go_on_when_one_among_them_is_killed(url: str, full: bool, figur
         for agent_id, account in accounts.items():
             account.settle(tasks[agent_id], writers[agent_id].receipts, open_outcome=agent_id == "victim")
     for other in others.values():
-        other.close()
+        other.finish()
 
 
 def test_database_whose_creation_was_killed_is_created_by_the_next_who_opens_it(
-    create_database: Callable[..., str], full: bool, figures: Counter[str]
+    create_database: Callable[..., str], start_writer: StartWriter, full: bool, figures: Counter[str]
 ) -> None:
     for _ in range(50 if full else 5):
         url = create_database(at_head=False)
-        writer = Writer(url, "writer")
+        writer = start_writer(url, "writer")
         time.sleep(random.uniform(0, 0.1))
         writer.kill()
         figures.update({"rounds": 1, "kills": 1})
@@ -104,12 +123,12 @@ def server() -> Iterator[Server]:
 
 
 def test_killed_server_loses_nothing_acknowledged_and_leaves_nothing_half_done(
-    server: Server, full: bool, figures: Counter[str]
+    server: Server, start_writer: StartWriter, full: bool, figures: Counter[str]
 ) -> None:
     url = server.url
     SessionManager(url).close()
     assert settings(url) == {"fsync": "on", "full_page_writes": "on", "synchronous_commit": "on"}
-    writers = {f"writer-{number}": Writer(url, f"writer-{number}") for number in range(1, 5)}
+    writers = {f"writer-{number}": start_writer(url, f"writer-{number}") for number in range(1, 5)}
     accounts = {agent_id: Account(url, agent_id, figures) for agent_id in writers}
     for number in range(1, (25 if full else 3) + 1):
         tasks = {agent_id: account.task(f"round {number}") for agent_id, account in accounts.items()}
@@ -129,7 +148,7 @@ def test_killed_server_loses_nothing_acknowledged_and_leaves_nothing_half_done(
             figures["operations that failed"] += end.failed
             accounts[agent_id].settle(tasks[agent_id], writers[agent_id].receipts, open_outcome=end.outcome_unknown)
     for writer in writers.values():
-        writer.close()
+        writer.finish()
 
 
 def settings(url: str) -> dict[str, str]:

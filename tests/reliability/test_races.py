@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import pytest
 
@@ -16,6 +16,7 @@ from sessions_db import (
     SessionKind,
     SessionManager,
     SessionNotActive,
+    SessionNotFound,
     SessionStatus,
 )
 from tests.conftest import PlainClient
@@ -246,6 +247,48 @@ def end(url: str, keys: list[str], status: SessionStatus, reason: str) -> list[b
             except SessionNotActive as error:
                 outcomes.append(error.status)
     return outcomes
+
+
+def test_session_that_is_reopened_while_others_prune_is_kept_or_gone(
+    url: str, full: bool, figures: Counter[str]
+) -> None:
+    for _ in range(10 if full else 2):
+        with SessionManager(url) as manager, manager.transaction() as tx:
+            keys = [tx.spawn_subagent("main", "Test", f"label {number}") for number in range(200)]
+            for key in keys:
+                tx.complete_session(key)
+
+        with Processes(4) as processes:
+            pruning = [processes.submit(prune, url) for _ in range(2)]
+            reopening = [processes.submit(reopen, url, keys[part::2]) for part in range(2)]
+            pruned = [key for some in results(pruning) for key in some]
+            reopened = [key for some in results(reopening) for key in some]
+
+        figures.update({"sessions": len(keys), "pruned": len(pruned), "reopened": len(reopened)})
+        assert sorted(pruned + reopened) == sorted(keys)
+        assert faults(url) == []
+        with SessionManager(url) as manager:
+            assert {session.key for session in manager.list(limit=len(keys), active_only=True)} == {*reopened}
+            for key in reopened:
+                manager.delete_session(key)
+            assert manager.list() == []
+
+
+def prune(url: str) -> list[str]:
+    with SessionManager(url) as manager:
+        together()
+        return manager.prune(time.time_ns() // 1_000_000 + 1)
+
+
+def reopen(url: str, keys: list[str]) -> list[str]:
+    """Those that were still there to be reopened."""
+    reopened = []
+    with SessionManager(url) as manager:
+        together()
+        for key in keys:
+            with suppress(SessionNotFound):
+                reopened.append(manager.reopen_session(key).key)
+    return reopened
 
 
 # Locks that outlast the budget
