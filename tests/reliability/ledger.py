@@ -178,6 +178,16 @@ class Account:
         _same(expected.labels, stored.labels)
         self._settle_times(told)
 
+    def read_back(self, manager: SessionManager) -> None:
+        """Compare what the manager gives with what is stored."""
+        for name, retained in self._stored.state.sessions.items():
+            session = manager.get(self._stored.keys[name])
+            assert session is not None
+            _same(retained.last_seq, session.message_count)
+            _same(retained.status, session.status)
+            contents = {message.seq: message.content for message in session.messages}
+            _same({seq: message.content for seq, message in retained.messages.items()}, contents)
+
     def repeat(self, manager: SessionManager) -> None:
         """Do the operation of open outcome again if its idempotency key makes that safe: then it is stored, once."""
         match self._pending:

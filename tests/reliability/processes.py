@@ -36,6 +36,7 @@ class Writer:
         theirs.close()
         self._told = threading.Condition()
         self._listener: threading.Thread | None = None
+        self._is_gone = False
         self.receipts: list[list[Receipt]] = []
         """What came of each operation that was acknowledged, in order."""
         self.over: Over | None = None
@@ -51,7 +52,9 @@ class Writer:
     def wait_for(self, operations: int) -> None:
         """Wait until so many operations of the task are acknowledged."""
         with self._told:
-            done = self._told.wait_for(lambda: len(self.receipts) >= operations or self.over is not None, _PATIENCE_S)
+            done = self._told.wait_for(
+                lambda: len(self.receipts) >= operations or self.over is not None or self._is_gone, _PATIENCE_S
+            )
         assert done, "the writer hangs"
         assert len(self.receipts) >= operations, f"the writer gave up: {self.over}"
 
@@ -93,7 +96,10 @@ class Writer:
             try:
                 told = self._pipe.recv()
             except (EOFError, OSError):  # the process is gone, perhaps amid a message
-                break
+                with self._told:
+                    self._is_gone = True
+                    self._told.notify_all()
+                return
             with self._told:
                 if isinstance(told, Over):
                     self.over = told
@@ -103,16 +109,14 @@ class Writer:
 
 
 class Processes:
-    """Up to so many processes at a time, each of which does what is submitted to it."""
+    """So many processes, each of which does one thing that is submitted; those meet in `together`."""
 
-    def __init__(self, number: int, *, meeting: int | None = None) -> None:
-        """`meeting` is how many meet in `together` (default: all)."""
+    def __init__(self, number: int) -> None:
         self._over = _context.Event()
-        self._barrier = _context.Barrier(number if meeting is None else meeting)
+        self._barrier = _context.Barrier(number)
         self._executor = ProcessPoolExecutor(
             number, mp_context=_context, initializer=_initialize, initargs=(self._barrier, self._over)
         )
-        self._futures: list[Future[object]] = []
 
     def __enter__(self) -> Self:
         return self
@@ -126,7 +130,7 @@ class Processes:
         self._executor.shutdown()
 
     def submit(self, work: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> Future[_T]:
-        """What a process that has nothing else to do gives, or raises."""
+        """What comes of this work in a process of its own."""
         return self._executor.submit(_work, partial(work, *args, **kwargs))
 
     def end(self) -> None:

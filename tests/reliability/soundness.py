@@ -45,7 +45,7 @@ FAULTS: Final = {
     "an agent has several main sessions": """
         SELECT agent_id, count(*) FROM sessions WHERE kind = 'main' GROUP BY agent_id HAVING count(*) > 1""",
 }
-"""What may be wrong, and the query whose rows are the places where it is."""
+"""What may be wrong, and the query whose rows are the places where it is. `test_soundness.py` does each damage once."""
 
 # The primary keys: what an index holds has to be what its table holds.
 _KEYS: Final = {"sessions": "key", "messages": "session_key, seq", "labels": "label"}

@@ -58,6 +58,7 @@ def test_killed_writer_loses_nothing_acknowledged_and_leaves_nothing_half_done(
         account.settle(task, writer.receipts, open_outcome=True)
         with SessionManager(url) as manager:
             account.repeat(manager)
+            account.read_back(manager)
 
 
 def test_writers_go_on_when_one_among_them_is_killed(
