@@ -20,7 +20,9 @@ _T = TypeVar("_T")
 
 # To start an interpreter and import everything takes half a second, to fork this process some milliseconds.
 _context = multiprocessing.get_context("forkserver")
-_context.set_forkserver_preload(["__main__", "alembic.command", "psycopg", "sqlalchemy.dialects.postgresql", __name__])
+_context.set_forkserver_preload(
+    ["__main__", "alembic.command", "psycopg", "sqlalchemy.dialects.postgresql", "tests.conftest", __name__]
+)
 
 # Far beyond what anything here takes: a process that hangs fails its test.
 _PATIENCE_S = 300
