@@ -94,7 +94,7 @@ def test_database_whose_creation_was_killed_is_created_by_the_next_who_opens_it(
     for _ in range(50 if full else 5):
         url = create_database(at_head=False)
         writer = start_writer(url, "writer")
-        time.sleep(random.uniform(0, 0.1))
+        time.sleep(random.uniform(0, 0.2))
         writer.kill()
         figures.update({"rounds": 1, "kills": 1})
         wait_for_the_dead(url)

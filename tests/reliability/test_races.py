@@ -260,9 +260,10 @@ def test_session_that_is_reopened_while_others_prune_is_kept_or_gone(
             keys = [tx.spawn_subagent("main", "Test", f"label {number}") for number in range(200)]
             for key in keys:
                 tx.complete_session(key)
+        ended_ms = time.time_ns() // 1_000_000
 
         with Processes(4) as processes:
-            pruning = [processes.submit(prune, url) for _ in range(2)]
+            pruning = [processes.submit(prune, url, ended_ms + 1) for _ in range(2)]
             reopening = [processes.submit(reopen, url, keys[part::2]) for part in range(2)]
             pruned = [key for some in results(pruning) for key in some]
             reopened = [key for some in results(reopening) for key in some]
@@ -277,10 +278,12 @@ def test_session_that_is_reopened_while_others_prune_is_kept_or_gone(
             assert manager.list() == []
 
 
-def prune(url: str) -> list[str]:
+def prune(url: str, before_ms: int) -> list[str]:
     with SessionManager(url) as manager:
+        while time.time_ns() // 1_000_000 < before_ms:
+            time.sleep(0.001)
         together()
-        return manager.prune(time.time_ns() // 1_000_000 + 1)
+        return manager.prune(before_ms)
 
 
 def reopen(url: str, keys: list[str]) -> list[str]:
