@@ -21,23 +21,33 @@ class Retained:
     label: str | None
     status: str
     message_cap: int
+    archive_trimmed: bool
     last_seq: int = 0
     messages: Mapping[int, NewMessage] = field(default_factory=dict)
+    archived: Mapping[int, NewMessage] = field(default_factory=dict)
+
+    def all(self) -> dict[int, NewMessage]:
+        """The messages that are retained or archived."""
+        return {**self.archived, **self.messages}
 
     def appended(self, messages: tuple[NewMessage, ...]) -> Retained:
         """The session with these messages, and without those that they push out."""
         numbered = {**self.messages, **dict(enumerate(messages, self.last_seq + 1))}
         last_seq = self.last_seq + len(messages)
         newest = {seq: message for seq, message in numbered.items() if seq > last_seq - self.message_cap}
-        return replace(self, last_seq=last_seq, messages=newest)
+        archived = self.archived
+        if self.archive_trimmed:
+            archived = {**archived, **{seq: message for seq, message in numbered.items() if seq not in newest}}
+        return replace(self, last_seq=last_seq, messages=newest, archived=archived)
 
 
 @dataclass(frozen=True)
 class State:
-    """A writer's sessions by name, and which of them its labels find."""
+    """A writer's sessions by name, which of them its labels find, and how many events of each kind are logged."""
 
     sessions: Mapping[str, Retained]
     labels: Mapping[str, str]
+    events: Mapping[str, int]
 
     def after(self, operation: Operation) -> State:
         """The state with all that the operation does."""
@@ -60,26 +70,31 @@ class State:
     def lacking(self, other: State) -> int:
         """How many messages the other state does not have, or has otherwise."""
         return sum(
-            session not in other.sessions or other.sessions[session].messages.get(seq) != message
+            session not in other.sessions or other.sessions[session].all().get(seq) != message
             for session, retained in self.sessions.items()
-            for seq, message in retained.messages.items()
+            for seq, message in retained.all().items()
         )
 
     def _after(self, step: Step) -> State:
-        sessions, labels = dict(self.sessions), dict(self.labels)
+        sessions, labels, events = dict(self.sessions), dict(self.labels), Counter(self.events)
         match step:
-            case Spawn(session, label, message_cap):
-                sessions[session] = Retained(label, "active", message_cap)
+            case Spawn(session, label, message_cap, archive_trimmed):
+                sessions[session] = Retained(label, "active", message_cap, archive_trimmed)
+                events["created"] += 1
                 if label is not None:
+                    events["label_moved" if label in labels else "label_assigned"] += 1
                     labels[label] = session
             case Append(session, messages):
                 sessions[session] = sessions[session].appended(messages)
             case Complete(session):
+                events["status_changed"] += sessions[session].status == "active"
                 sessions[session] = replace(sessions[session], status="completed")
             case Delete(session):
                 del sessions[session]
+                events["label_removed"] += session in labels.values()
+                events["deleted"] += 1
                 labels = {label: owner for label, owner in labels.items() if owner != session}
-        return State(sessions, labels)
+        return State(sessions, labels, +events)
 
 
 @dataclass(frozen=True)
@@ -98,32 +113,34 @@ def read(url: str, agent_id: str) -> Stored:
     """What the database holds of the writer, read past the library."""
     client = PlainClient(url)
     sessions = client(
-        "SELECT key, task, label, status, message_cap, last_seq, created_ms, last_activity_ms"
+        "SELECT key, task, label, status, message_cap, archive_trimmed, last_seq, created_ms, last_activity_ms"
         " FROM sessions WHERE agent_id = ?",
-        agent_id,
-    )
-    messages = client(
-        "SELECT s.task, m.seq, m.role, m.content, m.tool_name, CAST(m.metadata AS text), m.idempotency_key,"
-        " m.timestamp_ms FROM messages AS m JOIN sessions AS s ON s.key = m.session_key WHERE s.agent_id = ?",
         agent_id,
     )
     labels = client(
         "SELECT l.label, s.task FROM labels AS l JOIN sessions AS s ON s.key = l.session_key WHERE s.agent_id = ?",
         agent_id,
     )
+    events = client("SELECT event, count(*) FROM session_events WHERE actor = ? GROUP BY event", agent_id)
+    retained, times = _messages(client, "messages", agent_id)
+    archived, _ = _messages(client, "archived_messages", agent_id)
     client.close()
-    retained: dict[str, dict[int, NewMessage]] = {task: {} for _, task, *_ in sessions}
-    times = {}
-    for task, seq, role, content, tool_name, metadata, idempotency_key, timestamp_ms in messages:
-        decoded = None if metadata is None else json.loads(metadata)
-        retained[task][seq] = NewMessage(role, content, tool_name, decoded, idempotency_key)
-        times[task, seq] = timestamp_ms
+    prefix = f"{agent_id} "
     state = State(
         {
-            task: Retained(label and label.removeprefix(f"{agent_id} "), status, cap, last_seq, retained[task])
-            for _, task, label, status, cap, last_seq, _, _ in sessions
+            task: Retained(
+                label and label.removeprefix(prefix),
+                status,
+                cap,
+                bool(archives),
+                last_seq,
+                retained.get(task, {}),
+                archived.get(task, {}),
+            )
+            for _, task, label, status, cap, archives, last_seq, _, _ in sessions
         },
-        {label.removeprefix(f"{agent_id} "): task for label, task in labels},
+        {label.removeprefix(prefix): task for label, task in labels},
+        dict(events),
     )
     return Stored(
         state,
@@ -132,6 +149,24 @@ def read(url: str, agent_id: str) -> Stored:
         {task: created_ms for _, task, *_, created_ms, _ in sessions},
         {task: last_activity_ms for _, task, *_, last_activity_ms in sessions},
     )
+
+
+def _messages(
+    client: PlainClient, table: str, agent_id: str
+) -> tuple[dict[str, dict[int, NewMessage]], dict[tuple[str, int], int]]:
+    """The messages of each session by number, and the time of each."""
+    rows = client(
+        "SELECT s.task, m.seq, m.role, m.content, m.tool_name, CAST(m.metadata AS text), m.idempotency_key,"
+        f" m.timestamp_ms FROM {table} AS m JOIN sessions AS s ON s.key = m.session_key WHERE s.agent_id = ?",
+        agent_id,
+    )
+    found: dict[str, dict[int, NewMessage]] = {}
+    times = {}
+    for task, seq, role, content, tool_name, metadata, idempotency_key, timestamp_ms in rows:
+        decoded = None if metadata is None else json.loads(metadata)
+        found.setdefault(task, {})[seq] = NewMessage(role, content, tool_name, decoded, idempotency_key)
+        times[task, seq] = timestamp_ms
+    return found, times
 
 
 class Account:
@@ -176,6 +211,7 @@ class Account:
             self._figures["unacknowledged and absent"] += not whole
         _same(expected.sessions, stored.sessions)
         _same(expected.labels, stored.labels)
+        _same(expected.events, stored.events)
         self._settle_times(told)
 
     def read_back(self, manager: SessionManager) -> None:

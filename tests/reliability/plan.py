@@ -23,6 +23,7 @@ class Spawn:
     session: str
     label: str | None
     message_cap: int
+    archive_trimmed: bool
 
 
 @dataclass(frozen=True)
@@ -83,7 +84,7 @@ def _operation(draw: random.Random, name: str, present: list[str]) -> Operation:
             return Append(session, _messages(draw, name, 1)), Complete(session)
         case "delete":
             return (Delete(draw.choice(present)),)
-    spawn = Spawn(name, draw.choice([None, "first", "second"]), draw.choice(_CAPS))
+    spawn = Spawn(name, draw.choice([None, "first", "second"]), draw.choice(_CAPS), draw.random() < 0.3)
     return draw.choice([(spawn,), (spawn, Append(name, _messages(draw, name, draw.randint(1, 4))))])
 
 

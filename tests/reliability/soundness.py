@@ -7,6 +7,14 @@ from typing import Final
 
 from tests.conftest import PlainClient
 
+# The newest event of each session, and of each label.
+_OF_SESSIONS: Final = """(SELECT e.id, e.session_key, e.event, e.to_status FROM session_events AS e JOIN (
+        SELECT max(id) AS id FROM session_events WHERE label IS NULL GROUP BY session_key) AS newest ON newest.id = e.id
+    ) AS e"""
+_OF_LABELS: Final = """(SELECT e.id, e.label, e.event, e.session_key FROM session_events AS e JOIN (
+        SELECT max(id) AS id FROM session_events WHERE label IS NOT NULL GROUP BY label) AS newest ON newest.id = e.id
+    ) AS e"""
+
 FAULTS: Final = {
     "a session's message numbers have gaps": """
         SELECT session_key, min(seq), max(seq), count(*) FROM messages
@@ -42,13 +50,50 @@ FAULTS: Final = {
     "an active session has an end, or an ended one has none": """
         SELECT key, status, finished_ms, end_reason FROM sessions
         WHERE (status = 'active') <> (finished_ms IS NULL) OR status = 'active' AND end_reason IS NOT NULL""",
+    "an archived message belongs to no session": """
+        SELECT a.session_key, a.seq FROM archived_messages AS a LEFT JOIN sessions AS s ON s.key = a.session_key
+        WHERE s.key IS NULL""",
+    "a message is both retained and archived": """
+        SELECT m.session_key, m.seq FROM messages AS m JOIN archived_messages AS a
+        ON a.session_key = m.session_key AND a.seq = m.seq""",
+    "an archive has gaps": """
+        SELECT s.key, s.last_seq, count(a.seq) FROM sessions AS s
+        LEFT JOIN archived_messages AS a ON a.session_key = s.key WHERE s.archive_trimmed = 1
+        GROUP BY s.key, s.last_seq, s.message_cap
+        HAVING count(a.seq) <> CASE WHEN s.last_seq > s.message_cap THEN s.last_seq - s.message_cap ELSE 0 END""",
+    "a session has another status than the log says": f"""
+        SELECT s.key, s.status, e.event, e.to_status
+        FROM sessions AS s LEFT JOIN {_OF_SESSIONS} ON e.session_key = s.key
+        WHERE e.id IS NULL OR e.to_status IS NULL OR e.to_status <> s.status""",
+    "a session is gone and the log does not say so": f"""
+        SELECT e.session_key, e.event FROM {_OF_SESSIONS} LEFT JOIN sessions AS s ON s.key = e.session_key
+        WHERE s.key IS NULL AND e.event <> 'deleted'""",
+    "the log skips a status": """
+        SELECT session_key, id, from_status, previous FROM (
+            SELECT session_key, id, from_status,
+                lag(to_status) OVER (PARTITION BY session_key ORDER BY id) AS previous
+            FROM session_events WHERE label IS NULL
+        ) AS steps WHERE from_status <> previous""",
+    "a label belongs to another session than the log says": f"""
+        SELECT l.label, l.session_key, e.event, e.session_key
+        FROM labels AS l LEFT JOIN {_OF_LABELS} ON e.label = l.label
+        WHERE e.id IS NULL OR e.event = 'label_removed' OR e.session_key <> l.session_key""",
+    "a label is gone and the log does not say so": f"""
+        SELECT e.label, e.event FROM {_OF_LABELS} LEFT JOIN labels AS l ON l.label = e.label
+        WHERE l.label IS NULL AND e.event <> 'label_removed'""",
     "an agent has several main sessions": """
         SELECT agent_id, count(*) FROM sessions WHERE kind = 'main' GROUP BY agent_id HAVING count(*) > 1""",
 }
 """What may be wrong, and the query whose rows are the places where it is. `test_soundness.py` does each damage once."""
 
 # The primary keys: what an index holds has to be what its table holds.
-_KEYS: Final = {"sessions": "key", "messages": "session_key, seq", "labels": "label"}
+_KEYS: Final = {
+    "sessions": "key",
+    "messages": "session_key, seq",
+    "labels": "label",
+    "archived_messages": "session_key, seq",
+    "session_events": "id",
+}
 
 _SHOWN = 5
 
@@ -71,7 +116,9 @@ def faults(url: str) -> list[str]:
 
 def _faults_of_file(client: PlainClient) -> list[str]:
     found = [text for (text,) in client("PRAGMA integrity_check")]
-    return [f"the file is damaged: {text}" for text in found if text != "ok"]
+    # What is done is done under a name only until its transaction ends.
+    left = [f"a name was left to act under: {name}" for (name,) in client("SELECT name FROM event_actor")]
+    return [f"the file is damaged: {text}" for text in found if text != "ok"] + left
 
 
 def _faults_of_indexes(client: PlainClient) -> list[str]:

@@ -25,6 +25,23 @@ DAMAGE = {
     "a label points to no session": "UPDATE labels SET session_key = 'agent:nobody:main' WHERE label = 'first'",
     "a label points to a session that was not spawned with it": "UPDATE sessions SET label = 'other'",
     "an active session has an end, or an ended one has none": "UPDATE sessions SET finished_ms = 1",
+    "an archived message belongs to no session": (
+        "INSERT INTO archived_messages (session_key, seq, role, content, timestamp_ms, archived_ms)"
+        " VALUES ('agent:nobody:main', 1, 'user', '', 1, 1)"
+    ),
+    "a message is both retained and archived": (
+        "INSERT INTO archived_messages (session_key, seq, role, content, timestamp_ms, archived_ms)"
+        " SELECT session_key, seq, role, content, timestamp_ms, 1 FROM messages WHERE seq = 5"
+    ),
+    "an archive has gaps": "DELETE FROM archived_messages WHERE seq = 2",
+    "a session has another status than the log says": "UPDATE sessions SET status = 'stopped', finished_ms = 1",
+    "a session is gone and the log does not say so": "DELETE FROM sessions WHERE label = 'first'",
+    "the log skips a status": (
+        "INSERT INTO session_events (at_ms, event, session_key, from_status, to_status)"
+        " SELECT 1, 'status_changed', key, 'stopped', 'active' FROM sessions"
+    ),
+    "a label belongs to another session than the log says": "UPDATE labels SET label = 'third' WHERE label = 'first'",
+    "a label is gone and the log does not say so": "DELETE FROM labels WHERE label = 'first'",
     "an agent has several main sessions": "UPDATE sessions SET kind = 'main'",
 }
 
@@ -35,7 +52,7 @@ def damaged(create_database: Callable[..., str]) -> Callable[[str], str]:
     url = create_database(at_head=False)
     with SessionManager(url) as manager:
         for label in ("first", "second"):
-            key = manager.spawn_subagent("main", "Test", label, message_cap=3)
+            key = manager.spawn_subagent("main", "Test", label, message_cap=3, archive_trimmed=True)
             for number in range(1, 7):
                 manager.send_message(key, f"message {number}")
 
@@ -71,6 +88,13 @@ def test_row_that_breaks_a_constraint_is_found(damaged: Callable[[str], str]) ->
     url = damaged("UPDATE messages SET role = 'nobody'")
 
     assert "the file is damaged: CHECK constraint failed in messages" in faults(url)
+
+
+@pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
+def test_name_that_was_left_to_act_under_is_found(damaged: Callable[[str], str]) -> None:
+    url = damaged("INSERT INTO event_actor VALUES ('somebody')")
+
+    assert faults(url) == ["a name was left to act under: somebody"]
 
 
 @pytest.mark.parametrize("backend", ["sqlite"], indirect=True)

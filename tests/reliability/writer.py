@@ -38,7 +38,7 @@ class Over:
 
 def write(pipe: Connection, url: str, agent_id: str) -> None:
     """Do the tasks that come by the pipe; send the receipts of each operation as soon as it returns."""
-    with SessionManager(url, retry_budget_s=30) as manager:
+    with SessionManager(url, retry_budget_s=30, actor=agent_id) as manager:
         while (task := pipe.recv()) is not None:
             # Nothing else comes than a task, or the end of one that has failed meanwhile.
             if isinstance(task, Task):
@@ -69,9 +69,11 @@ def perform(operation: Operation, manager: SessionManager, agent_id: str, keys: 
 
 def _step(step: Step, store: SessionStore, agent_id: str, keys: dict[str, str]) -> list[Receipt]:
     match step:
-        case Spawn(session, label, message_cap):
+        case Spawn(session, label, message_cap, archive_trimmed):
             owned = None if label is None else f"{agent_id} {label}"
-            keys[session] = store.spawn_subagent(agent_id, session, owned, message_cap=message_cap)
+            keys[session] = store.spawn_subagent(
+                agent_id, session, owned, message_cap=message_cap, archive_trimmed=archive_trimmed
+            )
         case Append(session, (new,)):
             stored = store.add_message(
                 keys[session],
