@@ -23,6 +23,9 @@ from tests.conftest import PlainClient
 from tests.reliability.processes import Processes, over, results, together
 from tests.reliability.soundness import faults
 
+# SQLite has no queue for its lock: with eight processes on a machine that is busy besides, one has waited for 5 s.
+BUDGET_S = 60
+
 # Appends
 
 
@@ -71,7 +74,7 @@ def append(url: str, keys: list[str], name: str, number: int) -> tuple[float, li
     """The longest time that an append took here, and the session, number and content of each, in order."""
     stored = []
     longest_s = 0.0
-    with SessionManager(url) as manager:
+    with SessionManager(url, retry_budget_s=BUDGET_S) as manager:
         together()
         for turn in range(number):
             key, content = keys[turn % len(keys)], f"{name}, {turn}"
@@ -84,7 +87,7 @@ def append(url: str, keys: list[str], name: str, number: int) -> tuple[float, li
 def disturb(url: str, keys: list[str]) -> Counter[str]:
     """How often this process did each thing that must not hurt the others."""
     done: Counter[str] = Counter()
-    with SessionManager(url) as manager:
+    with SessionManager(url, retry_budget_s=BUDGET_S) as manager:
         together()
         while not over():
             manager.spawn_subagent("helper", "Test", label=f"label {done['labels moved'] % 3}")
@@ -137,7 +140,7 @@ def test_label_that_many_processes_want_belongs_to_the_newest_spawn(
 
 
 def spawn(url: str, number: int) -> list[str]:
-    with SessionManager(url) as manager:
+    with SessionManager(url, retry_budget_s=BUDGET_S) as manager:
         together()
         return [manager.spawn_subagent("main", "Test", "wanted") for _ in range(number)]
 
@@ -166,7 +169,7 @@ def test_label_that_none_may_take_over_goes_to_one_of_many_processes(
 def spawn_if_free(url: str, labels: int) -> list[tuple[bool, str]]:
     """For each label whether this process got it, and who has it."""
     outcomes = []
-    with SessionManager(url) as manager:
+    with SessionManager(url, retry_budget_s=BUDGET_S) as manager:
         for position in range(labels):
             together()
             try:
@@ -199,7 +202,7 @@ def test_16_processes_that_open_an_empty_database_get_one_main_session(
 
 def open_and_create(url: str) -> tuple[str, int]:
     together()
-    with SessionManager(url) as manager:
+    with SessionManager(url, retry_budget_s=BUDGET_S) as manager:
         session = manager.get_or_create_main("main")
     return session.key, session.created_ms
 
@@ -237,7 +240,7 @@ def test_one_of_many_processes_ends_a_session(url: str, full: bool, figures: Cou
 def end(url: str, keys: list[str], status: SessionStatus, reason: str) -> list[bool | SessionStatus]:
     """What came of ending each: what the manager said, or the status that the session had already."""
     outcomes: list[bool | SessionStatus] = []
-    with SessionManager(url) as manager:
+    with SessionManager(url, retry_budget_s=BUDGET_S) as manager:
         ending = {
             SessionStatus.COMPLETED: manager.complete_session,
             SessionStatus.ERROR: manager.error_session,
@@ -279,7 +282,7 @@ def test_session_that_is_reopened_while_others_prune_is_kept_or_gone(
 
 
 def prune(url: str, before_ms: int) -> list[str]:
-    with SessionManager(url) as manager:
+    with SessionManager(url, retry_budget_s=BUDGET_S) as manager:
         while time.time_ns() // 1_000_000 < before_ms:
             time.sleep(0.001)
         together()
@@ -289,7 +292,7 @@ def prune(url: str, before_ms: int) -> list[str]:
 def reopen(url: str, keys: list[str]) -> list[str]:
     """Those that were still there to be reopened."""
     reopened = []
-    with SessionManager(url) as manager:
+    with SessionManager(url, retry_budget_s=BUDGET_S) as manager:
         together()
         for key in keys:
             with suppress(SessionNotFound):
