@@ -23,7 +23,7 @@ from tests.conftest import PlainClient
 from tests.reliability.processes import Processes, over, results, together
 from tests.reliability.soundness import faults
 
-# SQLite has no queue for its lock: with eight processes on a machine that is busy besides, one has waited for 5 s.
+# SQLite has no queue for its lock: with eight processes on a machine that is busy besides, one has waited for 8 s.
 BUDGET_S = 60
 
 # Appends
