@@ -21,6 +21,11 @@ from sessions_db.process import is_in_memory, look_after
 
 _DRIVERS = {"sqlite": "pysqlite", "postgresql": "psycopg"}
 
+# After a while SQLite looks for the lock only every 100 ms, and among writers that never pause it rarely finds it free:
+# one of eight processes has waited for 8 s. So SQLite waits only so long, and `RetryBudget` the rest, in short naps.
+_BUSY_TIMEOUT_S = 0.03
+LONGEST_NAP_S = 0.02
+
 # RETURNING came with SQLite 3.35, STRICT tables with 3.37.
 _OLDEST_SQLITE = (3, 37, 0)
 
@@ -153,7 +158,11 @@ def _sqlite_engine(url: URL, synchronous: str, retry_budget_s: float, pool_size:
         # A database in memory belongs to its connection: there is one, and threads take turns.
         pool_size=1 if in_memory else pool_size,
         pool_timeout=retry_budget_s,
-        connect_args={"check_same_thread": False, "timeout": retry_budget_s},
+        connect_args={
+            "check_same_thread": False,
+            # Who only reads waits for no writer, just for another process to recover the log after a crash.
+            "timeout": retry_budget_s if read_only else min(retry_budget_s, _BUSY_TIMEOUT_S),
+        },
     )
 
     @event.listens_for(engine, "connect")

@@ -175,7 +175,7 @@ class SessionManager(SessionStore):
                 key = tx.spawn_subagent("main", "Summarise the report", parent_key=parent)
                 tx.send_message(key, "Start with chapter 2")
         """
-        budget = RetryBudget(self._retry_budget_s)
+        budget = self._budget()
         raised: BaseException | None = None
         in_block = False
         try:
@@ -211,7 +211,7 @@ class SessionManager(SessionStore):
         **kwargs: _P.kwargs,
     ) -> _T:
         _refuse_to_write(self._read_only, needs)
-        budget = RetryBudget(self._retry_budget_s)
+        budget = self._budget()
         writing = needs not in _READING
         in_transaction = needs in (Needs.SNAPSHOT, Needs.TRANSACTION) or (
             needs is Needs.LOGGED_STATEMENT and self._actor is not None
@@ -263,6 +263,11 @@ class SessionManager(SessionStore):
             if turn is not None:
                 turn.release()
 
+    def _budget(self) -> RetryBudget:
+        if self._engine.dialect.name == "sqlite" and self._owns_engine:
+            return RetryBudget(self._retry_budget_s, longest_wait_s=engines.LONGEST_NAP_S)
+        return RetryBudget(self._retry_budget_s)
+
     def _retry(
         self,
         attempt: Callable[[], _T],
@@ -286,7 +291,7 @@ class SessionManager(SessionStore):
         return errors.translate(error, waited_s=budget.spent_s, password=self._engine.url.password, sent=sent)
 
     def _ensure_schema(self, migrate_: bool) -> str | None:
-        budget = RetryBudget(self._retry_budget_s)
+        budget = self._budget()
         try:
             with self._connection(budget, writing=False):
                 pass

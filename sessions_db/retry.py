@@ -10,11 +10,11 @@ class RetryBudget:
     """A span of time to spend on one call's attempts, begun when this object is made."""
 
     _FIRST_WAIT_S = 0.01
-    _LONGEST_WAIT_S = 1.0
 
-    def __init__(self, budget_s: float) -> None:
+    def __init__(self, budget_s: float, *, longest_wait_s: float = 1.0) -> None:
         self._started = time.monotonic()
         self._budget_s = budget_s
+        self._longest_wait_s = longest_wait_s
         self._longest_next_s = self._FIRST_WAIT_S
 
     @property
@@ -37,5 +37,5 @@ class RetryBudget:
         if left_s <= 0:
             return False
         time.sleep(min(left_s, random.uniform(0, self._longest_next_s)))
-        self._longest_next_s = min(self._LONGEST_WAIT_S, self._longest_next_s * 2)
+        self._longest_next_s = min(self._longest_wait_s, self._longest_next_s * 2)
         return True
