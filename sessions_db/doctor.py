@@ -139,7 +139,7 @@ def _faults_on_postgresql(conn: Connection, expected: dict[str, str]) -> Iterato
                 yield f"{name} is missing"
             elif enabled not in ("O", "A"):
                 yield f"{name} is disabled"
-            elif there != body:
+            elif _squeezed(there) != _squeezed(body):
                 yield f"{name} was changed"
 
 

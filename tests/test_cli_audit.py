@@ -1,0 +1,82 @@
+"""`sessions-db audit`: events, seals and what verifying says."""
+
+from __future__ import annotations
+
+import pytest
+
+from sessions_db import SessionManager
+
+from .conftest import PlainClient
+from .test_cli import ok, ok_json, run
+
+
+@pytest.fixture
+def key(manager: SessionManager) -> str:
+    """A session that was spawned with a label, and ended."""
+    key = manager.spawn_subagent("main", "Test", "research")
+    manager.error_session(key, "gave\x1b[31mup")
+    return key
+
+
+def test_events_are_listed_oldest_first(url: str, key: str) -> None:
+    shown = ok("audit", "events", db=url)
+
+    assert shown.index("created") < shown.index("label assigned [research]") < shown.index("active -> error")
+    assert "gave\\x1b[31mup" in shown
+    assert shown.count(key) == 3
+
+
+def test_events_are_filtered_and_printed_as_json(url: str, key: str, manager: SessionManager) -> None:
+    manager.get_or_create_main("other")
+
+    found = ok_json("audit", "events", "--session", key, "--kind", "status_changed", db=url)
+    assert [(event["event"], event["fromStatus"], event["toStatus"]) for event in found] == [
+        ("status_changed", "active", "error")
+    ]
+    assert [event["id"] for event in ok_json("audit", "events", "--after", "1", "--limit", "2", db=url)] == [2, 3]
+    assert ok("audit", "events", "--session", "agent:nobody:main", db=url) == "No events.\n"
+
+
+def test_seal_prints_the_digest_that_verify_expects(url: str, key: str, manager: SessionManager) -> None:
+    digest = ok("audit", "seal", "--actor", "operator", db=url).strip()
+    assert len(digest) == 64
+    manager.reopen_session(key)
+
+    assert ok("audit", "verify", "--expect", digest, db=url).splitlines() == [
+        "Verified: 3 events (sealed through 3)",
+        "Expired: 0 events, deleted after the 30 days that they are kept",
+        "Not sealed yet: 1 events",
+    ]
+    assert ok_json("audit", "verify", "--since", digest, db=url)["verified"] == 0
+    assert ok_json("audit", "seal", "--actor", "operator", db=url)["actor"] == "operator"
+
+
+def test_seal_of_an_empty_log_says_so(url: str) -> None:
+    assert ok("audit", "seal", db=url) == "Nothing was logged yet, so there is nothing to seal.\n"
+    assert "nothing is sealed" in ok("audit", "verify", db=url)
+
+
+def test_verify_names_the_event_that_was_changed(empty_url: str) -> None:
+    with SessionManager(empty_url) as manager:
+        for name in "abc":
+            manager.get_or_create_main(name)
+    digest = ok("audit", "seal", db=empty_url).strip()
+    owner = PlainClient(empty_url)
+    if owner.backend == "sqlite":
+        owner("DROP TRIGGER session_events_update")
+    else:
+        owner("ALTER TABLE session_events DISABLE TRIGGER USER")
+    owner("UPDATE session_events SET actor = 'somebody else' WHERE id = 2")
+    owner.close()
+
+    result = run("audit", "verify", "--expect", digest, db=empty_url)
+    assert (result.exit_code, result.stderr) == (1, "Event 2: was changed\n")
+    result = run("audit", "verify", "--expect", "0" * 64, db=empty_url)
+    assert (result.exit_code, result.stderr) == (1, f"The log: no seal has the digest {'0' * 64}\n")
+
+
+@pytest.mark.usefixtures("key")
+def test_login_name_is_the_actor_unless_another_is_given(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LOGNAME", "ada")
+
+    assert ok_json("audit", "seal", db=url)["actor"] == "ada"
