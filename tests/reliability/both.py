@@ -30,6 +30,13 @@ VALUES ('{MAIN}', 1, 'user', 'Hello', NULL, 1000), ('{MAIN}', 2, 'tool', 'found'
 INSERT INTO labels (label, session_key, assigned_ms) VALUES ('research', '{SUBAGENT}', 2000)
 """
 
+_SIZE = """
+SELECT
+  (SELECT count(*) FROM sessions), (SELECT count(*) FROM messages), (SELECT count(*) FROM labels),
+  (SELECT count(*) FROM sessions WHERE status = 'active'), (SELECT max(last_seq) FROM sessions),
+  (SELECT max(assigned_ms) FROM labels), (SELECT CAST(sum(last_activity_ms) AS bigint) FROM sessions)
+"""
+
 _TABLES = {
     table.name: [column.name for column in table.columns] for table in (sessions, messages, labels)
 }  # in the order of their columns
@@ -84,6 +91,12 @@ class Both:
         states = [self._rows(client) for client in self.clients.values()]
         assert_same(states)
         return states[0]
+
+    def size(self) -> list[tuple[Any, ...]]:
+        """What any write changes, which must be the same on both; quicker to have than all rows."""
+        sizes = [client(_SIZE) for client in self.clients.values()]
+        assert_same(sizes)
+        return sizes[0]
 
     def outcome(self, call: Callable[[SessionManager], object]) -> Failure | object:
         """What the call gives or raises, which must be the same on both; errors of the library only."""
