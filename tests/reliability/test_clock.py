@@ -107,7 +107,7 @@ steps = st.sampled_from([0, 0, 1, 999, -1, -500, -3_600_000, 60_000])
 actions = st.sampled_from(["spawn", "append", "append", "batch", "end", "reopen", "sweep"])
 
 
-@examples(40)
+@examples(100)
 @given(
     script=st.lists(
         st.tuples(moments.map(lambda at: ("set", at)) | steps.map(lambda by: ("step", by)), actions, st.integers(0, 5)),
