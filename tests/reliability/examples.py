@@ -7,9 +7,15 @@ from __future__ import annotations
 
 import os
 
+import pytest
 from hypothesis import HealthCheck, settings
 
 FACTOR = int(os.environ.get("SESSIONS_DB_TEST_EXAMPLES", "1"))
+
+
+def note(request: pytest.FixtureRequest, name: str, number: int) -> None:
+    """Keep a figure of the test for a report: `--junitxml` writes it."""
+    request.node.user_properties.append((name, number))
 
 
 def examples(number: int) -> settings:

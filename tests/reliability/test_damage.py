@@ -9,6 +9,7 @@ from __future__ import annotations
 import random
 import shutil
 import sqlite3
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -27,7 +28,7 @@ from sessions_db.schema import TRIGGERS, labels, messages, sessions
 from tests.conftest import PlainClient
 from tests.test_cli import run
 
-from .examples import FACTOR
+from .examples import FACTOR, note
 
 MAIN = "agent:main:main"
 
@@ -134,7 +135,7 @@ KINDS: dict[str, Callable[[bytes, int, random.Random], bytes]] = {
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_file_with_changed_bytes_is_read_or_refused(
-    sound: bytes, tmp_path: Path, kind: str, record_property: Callable[[str, object], None]
+    sound: bytes, tmp_path: Path, kind: str, request: pytest.FixtureRequest
 ) -> None:
     chance = random.Random(kind)
     tried, with_errors = 40 * FACTOR, 0
@@ -148,8 +149,8 @@ def test_a_file_with_changed_bytes_is_read_or_refused(
         except Exception as error:  # noqa: BLE001  # whatever it is, it is to be reported beside the others
             faults.append(f"at {at}: {error!r}"[:300])
 
-    record_property("files", tried)
-    record_property("with errors", with_errors)
+    note(request, "files", tried)
+    note(request, "with errors", with_errors)
     assert faults == []
     assert with_errors > 0
 
@@ -375,6 +376,34 @@ def test_appends_after_a_trigger_was_dropped_under_an_open_manager_are_refused_f
             manager.add_messages(MAIN, [NewMessage("user", "Hello")] * 2)
         with pytest.raises(SchemaMismatch, match="messages_append"):
             manager.send_message(MAIN, "Hello")
+
+
+def test_prune_ends_where_a_trigger_of_somebodys_keeps_the_sessions(url: str, plain: PlainClient) -> None:
+    if plain.backend == "sqlite":
+        plain("CREATE TRIGGER theirs BEFORE DELETE ON sessions BEGIN SELECT RAISE(IGNORE); END")
+        away = "DROP TRIGGER theirs"
+    else:
+        plain("CREATE FUNCTION theirs() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END'")
+        plain("CREATE TRIGGER theirs BEFORE DELETE ON sessions FOR EACH ROW EXECUTE FUNCTION theirs()")
+        away = "DROP TRIGGER theirs ON sessions"
+    told: list[SessionsError] = []
+
+    def prune(manager: SessionManager) -> None:
+        try:
+            manager.prune(2**62)
+        except SessionsError as error:
+            told.append(error)
+
+    with SessionManager(url) as manager:
+        thread = threading.Thread(target=prune, args=[manager])
+        thread.start()
+        thread.join(20)
+        went_on = thread.is_alive()
+        plain(away)
+        thread.join()
+
+    assert not went_on
+    assert [type(error) for error in told] == [SessionsError]
 
 
 @pytest.mark.parametrize("backend", ["sqlite"], indirect=True)

@@ -20,7 +20,7 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy import URL, Engine, event
 
-from sessions_db import DatabaseUnavailable, NewMessage, SessionManager, SessionsError
+from sessions_db import DatabaseUnavailable, NewMessage, SessionManager, SessionsError, migrate
 from tests.conftest import driver_url
 from tests.test_cli import run
 
@@ -328,6 +328,9 @@ def permissions(path: Path) -> Iterator[None]:
     if root:
         os.seteuid(NOBODY)
     try:
+        # Opening reads the migrations.
+        if not os.access(str(migrate._config().get_main_option("script_location")), os.R_OK, effective_ids=True):
+            pytest.skip("root is held to no permissions, and another user may not read this checkout")
         yield
     finally:
         if root:
@@ -431,16 +434,17 @@ def small_postgres(postgres_server: URL) -> Iterator[tuple[URL, Path]]:
         data = Path(owner[1])
         if not data.exists():
             pytest.skip("the server is on another machine: no disk of its can be filled")
+        name = f"sessions_db_small_{os.getpid()}"
         space = disk / "space"
         space.mkdir()
         os.chown(space, data.stat().st_uid, data.stat().st_gid)
-        admin.execute(f"CREATE TABLESPACE small LOCATION '{space}'")
+        admin.execute(f"CREATE TABLESPACE {name} LOCATION '{space}'")
         try:
-            admin.execute("CREATE DATABASE sessions_db_small TABLESPACE small")
-            yield postgres_server.set(database="sessions_db_small"), disk
+            admin.execute(f"CREATE DATABASE {name} TABLESPACE {name}")
+            yield postgres_server.set(database=name), disk
         finally:
-            admin.execute("DROP DATABASE IF EXISTS sessions_db_small WITH (FORCE)")
-            admin.execute("DROP TABLESPACE small")
+            admin.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
+            admin.execute(f"DROP TABLESPACE {name}")
     shutil.rmtree(directory)
 
 

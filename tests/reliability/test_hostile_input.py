@@ -42,9 +42,10 @@ from sessions_db import (
 )
 from sessions_db.store import SessionStore
 from tests.conftest import PostgresDatabases, SQLiteDatabases
+from tests.test_cli import run
 
 from .both import CRON, MAIN, SUBAGENT, Both, Failure, State, both_databases
-from .examples import FACTOR, examples
+from .examples import FACTOR, examples, note
 
 pytestmark = pytest.mark.usefixtures("clock")
 
@@ -412,7 +413,7 @@ def both(sqlite_databases: SQLiteDatabases, postgres_databases: PostgresDatabase
 
 @pytest.mark.parametrize(("operation", "argument"), ARGUMENTS, ids=map(".".join, ARGUMENTS))
 def test_anything_is_stored_exactly_or_refused_by_name(
-    both: Both, operation: str, argument: str, record_property: Callable[[str, object], None]
+    both: Both, operation: str, argument: str, request: pytest.FixtureRequest
 ) -> None:
     call, _ = OPERATIONS[operation]
     rest = usual(operation, argument)
@@ -439,7 +440,7 @@ def test_anything_is_stored_exactly_or_refused_by_name(
             faults.append(f"{operation}({argument}={shown(value)}): {error!r}"[:1000])
             both.reset()
 
-    record_property("calls", both.calls - start)
+    note(request, "calls", both.calls - start)
     assert faults == []
     assert 0 < refused < len(EVERYTHING)
 
@@ -555,7 +556,7 @@ def test_every_option_of_the_manager_is_tried() -> None:
 
 @pytest.mark.parametrize("option", OPTIONS)
 def test_any_option_of_the_manager_works_or_is_refused_by_name(
-    url: str, option: str, record_property: Callable[[str, object], None]
+    url: str, option: str, request: pytest.FixtureRequest
 ) -> None:
     faults: list[str] = []
 
@@ -571,12 +572,12 @@ def test_any_option_of_the_manager_works_or_is_refused_by_name(
         except Exception as error:  # noqa: BLE001  # whatever it is, it is to be reported beside the others
             faults.append(f"{option}={shown(value)}: {error!r}"[:1000])
 
-    record_property("calls", len(EVERYTHING))
+    note(request, "calls", len(EVERYTHING))
     assert faults == []
 
 
 def test_anything_for_a_database_is_opened_or_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, record_property: Callable[[str, object], None]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
 ) -> None:
     monkeypatch.chdir(tmp_path)
     faults: list[str] = []
@@ -596,7 +597,37 @@ def test_anything_for_a_database_is_opened_or_refused(
         except Exception as error:  # noqa: BLE001  # whatever it is, it is to be reported beside the others
             faults.append(f"{shown(value)}: {error!r}"[:1000])
 
-    record_property("calls", len(values))
+    note(request, "calls", len(values))
+    assert faults == []
+
+
+COMMANDS: dict[str, Callable[[str], list[str]]] = {
+    "show": lambda text: ["show", "--", text],
+    "history": lambda text: ["history", "--", text],
+    "history --limit": lambda text: ["history", MAIN, f"--limit={text}"],
+    "list --agent": lambda text: ["list", f"--agent={text}"],
+    "list --parent": lambda text: ["list", f"--parent={text}"],
+    "list --limit": lambda text: ["list", f"--limit={text}"],
+    "import --agent": lambda text: ["import", "-", f"--agent={text}"],
+}
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_any_argument_of_a_command_is_answered_or_refused_in_one_line(url: str, command: str) -> None:
+    faults: list[str] = []
+
+    for text in [*GOOD_TEXTS, *BAD_TEXTS, *map(repr, NUMBERS[:15])]:
+        result = run(*COMMANDS[command](str.__str__(text)), db=url)
+        told = result.stderr.splitlines()
+        if result.exit_code == 2:  # of Click, which shows how the command is used
+            told = told[3:]
+        if (
+            result.exit_code not in (0, 1, 2)
+            or not isinstance(result.exception, SystemExit | None)
+            or len(told) != (result.exit_code > 0)
+        ):
+            faults.append(f"{shown(text)}: {result.exit_code}, {result.exception!r}, {told[:3]!r}"[:500])
+
     assert faults == []
 
 

@@ -201,7 +201,7 @@ def check_whole(both: Both, lines: list[Line]) -> None:
         assert retained.count(key) == min(100, row["last_seq"])
 
 
-@examples(250)
+@examples(150)
 @given(content=files)
 def test_any_file_is_imported_line_by_line_whole_or_not_at_all(both: Both, content: bytes) -> None:
     both.reset()
