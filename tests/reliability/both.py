@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sessions_db import SessionManager, SessionsError
-from sessions_db.schema import labels, messages, sessions
+from sessions_db.schema import archived_messages, labels, messages, sessions
 from tests.conftest import PlainClient, PostgresDatabases, SQLiteDatabases
 
 MAIN = "agent:main:main"
@@ -38,7 +38,7 @@ SELECT
 """
 
 _TABLES = {
-    table.name: [column.name for column in table.columns] for table in (sessions, messages, labels)
+    table.name: [column.name for column in table.columns] for table in (sessions, messages, labels, archived_messages)
 }  # in the order of their columns
 
 # What differs from one database to the other, or from call to call: UUIDs made at random, addresses in memory.

@@ -13,7 +13,7 @@ import uuid6
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sessions_db import NewMessage, Session, SessionManager, SessionNotActive, SessionStatus
+from sessions_db import InvalidInput, NewMessage, Session, SessionManager, SessionNotActive, SessionStatus
 from tests.conftest import Clock, PlainClient
 from tests.test_cli import ok, ok_json
 
@@ -85,7 +85,8 @@ class Run:
             case "reopen":
                 self.manager.reopen_session(key)
             case "sweep":
-                self.manager.timeout_idle(60_000)
+                with suppress(InvalidInput):  # so long it was not since 1970
+                    self.manager.timeout_idle(60_000)
 
     def check(self) -> None:
         for session in self.manager.list(limit=1000, message_limit=1000):
@@ -177,14 +178,19 @@ def test_every_operation_works_at_any_time(manager: SessionManager, clock: Clock
     assert [message.timestamp_ms for message in manager.history(key) or []] == [now_ms] * 2
     assert [session.key for session in manager.list(active_within_ms=0)] == [key, main]
     assert [session.key for session in manager.list(active_within_ms=LAST)] == [key, main]
-    assert manager.timeout_idle(1) == []
-    assert manager.timeout_idle(LAST) == []
+    if now_ms > 0:
+        assert manager.timeout_idle(1) == []
+        assert manager.prune(now_ms, dry_run=True) == []
+    for idle_ms in (max(1, now_ms + 1), LAST):
+        with suppress(InvalidInput):
+            assert manager.timeout_idle(idle_ms) == []
     assert manager.complete_session(key)
     assert manager.reopen_session(key).last_activity_ms == now_ms
     assert manager.error_session(key)
     session = manager.get(key)
     assert session is not None
     assert (session.created_ms, session.finished_ms, session.runtime_secs()) == (now_ms, now_ms, 0)
+    clock.now_ms = LAST
     assert manager.prune(LAST, dry_run=True) == ([key] if now_ms < LAST else [])
     assert manager.delete_session(key)
 

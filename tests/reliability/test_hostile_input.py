@@ -88,6 +88,13 @@ class Unprintable:
     __str__ = __repr__
 
 
+class Forgiving:
+    """A class that is made with anything, for where a function is expected."""
+
+    def __init__(self, *arguments: object) -> None:
+        self.arguments = arguments
+
+
 class Fresh:
     """Something that can be used up, made anew for each call."""
 
@@ -262,7 +269,7 @@ MESSAGES: list[Any] = [
     NewMessage("user", "bad"),
 ]
 OTHERS: list[Any] = [
-    *(None, ..., NotImplemented, object(), object, print, math, Unprintable(), ValueError("x"), Path("x")),
+    *(None, ..., NotImplemented, object(), Forgiving, max, math, Unprintable(), ValueError("x"), Path("x")),
     *(b"", b"main", b"\xff", bytearray(b"main"), memoryview(b"main"), UserString("main")),
     *([], (), set(), frozenset(), range(3), ["main"], ("subagent", "cron"), {"main"}, [None], [[]], [1], [b"main"]),
     *(["main", "main"], ["main", "maim"], ["\0"], [Text("main")], [Colour.USER], ["x" * 100_000], [Unprintable()]),
@@ -547,7 +554,16 @@ def test_metadata_that_is_deep_and_has_long_keys_is_refused_in_little_memory(bot
     assert peak < 100 * 100_000 * 4
 
 
-OPTIONS = ["migrate", "message_cap", "synchronous", "retry_budget_s", "pool_size"]
+OPTIONS = [
+    "migrate",
+    "message_cap",
+    "archive_trimmed",
+    "actor",
+    "read_only",
+    "synchronous",
+    "retry_budget_s",
+    "pool_size",
+]
 
 
 def test_every_option_of_the_manager_is_tried() -> None:
@@ -564,8 +580,10 @@ def test_any_option_of_the_manager_works_or_is_refused_by_name(
         options: dict[str, Any] = {option: anew(value)}
         try:
             with SessionManager(url, **options) as manager:
-                manager.get_or_create_main("main")
-                manager.send_message(MAIN, "Hello")
+                if option != "read_only":
+                    manager.get_or_create_main("main")
+                    manager.send_message(MAIN, "Hello")
+                manager.get(MAIN)
         except InvalidInput as error:
             if error.argument != option or len(str(error)) > 1000:
                 faults.append(f"{option}={shown(value)}: {error!r}"[:1000])
