@@ -5,7 +5,6 @@ Every check stands for itself, so that one that can't be made does not keep the 
 
 from __future__ import annotations
 
-import re
 import sqlite3
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -109,38 +108,8 @@ def _tables(conn: Connection) -> _Result:
 
 
 def _triggers(conn: Connection) -> _Result:
-    expected = schema.TRIGGERS[conn.dialect.name]
-    faults = [*(_faults_on_sqlite if conn.dialect.name == "sqlite" else _faults_on_postgresql)(conn, expected)]
+    faults = [f"{name} is {fault}" for name, fault in migrate.trigger_faults(conn)]
     return _nothing_but(faults, "not as they should be", "all are there, as this release made them")
-
-
-def _faults_on_sqlite(conn: Connection, expected: dict[str, str]) -> Iterator[str]:
-    rows = conn.exec_driver_sql("SELECT name, sql FROM sqlite_master WHERE type = 'trigger'")
-    found: dict[str, str] = {name: sql for name, sql in rows}  # noqa: C416  # rows of two are not typed as pairs
-    for name, sql in expected.items():
-        if name not in found:
-            yield f"{name} is missing"
-        elif _squeezed(found[name]) != _squeezed(sql):
-            yield f"{name} was changed"
-
-
-def _faults_on_postgresql(conn: Connection, expected: dict[str, str]) -> Iterator[str]:
-    rows = conn.exec_driver_sql(
-        "SELECT t.tgname, t.tgenabled, p.prosrc FROM pg_trigger AS t"
-        " JOIN pg_class AS c ON c.oid = t.tgrelid JOIN pg_proc AS p ON p.oid = t.tgfoid"
-        " WHERE NOT t.tgisinternal AND c.relnamespace = current_schema()::regnamespace"
-    )
-    found = {name: (enabled, body) for name, enabled, body in rows}
-    for sql in expected.values():
-        _, body, _ = sql.split("$$", 2)
-        for name in re.findall(r"CREATE TRIGGER (\w+)", sql):
-            enabled, there = found.get(name, (None, None))
-            if there is None:
-                yield f"{name} is missing"
-            elif enabled not in ("O", "A"):
-                yield f"{name} is disabled"
-            elif _squeezed(there) != _squeezed(body):
-                yield f"{name} was changed"
 
 
 def _views(conn: Connection) -> _Result:
@@ -154,10 +123,6 @@ def _nothing_but(faults: list[str], what: str, otherwise: str) -> _Result:
     if faults:
         return Outcome.FAILURE, f"{what}: {', '.join(faults)}"
     return Outcome.OK, otherwise
-
-
-def _squeezed(sql: str) -> str:
-    return re.sub(r"\s+", " ", sql).strip()
 
 
 # How the database is set up

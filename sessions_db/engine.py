@@ -81,7 +81,8 @@ def transaction(conn: Connection, *, read_only: bool = False) -> Iterator[Connec
             # which no waiting mends) if another had written in between.
             conn.exec_driver_sql("BEGIN" if read_only else "BEGIN IMMEDIATE")
         yield conn
-        _refuse_if_aborted(conn)
+        if is_aborted(conn):
+            raise SessionsError(ROLLED_BACK)  # noqa: TRY301  # what the block did is rolled back below
         root.commit()
     except BaseException:
         _roll_back(conn)
@@ -90,12 +91,19 @@ def transaction(conn: Connection, *, read_only: bool = False) -> Iterator[Connec
         root.close()
 
 
-def _refuse_if_aborted(conn: Connection) -> None:
+ROLLED_BACK = "The transaction was rolled back, because a statement in it had failed"
+
+
+def is_aborted(conn: Connection) -> bool:
+    """Whether a failed statement has undone the transaction on `conn`, or made it one that can't be committed."""
+    if conn.invalidated:
+        return True
+    driver: Any = conn.connection.driver_connection
+    if conn.dialect.name == "sqlite":
+        # SQLite rolls back by itself when the disk is full or fails, and is in autocommit mode then.
+        return not driver.in_transaction
     # Postgres answers COMMIT with ROLLBACK where a statement failed, which no driver takes for an error.
-    if conn.dialect.name != "sqlite":
-        driver: Any = conn.connection.driver_connection
-        if driver.info.transaction_status.name == "INERROR":
-            raise SessionsError("The transaction was rolled back, because a statement in it had failed")
+    return bool(driver.info.transaction_status.name == "INERROR")
 
 
 def _roll_back(conn: Connection) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import reprlib
 import sqlite3
 from typing import TYPE_CHECKING
@@ -176,6 +177,10 @@ def _is_read_only(error: exc.SQLAlchemyError) -> bool:
     return isinstance(error, exc.DBAPIError) and getattr(error.orig, "sqlstate", None) == "25006"
 
 
+# Numbers go on from `last_seq`, which the trigger moves.
+_NUMBER_TAKEN = re.compile("messages.session_key, messages.seq|pk_messages")
+
+
 def _schema_cure(error: exc.SQLAlchemyError) -> str | None:
     """What to do about a table that is missing or in the way; None where that is not what is wrong."""
     if not isinstance(error, exc.DBAPIError):
@@ -184,8 +189,10 @@ def _schema_cure(error: exc.SQLAlchemyError) -> str | None:
     # SQLite has only its generic error and the text.
     state = getattr(error.orig, "sqlstate", None)
     text = str(error.orig) if isinstance(error.orig, sqlite3.OperationalError) else ""
-    if state in ("42P01", "42703") or text.startswith(("no such table", "no such column")):
+    if state in ("42P01", "42703") or text.startswith(("no such table", "no such column")) or " has no column " in text:
         return "something was dropped since the schema was made, restore it from a backup"
     if state in ("42P07", "42710", "42723") or text.endswith("already exists"):
         return "it is not this library's, use a database of its own"
+    if isinstance(error, exc.IntegrityError) and _NUMBER_TAKEN.search(str(error.orig)):
+        return "the trigger messages_append is missing or disabled, or last_seq was changed by hand"
     return None

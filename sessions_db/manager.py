@@ -46,6 +46,7 @@ class Transaction(SessionStore):
         self._conn = conn
         self._read_only = read_only
         self._password = password
+        self._lost = False
 
     @property
     def connection(self) -> Connection:
@@ -62,14 +63,36 @@ class Transaction(SessionStore):
         if self._conn.closed:
             raise SessionsError("This transaction is over")
         _refuse_to_write(self._read_only, needs)
+        self.refuse_if_lost()
         budget = RetryBudget(0)
         try:
             if needs is Needs.TRANSACTION:
-                with self._conn.begin_nested():
-                    return operation(self._conn, *args, **kwargs)
+                return self._in_savepoint(operation, *args, **kwargs)
             return operation(self._conn, *args, **kwargs)
         except exc.SQLAlchemyError as error:
-            raise errors.translate(error, waited_s=budget.spent_s, password=self._password) from error
+            translated = errors.translate(error, waited_s=budget.spent_s, password=self._password)
+            self._lost = isinstance(translated, DatabaseUnavailable)
+            raise translated from error
+
+    def _in_savepoint(
+        self, operation: Callable[Concatenate[Connection, _P], _T], *args: _P.args, **kwargs: _P.kwargs
+    ) -> _T:
+        savepoint = self._conn.begin_nested()
+        try:
+            result = operation(self._conn, *args, **kwargs)
+            savepoint.commit()
+        except BaseException:
+            # On a full disk SQLite may have rolled back the whole transaction, and this savepoint with it.
+            if not engines.is_aborted(self._conn):
+                savepoint.rollback()
+            raise
+        return result
+
+    def refuse_if_lost(self) -> None:
+        """Raise `SessionsError` where a statement has failed in such a way that nothing of the block can be stored."""
+        # What came after would be committed without it: SQLite is in autocommit mode once it has rolled back.
+        if self._lost or engines.is_aborted(self._conn):
+            raise SessionsError(engines.ROLLED_BACK)
 
 
 class SessionManager(SessionStore):
@@ -184,18 +207,20 @@ class SessionManager(SessionStore):
                 begun = partial(self._begun, conn, read_only=self._read_only)
                 self._retry(lambda: stack.enter_context(begun()), errors.is_rolled_back, budget)
                 in_block = True
+                tx = Transaction(
+                    conn,
+                    message_cap=self._message_cap,
+                    archive_trimmed=self._archive_trimmed,
+                    actor=self._actor,
+                    read_only=self._read_only,
+                    password=self._engine.url.password,
+                )
                 try:
-                    yield Transaction(
-                        conn,
-                        message_cap=self._message_cap,
-                        archive_trimmed=self._archive_trimmed,
-                        actor=self._actor,
-                        read_only=self._read_only,
-                        password=self._engine.url.password,
-                    )
+                    yield tx
                 except BaseException as error:
                     raised = error
                     raise
+                tx.refuse_if_lost()
         except exc.SQLAlchemyError as error:
             if raised is not None:
                 # The caller's own, of a database of the caller's; or the connection broke, and with it went what

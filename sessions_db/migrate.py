@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import re
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 from alembic import command
@@ -14,6 +16,7 @@ from alembic.util import CommandError
 from sqlalchemy import Connection, Engine
 
 from sessions_db.errors import SchemaMismatch
+from sessions_db.schema import TRIGGERS
 
 VERSION_TABLE = "sessions_db_version"
 """Alembic's table of ours; a host application's own `alembic_version` is left alone."""
@@ -49,8 +52,9 @@ def ensure_head(engine: Engine, *, migrate: bool, create: bool) -> str | None:
             found = current_revision(conn)
         except CommandError as error:
             raise SchemaMismatch(f"{VERSION_TABLE} with several rows", head, "restore a backup") from error
-    if found == head:
-        return found
+        if found == head:
+            _require_triggers(conn)
+            return found
     if found is not None and not _is_known(scripts, found):
         raise SchemaMismatch(found, head, "a newer release has migrated it, install that one")
     if found is None and not create:
@@ -85,6 +89,36 @@ def lock(conn: Connection) -> None:
         conn.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_ADVISORY_LOCK})")
 
 
+def trigger_faults(conn: Connection) -> Iterator[tuple[str, str]]:
+    """The triggers that are not as this release made them, each with what is wrong: missing, disabled or changed."""
+    if conn.dialect.name == "sqlite":
+        query = "SELECT name, '', sql FROM sqlite_master WHERE type = 'trigger'"
+    else:
+        query = (
+            "SELECT t.tgname, CASE WHEN t.tgenabled IN ('O', 'A') THEN '' ELSE 'disabled' END, p.prosrc"
+            " FROM pg_trigger AS t JOIN pg_proc AS p ON p.oid = t.tgfoid"
+            " WHERE NOT t.tgisinternal AND pg_table_is_visible(t.tgrelid)"
+        )
+    found = {name: (fault, _squeezed(text)) for name, fault, text in conn.exec_driver_sql(query)}
+    for sql in TRIGGERS[conn.dialect.name].values():
+        expected = _squeezed(sql if conn.dialect.name == "sqlite" else sql.split("$$")[1])
+        for name in re.findall(r"CREATE TRIGGER (\w+)", sql):
+            fault, text = found.get(name, ("missing", ""))
+            if fault or text != expected:
+                yield name, fault or "changed"
+
+
+def _squeezed(sql: str) -> str:
+    return " ".join(sql.split())
+
+
+def _require_triggers(conn: Connection) -> None:
+    # Without them appends would go through that trim nothing and deletions that are not logged, unnoticed for long.
+    faults = [f"trigger {name} is {fault}" for name, fault in trigger_faults(conn) if fault != "changed"]
+    if faults:
+        raise SchemaMismatch(None, None, f"{', '.join(faults)}; restore it from a backup")
+
+
 def _config() -> Config:
     config = Config()
     # A wheel carries the scripts inside the package; a checkout has them beside it.
@@ -96,7 +130,5 @@ def _config() -> Config:
 
 
 def _is_known(scripts: ScriptDirectory, revision: str) -> bool:
-    try:
-        return scripts.get_revision(revision) is not None
-    except CommandError:
-        return False
+    # Not `get_revision`, which takes "head", "", and the first characters of a revision too.
+    return any(script.revision == revision for script in scripts.walk_revisions())

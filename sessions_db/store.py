@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import builtins
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from enum import Enum, auto
 from functools import partial
 from typing import Concatenate, ParamSpec, TypeVar
@@ -29,6 +29,7 @@ from sessions_db.models import (
     main_key,
 )
 from sessions_db.operations import appending, ending, reading, sealing, starting
+from sessions_db.operations.attempts import attempts
 from sessions_db.validation import JsonValue
 
 _P = ParamSpec("_P")
@@ -255,7 +256,7 @@ class SessionStore(ABC):
             statuses=statuses,
             agent_id=validation.optional_text("agent_id", agent_id),
             parent_key=validation.optional_text("parent_key", parent_key),
-            active_since_ms=None if active_within_ms is None else clock_ms() - active_within_ms,
+            active_since_ms=None if active_within_ms is None else _ago(active_within_ms),
             before=before,
             limit=validation.integer("limit", limit, minimum=0),
             message_limit=validation.integer("message_limit", message_limit, minimum=0),
@@ -407,7 +408,7 @@ class SessionStore(ABC):
         left active. A manager ends them in batches, each a transaction, so that no lock is held for long.
 
         Args:
-            idle_ms: 1 or more, and no longer than the time since 1970.
+            idle_ms: 1 or more, and at most 100 years.
             kinds: only these kinds.
             dry_run: end nothing.
             progress: called after each batch with how many sessions were ended, and how many there were to end.
@@ -415,9 +416,8 @@ class SessionStore(ABC):
         Returns:
             The keys of the sessions that were (or would be) ended, the oldest first.
         """
-        now_ms = clock_ms()
-        checked_ms = validation.integer("idle_ms", idle_ms, minimum=1, maximum=now_ms)
-        sweep = ending.idle(now_ms - checked_ms, validation.choices("kinds", kinds, SessionKind))
+        checked_ms = validation.integer("idle_ms", idle_ms, minimum=1, maximum=validation.MAX_AGE_MS)
+        sweep = ending.idle(_ago(checked_ms), validation.choices("kinds", kinds, SessionKind))
         reason = f"idle for {checked_ms} ms or more"
         return self._sweep(sweep, partial(sweep.time_out, reason=reason), dry_run=dry_run, progress=progress)
 
@@ -521,12 +521,23 @@ class SessionStore(ABC):
             return self._run(Needs.READ, sweep.keys)
         total = 0 if progress is None else self._run(Needs.READ, sweep.count)
         swept: builtins.list[str] = []
-        # A batch may come to nothing because somebody else took those sessions: there may be more.
-        while self._run(Needs.READ, sweep.keys, limit=1):
-            swept += self._run(Needs.LOGGED_STATEMENT, change, limit=_SWEEP_BATCH)
+        turns: Iterator[None] | None = None
+        while left := self._run(Needs.READ, sweep.keys, limit=1):
+            batch = self._run(Needs.LOGGED_STATEMENT, change, limit=_SWEEP_BATCH)
+            swept += batch
+            # A batch may come to nothing because somebody else took those sessions: there may be more. Or because
+            # something keeps them as they are, and then there is no end.
+            if not batch:
+                turns = turns or attempts(left[0])
+                next(turns)
             if progress is not None:
                 progress(len(swept), max(total, len(swept)))
         return swept
+
+
+def _ago(age_ms: int) -> int:
+    # A clock that is set before 1970 can make it earlier than a BIGINT can say.
+    return max(-validation.MAX_INTEGER - 1, clock_ms() - age_ms)
 
 
 def _cap(value: int) -> int:

@@ -6,8 +6,10 @@ They are the same for both databases, so that what one can't store is refused on
 from __future__ import annotations
 
 import math
+import reprlib
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from enum import StrEnum
 from typing import TypeAlias, TypeVar
 
@@ -32,6 +34,12 @@ MAX_JSON_DEPTH = 100
 
 MAX_JSON_INTEGER_BITS = 14_000
 """Bits of an integer in metadata: about 4,200 digits. Python prints 4,300 (`sys.set_int_max_str_digits`)."""
+
+MAX_SECONDS = 2_147_483
+"""The longest wait, 24 days: the databases count milliseconds in 32 bits."""
+
+MAX_AGE_MS = 36_500 * 24 * 60 * 60 * 1000
+"""The longest age that retention goes by, 100 years. More is a mistake about the unit."""
 
 MAX_INTEGER = 2**63 - 1
 """The largest `BIGINT`."""
@@ -115,9 +123,9 @@ def pool_size(value: object) -> int:
 
 
 def seconds(argument: str, value: object) -> float:
-    """A span of time, 0 or longer."""
-    if not isinstance(value, int | float) or isinstance(value, bool) or not 0 <= value < math.inf:
-        raise InvalidInput.of(argument, "must be a number of seconds, 0 or more", value)
+    """A span of time that both databases can wait for."""
+    if not isinstance(value, int | float) or isinstance(value, bool) or not 0 <= value <= MAX_SECONDS:
+        raise InvalidInput.of(argument, f"must be a number of seconds from 0 to {MAX_SECONDS}", value)
     return float(value)
 
 
@@ -130,10 +138,11 @@ def flag(argument: str, value: object) -> bool:
 
 def choice(argument: str, value: object, choices: type[_Choice]) -> _Choice:
     """The member of `choices` that `value` is or names."""
-    try:
-        return choices(value)  # type: ignore[arg-type]  # whatever is no member's value raises
-    except ValueError:
-        raise InvalidInput.of(argument, f"must be one of {', '.join(choices)}", value) from None
+    # The enumeration prints what it does not know, which not everything allows.
+    if isinstance(value, str):
+        with suppress(ValueError):
+            return choices(value)
+    raise InvalidInput.of(argument, f"must be one of {', '.join(choices)}", value)
 
 
 def choices(argument: str, values: object, allowed: type[_Choice]) -> list[_Choice]:
@@ -152,10 +161,16 @@ def metadata(argument: str, value: object) -> dict[str, JsonValue] | None:
     return _json_object(argument, value, 1)
 
 
+_MAX_SHOWN_KEY = 30
+
+
 def _json_object(argument: str, value: Mapping[object, object], depth: int) -> dict[str, JsonValue]:
     checked: dict[str, JsonValue] = {}
     for key, item in value.items():
-        checked[text(f"a key of {argument}", key)] = _json(f"{argument}[{key!r}]", item, depth)
+        name = text(f"a key of {argument}", key)
+        # Shortened, or the names of places in nested objects would add up to many times what the object takes.
+        place = repr(name) if len(name) <= _MAX_SHOWN_KEY else reprlib.repr(name)
+        checked[name] = _json(f"{argument}[{place}]", item, depth)
     return checked
 
 

@@ -105,11 +105,11 @@ def test_changed_and_disabled_triggers_are_named(own_url: str, own: PlainClient)
     if own.backend == "sqlite":
         own("DROP TRIGGER messages_append")
         own("CREATE TRIGGER messages_append AFTER INSERT ON messages BEGIN SELECT 1; END")
-        expected = "messages_append was changed"
+        expected = "messages_append is changed"
     else:
         own("CREATE OR REPLACE FUNCTION messages_append() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END'")
         own("ALTER TABLE session_events DISABLE TRIGGER session_events_update")
-        expected = "messages_append was changed, session_events_update is disabled"
+        expected = "messages_append is changed, session_events_update is disabled"
 
     assert failures(own_url) == {"triggers": f"not as they should be: {expected}"}
 

@@ -51,7 +51,8 @@ def inventory(client: PlainClient) -> dict[str, str]:
     else:
         rows = client(
             "SELECT 'column ' || table_name || '.' || column_name, concat_ws(' ', ordinal_position, data_type,"
-            " is_nullable, column_default) FROM information_schema.columns WHERE table_schema = 'public'"
+            " collation_name, is_nullable, column_default) FROM information_schema.columns"
+            " WHERE table_schema = 'public'"
             " UNION ALL SELECT 'constraint ' || conname, conrelid::regclass || ' ' || pg_get_constraintdef(oid)"
             " FROM pg_constraint WHERE connamespace = 'public'::regnamespace"
             " UNION ALL SELECT 'index ' || indexname, indexdef FROM pg_indexes WHERE schemaname = 'public'"

@@ -14,6 +14,8 @@ depends_on = None
 
 # STRICT tables on SQLite know INTEGER (64 bits) and TEXT only.
 INT64 = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
+# Keys sort by their bytes, whatever the database's own order of text is.
+KEY = sa.Text().with_variant(sa.Text(collation="C"), "postgresql")
 # JSON, not JSONB: the text is kept as written, key order included.
 JSON = sa.Text().with_variant(sa.JSON(), "postgresql")
 
@@ -28,14 +30,14 @@ def upgrade() -> None:
     )
     op.create_table(
         "sessions",
-        sa.Column("key", sa.Text(), nullable=False),
+        sa.Column("key", KEY, nullable=False),
         sa.Column("agent_id", sa.Text(), nullable=False),
         sa.Column("kind", sa.Text(), nullable=False),
         sa.Column("status", sa.Text(), nullable=False),
         sa.Column("label", sa.Text()),
         sa.Column("task", sa.Text()),
         sa.Column("run_id", sa.Text()),
-        sa.Column("parent_key", sa.Text()),
+        sa.Column("parent_key", KEY),
         sa.Column("created_ms", INT64, nullable=False),
         sa.Column("finished_ms", INT64),
         sa.Column("end_reason", sa.Text()),
@@ -74,7 +76,7 @@ def upgrade() -> None:
 
     op.create_table(
         "messages",
-        sa.Column("session_key", sa.Text(), nullable=False),
+        sa.Column("session_key", KEY, nullable=False),
         sa.Column("seq", INT64, nullable=False),
         sa.Column("role", sa.Text(), nullable=False),
         sa.Column("content", sa.Text(), nullable=False),
@@ -103,7 +105,7 @@ def upgrade() -> None:
     op.create_table(
         "labels",
         sa.Column("label", sa.Text(), nullable=False),
-        sa.Column("session_key", sa.Text(), nullable=False),
+        sa.Column("session_key", KEY, nullable=False),
         sa.Column("assigned_ms", INT64, nullable=False),
         sa.PrimaryKeyConstraint("label", name="pk_labels"),
         sa.ForeignKeyConstraint(["session_key"], ["sessions.key"], name="fk_labels_session_key", ondelete="CASCADE"),

@@ -13,6 +13,8 @@ branch_labels = None
 depends_on = None
 
 INT64 = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
+# Keys sort by their bytes, whatever the database's own order of text is.
+KEY = sa.Text().with_variant(sa.Text(collation="C"), "postgresql")
 JSON = sa.Text().with_variant(sa.JSON(), "postgresql")
 
 MESSAGE = "session_key, seq, role, content, tool_name, metadata, timestamp_ms, idempotency_key"
@@ -174,7 +176,7 @@ def upgrade() -> None:
     )
     op.create_table(
         "archived_messages",
-        sa.Column("session_key", sa.Text(), nullable=False),
+        sa.Column("session_key", KEY, nullable=False),
         sa.Column("seq", INT64, nullable=False),
         sa.Column("role", sa.Text(), nullable=False),
         sa.Column("content", sa.Text(), nullable=False),

@@ -13,6 +13,8 @@ branch_labels = None
 depends_on = None
 
 INT64 = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
+# Keys sort by their bytes, whatever the database's own order of text is.
+KEY = sa.Text().with_variant(sa.Text(collation="C"), "postgresql")
 
 # Milliseconds since the epoch by the database's clock.
 SQLITE_NOW = "CAST(round((julianday('now') - 2440587.5) * 86400000) AS INTEGER)"
@@ -228,13 +230,13 @@ def upgrade() -> None:
         sa.Column("actor", sa.Text()),
         sa.Column("db_user", sa.Text()),
         sa.Column("event", sa.Text(), nullable=False),
-        sa.Column("session_key", sa.Text(), nullable=False),
+        sa.Column("session_key", KEY, nullable=False),
         sa.Column("from_status", sa.Text()),
         sa.Column("to_status", sa.Text()),
         sa.Column("reason", sa.Text()),
         sa.Column("label", sa.Text()),
-        sa.Column("from_session_key", sa.Text()),
-        sa.Column("parent_key", sa.Text()),
+        sa.Column("from_session_key", KEY),
+        sa.Column("parent_key", KEY),
         sa.Column("message_count", INT64),
         sa.PrimaryKeyConstraint("id", name="pk_session_events"),
         sa.CheckConstraint("id >= 1", name="ck_session_events_id"),

@@ -18,6 +18,7 @@ from rich.progress import BarColumn, Progress, ProgressColumn, TextColumn, TimeR
 from sessions_db.cli import terminal
 from sessions_db.errors import SessionsError
 from sessions_db.manager import DEFAULT_URL, SessionManager, default_url
+from sessions_db.validation import MAX_AGE_MS
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 
@@ -33,12 +34,12 @@ class _Commands(click.Group):
         try:
             return super().invoke(ctx)
         except SessionsError as error:
-            raise click.ClickException(terminal.printable(str(error))) from error
+            raise click.ClickException(terminal.one_line(str(error))) from error
         except OSError as error:
             if error.errno == errno.EPIPE:  # the reader, `head` say, has had enough: Click ends quietly
                 raise
             _drop_unwritten_output()
-            raise click.ClickException(terminal.printable(str(error))) from error
+            raise click.ClickException(terminal.one_line(str(error))) from error
         except KeyboardInterrupt:
             click.echo("\nInterrupted", err=True)  # on a line of its own after the terminal's ^C
             ctx.exit(_INTERRUPTED)
@@ -116,7 +117,6 @@ class Duration(click.ParamType[int]):
 
     name = "duration"
     _UNITS_MS = {"d": 86_400_000, "h": 3_600_000, "m": 60_000, "s": 1000}  # noqa: RUF012  # never changed
-    _LONGEST_DAYS = 36_500
 
     def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> int:
         """The milliseconds; a usage error for what is no duration, is 0, or is longer than 100 years."""
@@ -124,8 +124,8 @@ class Duration(click.ParamType[int]):
         if found is None:
             self.fail(f"{value!r} is not a duration such as 30d, 2h, 15m or 90s.", param, ctx)
         ms = int(found[1]) * self._UNITS_MS[found[2]]
-        if not 0 < ms <= self._LONGEST_DAYS * self._UNITS_MS["d"]:
-            self.fail(f"{value!r} is not between 1s and {self._LONGEST_DAYS}d.", param, ctx)
+        if not 0 < ms <= MAX_AGE_MS:
+            self.fail(f"{value!r} is not between 1s and {MAX_AGE_MS // self._UNITS_MS['d']}d.", param, ctx)
         return ms
 
 

@@ -41,6 +41,11 @@ def printable(text: str) -> str:
     return _UNSAFE.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
 
+def one_line(text: str) -> str:
+    """The text in one line, whatever is quoted in it: what looks like another message is none."""
+    return printable(text).replace("\n", "\\n")
+
+
 def to_json(value: JsonValue) -> bytes:
     r"""The value as indented JSON in UTF-8, whatever the terminal's encoding; unsafe characters are `\u` escapes."""
     text = json.dumps(value, ensure_ascii=False, indent=2, allow_nan=False)

@@ -78,4 +78,4 @@ def _size(file: IO[bytes]) -> int | None:
 
 
 def _refusal(line: Line) -> Text:
-    return Text(terminal.printable(f"line {line.number}: {line.reason}"))
+    return Text(terminal.one_line(f"line {line.number}: {line.reason}"))

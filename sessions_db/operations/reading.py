@@ -27,6 +27,7 @@ from sqlalchemy import (
     union_all,
 )
 
+from sessions_db.errors import DatabaseUnavailable
 from sessions_db.models import EventKind, Message, Role, Session, SessionEvent, SessionKind, SessionStatus
 from sessions_db.operations.rendered import Rendered
 from sessions_db.schema import from_json, labels, messages, session_events, sessions
@@ -129,8 +130,11 @@ def events(
         query = query.order_by(session_events.c.id.desc())
     else:
         query = query.where(session_events.c.id > after_id).order_by(session_events.c.id)
-    found = [_event(**row) for row in conn.execute(query).mappings()]
-    return sorted(found, key=lambda event: event.id)
+    rows = conn.execute(query).mappings().all()
+    try:
+        return sorted((_event(**row) for row in rows), key=lambda event: event.id)
+    except ValueError as error:
+        raise _damaged(error) from error
 
 
 def _event(*, event: str, from_status: str | None, to_status: str | None, **rest: Any) -> SessionEvent:
@@ -221,14 +225,23 @@ _DESCENDANTS = Rendered(_descendants)
 def _sessions(rows: Iterable[Sequence[Any]]) -> list[Session]:
     found: list[Sequence[Any]] = []
     retained: dict[str, list[Sequence[Any]]] = {}
-    for row in rows:
-        seq, key = row[:2]
-        if seq == 0:
-            found.append(row[1 : len(_SESSION_COLUMNS)])
-            retained[key] = []
-        else:
-            retained[key].append(row[len(_SESSION_COLUMNS) :])
-    return [_session(row, retained[row[0]]) for row in found]
+    try:
+        for row in rows:
+            seq, key = row[:2]
+            if seq == 0:
+                found.append(row[1 : len(_SESSION_COLUMNS)])
+                retained[key] = []
+            else:
+                retained[key].append(row[len(_SESSION_COLUMNS) :])
+        return [_session(row, retained[row[0]]) for row in found]
+    except (KeyError, TypeError, ValueError) as error:
+        raise _damaged(error) from error
+
+
+def _damaged(error: Exception) -> DatabaseUnavailable:
+    # What no constraint would have let in. SQLite keeps no checksums, and does not notice when the bytes of a file are
+    # changed within a value.
+    return DatabaseUnavailable(f"the database is damaged, it holds what can't have been stored: {error!r:.100}", 0.0)
 
 
 def _session(row: Sequence[Any], retained: Sequence[Sequence[Any]]) -> Session:
@@ -245,16 +258,22 @@ _ROLES = {role.value: role for role in Role}
 
 def messages_of(rows: Iterable[Sequence[Any]]) -> list[Message]:
     """The messages that rows of `MESSAGE_COLUMNS` hold."""
-    return [
-        Message(seq, _ROLES[role], content, timestamp_ms, tool_name, from_json(metadata) if metadata else None)
-        for seq, role, content, timestamp_ms, tool_name, metadata in rows
-    ]
+    try:
+        return [
+            Message(seq, _ROLES[role], content, timestamp_ms, tool_name, from_json(metadata) if metadata else None)
+            for seq, role, content, timestamp_ms, tool_name, metadata in rows
+        ]
+    except (KeyError, TypeError, ValueError) as error:
+        raise _damaged(error) from error
 
 
 def status_of(conn: Connection, key: str) -> SessionStatus | None:
     """The session's status, or None if there is none."""
     for (status,) in _STATUS.rows(conn, {"key": key}):
-        return SessionStatus(status)
+        try:
+            return SessionStatus(status)
+        except ValueError as error:
+            raise _damaged(error) from error
     return None
 
 

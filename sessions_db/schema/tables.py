@@ -71,6 +71,9 @@ def _json_on_postgresql(_type: Json, _compiler: object, **_kwargs: object) -> st
     return "JSON"
 
 
+# Keys sort by their bytes on both databases, whatever a Postgres database's own order of text is.
+_Key = Text().with_variant(Text(collation="C"), "postgresql")
+
 # STRICT tables know INTEGER only, which holds 64 bits there.
 _Int64 = BigInteger().with_variant(Integer(), "sqlite")
 
@@ -94,7 +97,7 @@ metadata = MetaData()
 sessions = Table(
     "sessions",
     metadata,
-    Column("key", Text, nullable=False),
+    Column("key", _Key, nullable=False),
     Column("agent_id", Text, nullable=False),
     Column("kind", Text, nullable=False),
     Column("status", Text, nullable=False),
@@ -102,7 +105,7 @@ sessions = Table(
     Column("task", Text),
     Column("run_id", Text),
     # Not a foreign key: the row of a pruned parent's child is not rewritten.
-    Column("parent_key", Text),
+    Column("parent_key", _Key),
     Column("created_ms", _Int64, nullable=False),
     Column("finished_ms", _Int64),
     Column("end_reason", Text),
@@ -152,7 +155,7 @@ sessions = Table(
 messages = Table(
     "messages",
     metadata,
-    Column("session_key", Text, nullable=False),
+    Column("session_key", _Key, nullable=False),
     Column("seq", _Int64, nullable=False),
     Column("role", Text, nullable=False),
     Column("content", Text, nullable=False),
@@ -182,7 +185,7 @@ labels = Table(
     "labels",
     metadata,
     Column("label", Text, nullable=False),
-    Column("session_key", Text, nullable=False),
+    Column("session_key", _Key, nullable=False),
     Column("assigned_ms", _Int64, nullable=False),
     PrimaryKeyConstraint("label", name="pk_labels"),
     ForeignKeyConstraint(["session_key"], ["sessions.key"], name="fk_labels_session_key", ondelete="CASCADE"),
@@ -195,7 +198,7 @@ labels = Table(
 archived_messages = Table(
     "archived_messages",
     metadata,
-    Column("session_key", Text, nullable=False),
+    Column("session_key", _Key, nullable=False),
     Column("seq", _Int64, nullable=False),
     Column("role", Text, nullable=False),
     Column("content", Text, nullable=False),
@@ -221,13 +224,13 @@ session_events = Table(
     Column("db_user", Text),
     Column("event", Text, nullable=False),
     # No foreign key: an event outlives its session.
-    Column("session_key", Text, nullable=False),
+    Column("session_key", _Key, nullable=False),
     Column("from_status", Text),
     Column("to_status", Text),
     Column("reason", Text),
     Column("label", Text),
-    Column("from_session_key", Text),
-    Column("parent_key", Text),
+    Column("from_session_key", _Key),
+    Column("parent_key", _Key),
     Column("message_count", _Int64),
     PrimaryKeyConstraint("id", name="pk_session_events"),
     CheckConstraint("id >= 1", name="ck_session_events_id"),
