@@ -1,0 +1,419 @@
+"""Connections that break under a call: what the caller is told, what is stored, and that the manager goes on."""
+
+from __future__ import annotations
+
+import itertools
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from typing import Self
+
+import pytest
+from sqlalchemy import make_url
+
+from sessions_db import DatabaseUnavailable, NewMessage, SessionManager
+from tests.conftest import PlainClient, run_together
+from tests.wire import Wire
+
+from .servers import Server, postgres
+
+Open = Callable[..., SessionManager]
+
+# Each may be repeated, and stores what its row counts say.
+KEYED_WRITES: dict[str, tuple[Callable[[SessionManager, str], object], dict[str, int]]] = {
+    "add_message": (
+        lambda manager, key: manager.add_message(key, "user", "Hello", idempotency_key="once"),
+        {"messages": 1},
+    ),
+    "add_messages": (
+        lambda manager, key: manager.add_messages(
+            key, [NewMessage("user", str(number), idempotency_key=str(number)) for number in range(20)]
+        ),
+        {"messages": 20},
+    ),
+    "spawn_subagent": (
+        lambda manager, key: manager.spawn_subagent("main", "Test", "label", key, idempotency_key="once"),
+        {"sessions": 2, "labels": 1},
+    ),
+    "get_or_create_main": (lambda manager, _: manager.get_or_create_main("other").key, {"sessions": 2}),
+    "complete_session": (lambda manager, key: manager.complete_session(key) or True, {"sessions": 1}),
+}
+
+
+@pytest.fixture
+def backend() -> str:
+    return "postgresql"
+
+
+@pytest.fixture(params=["sync", "async"])
+def face(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture
+def wire(url: str) -> Iterator[Wire]:
+    with Wire(url) as proxy:
+        yield proxy
+
+
+@pytest.fixture
+def manager(open_manager: Open, wire: Wire) -> Iterator[SessionManager]:
+    """A manager with one connection, by way of the proxy."""
+    with open_manager(wire.url, pool_size=1) as opened:
+        yield opened
+
+
+@pytest.fixture
+def key(manager: SessionManager) -> str:
+    return manager.get_or_create_main("main").key
+
+
+def rows(plain: PlainClient) -> dict[str, int]:
+    return {
+        table: count
+        for table in ("sessions", "messages", "labels")
+        for ((count,),) in [plain(f"SELECT count(*) FROM {table}")]
+        if count
+    }
+
+
+# An answer or a request that is lost
+
+
+@pytest.mark.parametrize("abruptly", [True, False], ids=["reset", "closed"])
+def test_append_whose_answer_was_lost_is_sent_once_and_its_outcome_open(
+    wire: Wire, manager: SessionManager, key: str, plain: PlainClient, abruptly: bool
+) -> None:
+    before = wire.round_trips
+    wire.cut_answer(abruptly=abruptly)
+
+    with pytest.raises(DatabaseUnavailable) as caught:
+        manager.send_message(key, "Hello")
+
+    assert caught.value.outcome_unknown
+    assert wire.round_trips - before == 1
+    assert rows(plain)["messages"] == 1
+    assert manager.send_message(key, "The manager goes on").seq == 2
+
+
+@pytest.mark.parametrize("abruptly", [True, False], ids=["reset", "closed"])
+def test_append_whose_request_was_lost_is_sent_once_and_its_outcome_open(
+    wire: Wire, manager: SessionManager, key: str, plain: PlainClient, abruptly: bool
+) -> None:
+    before = wire.round_trips
+    wire.cut_request(abruptly=abruptly)
+
+    with pytest.raises(DatabaseUnavailable) as caught:
+        manager.send_message(key, "Hello")
+
+    assert caught.value.outcome_unknown
+    assert wire.round_trips - before == 1
+    assert "messages" not in rows(plain)
+    assert manager.send_message(key, "The manager goes on").seq == 1
+
+
+@pytest.mark.parametrize("write", KEYED_WRITES)
+@pytest.mark.parametrize("lost", ["request", "answer"])
+def test_write_with_an_idempotency_key_cut_anywhere_is_stored_once_when_it_is_repeated(
+    wire: Wire, manager: SessionManager, plain: PlainClient, write: str, lost: str, figures: Counter[str]
+) -> None:
+    operation, stored = KEYED_WRITES[write]
+    cut = wire.cut_request if lost == "request" else wire.cut_answer
+    for number in itertools.count(1):
+        plain("TRUNCATE sessions, messages, labels")
+        key = manager.get_or_create_main("main").key
+        cuts = wire.cuts
+        cut(number)
+        try:
+            outcome = operation(manager, key)
+        except DatabaseUnavailable:
+            outcome = operation(manager, key)
+        cut(1_000_000)
+        if wire.cuts == cuts:
+            break
+
+        figures[f"{lost}s lost"] += 1
+        assert operation(manager, key) == outcome
+        assert rows(plain) == {"sessions": 1} | stored
+
+    # It crosses the wire so often that each of its answers was cut.
+    assert number > 1
+
+
+def write_a_block(manager: SessionManager, key: str) -> None:
+    with manager.transaction() as tx:
+        child = tx.spawn_subagent("main", "Test", "label", key)
+        tx.add_messages(child, [NewMessage("user", "Hello")] * 3)
+        tx.send_message(key, "Spawned")
+
+
+@pytest.mark.parametrize("lost", ["request", "answer"])
+def test_block_cut_anywhere_is_stored_whole_or_not_at_all_and_an_outcome_that_is_known_is_true(
+    wire: Wire, manager: SessionManager, plain: PlainClient, lost: str
+) -> None:
+    cut = wire.cut_request if lost == "request" else wire.cut_answer
+    nothing, all_of_it = {"sessions": 1}, {"sessions": 2, "messages": 4, "labels": 1}
+    outcomes = Counter[str]()
+    for number in itertools.count(1):
+        plain("TRUNCATE sessions, messages, labels")
+        key = manager.get_or_create_main("main").key
+        cuts = wire.cuts
+        cut(number)
+        try:
+            write_a_block(manager, key)
+        except DatabaseUnavailable as error:
+            outcome = "unknown" if error.outcome_unknown else "undone"
+        else:
+            outcome = "done"
+        cut(1_000_000)
+        if wire.cuts == cuts:
+            break
+
+        outcomes[outcome] += 1
+        found = rows(plain)
+        assert found == nothing or (found == all_of_it and outcome != "undone")
+        assert found == all_of_it or outcome != "done"
+
+    assert outcomes.keys() == {"unknown", "undone", "done"}
+
+
+def test_read_whose_answer_was_lost_is_repeated_and_the_caller_does_not_notice(
+    wire: Wire, manager: SessionManager, key: str
+) -> None:
+    manager.send_message(key, "Hello")
+    reads: list[Callable[[], object]] = [
+        lambda: manager.get(key),
+        lambda: manager.history(key),
+        lambda: manager.list(message_limit=1),
+        lambda: manager.descendants(key),
+    ]
+    for read in reads:
+        expected = read()
+        for cut in (wire.cut_answer, wire.cut_request):
+            cuts = wire.cuts
+            cut()
+
+            assert read() == expected
+            assert wire.cuts == cuts + 1
+
+
+# Connections that the server ends, under load
+
+
+class Writers:
+    """Threads that append with idempotency keys, and repeat what failed, until they are told to stop."""
+
+    def __init__(self, manager: SessionManager, keys: list[str], figures: Counter[str]) -> None:
+        self._manager = manager
+        self._figures = figures
+        self._stop = threading.Event()
+        self._lock = threading.Lock()
+        self._acknowledged = threading.Condition(self._lock)
+        self.stored: dict[str, dict[str, int]] = {key: {} for key in keys}
+        self.sent: Counter[str] = Counter()
+        self._threads = [threading.Thread(target=self._append, args=(key,)) for key in keys for _ in range(2)]
+        self._numbers = itertools.count()
+        self.failure: BaseException | None = None
+
+    def __enter__(self) -> Self:
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._stop.set()
+        for thread in self._threads:
+            thread.join()
+
+    def go_on(self, count: int) -> None:
+        """Wait until so many more appends were acknowledged."""
+        with self._lock:
+            until = self._count() + count
+            assert self._acknowledged.wait_for(lambda: self.failure or self._count() >= until, 120), "nobody goes on"
+        assert self.failure is None, self.failure
+
+    def check(self, plain: Callable[..., list[tuple[object, ...]]]) -> None:
+        """Each acknowledged append is there, once and in its place, and nothing else but what was sent."""
+        for key, stored in self.stored.items():
+            found = plain(f"SELECT seq, content FROM messages WHERE session_key = '{key}' ORDER BY seq")
+            contents = [content for _, content in found]
+            assert [seq for seq, _ in found] == list(range(1, len(found) + 1))
+            assert len(set(contents)) == len(contents)
+            assert {content: seq for seq, content in found if content in stored} == stored
+            assert set(contents) <= set(self.sent)
+            assert plain(f"SELECT last_seq FROM sessions WHERE key = '{key}'") == [(len(found),)]
+        self._figures["appends acknowledged"] += self._count()
+        self._figures["appends repeated"] += sum(self.sent.values()) - len(self.sent)
+
+    def _count(self) -> int:
+        return sum(map(len, self.stored.values()))
+
+    def _append(self, key: str) -> None:
+        try:
+            while not self._stop.is_set():
+                self._append_once(key, str(next(self._numbers)))
+        except BaseException as error:
+            with self._lock:
+                self.failure = error
+                self._acknowledged.notify_all()
+            raise
+
+    def _append_once(self, key: str, content: str) -> None:
+        while True:
+            with self._lock:
+                self.sent[content] += 1
+            try:
+                message = self._manager.add_message(key, "user", content, idempotency_key=content)
+            except DatabaseUnavailable:
+                # One that may have been stored is repeated to the end, so that the check knows of it.
+                self._figures["errors"] += 1
+                continue
+            with self._lock:
+                self.stored[key][content] = message.seq
+                self._acknowledged.notify_all()
+            return
+
+
+def test_appends_go_on_and_are_stored_once_while_connections_are_cut(
+    open_manager: Open, url: str, plain: PlainClient, full: bool, figures: Counter[str]
+) -> None:
+    with open_manager(url, message_cap=1_000_000, pool_size=4) as manager:
+        keys = [manager.spawn_subagent("main", "Test") for _ in range(3)]
+        with Writers(manager, keys, figures) as writers:
+            for _ in range(500 if full else 20):
+                writers.go_on(20)
+                cut = plain(
+                    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+                    " WHERE datname = current_database() AND pid <> pg_backend_pid() ORDER BY random() LIMIT 2"
+                )
+                figures["connections cut"] += len(cut)
+            writers.go_on(20)
+
+        writers.check(plain)
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Server]:
+    with postgres() as running:
+        yield running
+
+
+@pytest.mark.parametrize("how", ["fast", "immediate", "kill"])
+def test_appends_go_on_and_are_stored_once_while_the_server_restarts(
+    open_manager: Open, server: Server, face: str, how: str, full: bool, figures: Counter[str]
+) -> None:
+    database = f"restart_{how}_{face}_{full}".lower()
+    server.execute(f"CREATE DATABASE {database}")
+    with open_manager(server.url(database), message_cap=1_000_000, pool_size=4) as manager:
+        keys = [manager.spawn_subagent("main", "Test") for _ in range(3)]
+        with Writers(manager, keys, figures) as writers:
+            for _ in range(20 if full else 2):
+                writers.go_on(50)
+                if how == "kill":
+                    server.kill()
+                else:
+                    server.stop(how)
+                server.start()
+                figures["restarts"] += 1
+            writers.go_on(50)
+
+        plain = PlainClient(server.url(database))
+        writers.check(plain)
+        plain.close()
+
+
+def test_server_that_is_down_is_told_within_the_budget_and_found_again(
+    open_manager: Open, server: Server, face: str
+) -> None:
+    server.execute(f"CREATE DATABASE down_{face}")
+    with open_manager(server.url(f"down_{face}"), retry_budget_s=0.5) as manager:
+        key = manager.get_or_create_main("main").key
+        server.stop()
+        calls: list[Callable[[], object]] = [
+            manager.list,
+            lambda: manager.spawn_subagent("main", "Test"),
+            lambda: manager.get_or_create_main("other"),
+            lambda: manager.send_message(key, "Hello"),
+        ]
+        for call in calls:
+            started = time.monotonic()
+            with pytest.raises(DatabaseUnavailable) as caught:
+                call()
+            assert time.monotonic() - started < 30
+        # Nothing was sent by the last: there was no connection left to break.
+        assert not caught.value.outcome_unknown
+        assert caught.value.waited_s >= 0.5
+        server.start()
+
+        assert manager.send_message(key, "Hello").seq == 1
+        assert [session.key for session in manager.list()] == [key]
+
+
+# What the server refuses to wait for
+
+
+@pytest.mark.parametrize(
+    ("option", "reason"),
+    [("statement_timeout", "statement timeout"), ("lock_timeout", "lock timeout")],
+)
+def test_append_that_waits_too_long_for_a_row_is_told_and_stores_nothing(
+    open_manager: Open, url: str, plain: PlainClient, option: str, reason: str
+) -> None:
+    limited = make_url(url).update_query_dict({"options": f"-c {option}=100"})
+    with open_manager(limited, retry_budget_s=0.2, pool_size=1) as manager:
+        key = manager.get_or_create_main("main").key
+        plain("BEGIN")
+        plain("SELECT * FROM sessions FOR UPDATE")
+        started = time.monotonic()
+
+        with pytest.raises(DatabaseUnavailable, match=reason) as caught:
+            manager.send_message(key, "Hello")
+
+        assert time.monotonic() - started < 30
+        assert not caught.value.outcome_unknown
+        plain("ROLLBACK")
+        assert manager.send_message(key, "Hello").seq == 1
+
+
+def test_block_that_the_server_ended_for_idling_is_told_and_stores_nothing(
+    open_manager: Open, url: str, plain: PlainClient
+) -> None:
+    limited = make_url(url).update_query_dict({"options": "-c idle_in_transaction_session_timeout=50"})
+    with open_manager(limited, pool_size=1) as manager:
+        key = manager.get_or_create_main("main").key
+
+        def write() -> None:
+            with manager.transaction() as tx:
+                tx.send_message(key, "Hello")
+                gone = "SELECT count(*) FROM pg_stat_activity WHERE state = 'idle in transaction'"
+                while plain(gone + " AND datname = current_database()") != [(0,)]:
+                    pass
+                tx.send_message(key, "Hello")
+
+        with pytest.raises(DatabaseUnavailable) as caught:
+            write()
+
+        assert not caught.value.outcome_unknown
+        assert manager.send_message(key, "Hello").seq == 1
+
+
+def test_pool_without_a_free_connection_is_told_and_goes_on_when_there_is_one(open_manager: Open, url: str) -> None:
+    with open_manager(url, retry_budget_s=0.2, pool_size=2) as manager:
+        keys = [manager.get_or_create_main(agent).key for agent in ("a", "b")]
+        with manager.transaction() as first, manager.transaction() as second:
+            first.send_message(keys[0], "Hello")
+            second.send_message(keys[1], "Hello")
+            refused: list[DatabaseUnavailable] = []
+
+            def read() -> None:
+                with pytest.raises(DatabaseUnavailable, match="QueuePool limit") as caught:
+                    manager.list()
+                refused.append(caught.value)
+
+            run_together(threading.Thread(target=read) for _ in range(8))
+
+            assert len(refused) == 8
+            assert not any(error.outcome_unknown for error in refused)
+
+        assert [session.message_count for session in manager.list()] == [1, 1]
