@@ -1,0 +1,49 @@
+"""The behaviour suite on each Postgres that there is, and through PgBouncer."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from .servers import pgbouncer, postgres
+
+ROOT = Path(__file__).parents[2]
+
+
+def behaviour_passes(url: str, figures: Counter[str], files: list[str], **environment: str) -> None:
+    """Run the Postgres half of the behaviour suite on the server at `url`."""
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", "postgresql", *files]
+    environment = {**os.environ, "SESSIONS_DB_TEST_POSTGRES_URL": url, **environment}
+    result = subprocess.run(
+        command, cwd=ROOT, env=environment, timeout=1800, check=False, capture_output=True, text=True
+    )
+
+    assert result.returncode == 0, result.stdout[-20_000:]
+    counted = re.search(r"(\d+) passed", result.stdout)
+    assert counted is not None, result.stdout
+    assert "skipped" not in result.stdout.splitlines()[-1]
+    figures["tests passed"] += int(counted[1])
+
+
+def behaviour(full: bool) -> list[str]:
+    folder = "tests/behaviour"
+    return [folder] if full else [f"{folder}/test_messages.py", f"{folder}/test_transactions.py"]
+
+
+@pytest.mark.parametrize("version", [15, 16, 18])
+def test_behaviour_is_the_same_on_each_version_of_postgres(version: int, full: bool, figures: Counter[str]) -> None:
+    with postgres(version) as server:
+        assert str(server.execute("SHOW server_version_num")[0][0]).startswith(str(version))
+        behaviour_passes(server.url(), figures, behaviour(full))
+
+
+def test_behaviour_is_the_same_through_pgbouncer_in_transaction_mode(full: bool, figures: Counter[str]) -> None:
+    # Connections to the server are given up soon, since databases are dropped when a test is through.
+    with postgres() as server, pgbouncer("127.0.0.1", server.port, server_idle_timeout=0.2) as bouncer:
+        behaviour_passes(bouncer.url(), figures, behaviour(full))
