@@ -36,7 +36,8 @@ class PlainClient:
             # Foreign keys stay off, as in the sqlite3 shell.
             self._connection = sqlite3.connect(str(parsed.database), isolation_level=None)
         else:
-            self._connection = psycopg.connect(driver_url(parsed), autocommit=True)
+            # PgBouncer, where the tests run through one, knows no prepared statements.
+            self._connection = psycopg.connect(driver_url(parsed), autocommit=True, prepare_threshold=None)
 
     def __call__(self, sql: str, *parameters: object) -> list[tuple[Any, ...]]:
         """The rows of a statement with `?` parameters, as plain tuples."""
