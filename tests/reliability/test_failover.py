@@ -37,7 +37,7 @@ def pair() -> Iterator[tuple[Server, Server, URL]]:
 def test_no_acknowledged_append_is_lost_when_the_primary_dies_and_the_standby_takes_over(
     open_manager: Open, how: str, full: bool, figures: Counter[str]
 ) -> None:
-    for _ in range(25 if full else 1):
+    for _ in range(10 if full else 1):
         with pair() as (primary, standby, url), open_manager(url, message_cap=1_000_000, pool_size=4) as manager:
             keys = [manager.spawn_subagent("main", "Test") for _ in range(3)]
             with Writers(manager, keys, figures) as writers:

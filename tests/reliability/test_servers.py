@@ -7,11 +7,16 @@ import re
 import subprocess
 import sys
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from sessions_db import SessionManager
+from tests.conftest import PlainClient
+
 from .servers import pgbouncer, postgres
+from .writers import Writers
 
 ROOT = Path(__file__).parents[2]
 
@@ -56,3 +61,23 @@ def test_behaviour_is_the_same_through_pgbouncer_in_transaction_mode(files: list
     # Connections to the server are given up soon, since databases are dropped when a test is through.
     with postgres() as server, pgbouncer("127.0.0.1", server.port, server_idle_timeout=0.2) as bouncer:
         behaviour_passes(bouncer.url(), files, figures)
+
+
+@pytest.mark.parametrize("face", ["sync", "async"])
+def test_appends_go_on_and_are_stored_once_while_the_server_behind_pgbouncer_restarts(
+    open_manager: Callable[..., SessionManager], full: bool, figures: Counter[str]
+) -> None:
+    with postgres() as server, pgbouncer("127.0.0.1", server.port, server_login_retry=0.1) as bouncer:
+        with open_manager(bouncer.url(), message_cap=1_000_000, pool_size=4) as manager:
+            keys = [manager.spawn_subagent("main", "Test") for _ in range(3)]
+            with Writers(manager, keys, figures) as writers:
+                for _ in range(20 if full else 1):
+                    writers.go_on(50)
+                    server.kill()
+                    server.start()
+                    figures["restarts"] += 1
+                writers.go_on(50)
+
+        plain = PlainClient(server.url())
+        writers.check(plain)
+        plain.close()
