@@ -202,21 +202,26 @@ def test_read_whose_answer_was_lost_is_repeated_and_the_caller_does_not_notice(
 
 
 def test_appends_go_on_and_are_stored_once_while_connections_are_cut(
-    open_manager: Open, url: str, plain: PlainClient, full: bool, figures: Counter[str]
+    open_manager: Open, wire: Wire, plain: PlainClient, full: bool, figures: Counter[str]
 ) -> None:
-    with open_manager(url, message_cap=1_000_000, pool_size=4) as manager:
+    with open_manager(wire.url, message_cap=1_000_000, pool_size=4) as manager:
         keys = [manager.spawn_subagent("main", "Test") for _ in range(3)]
         with Writers(manager, keys, figures) as writers:
-            for _ in range(500 if full else 20):
+            for turn in range(500 if full else 20):
                 writers.go_on(20)
+                if turn % 2:
+                    wire.cut_answer()
+                    continue
                 cut = plain(
                     "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
                     " WHERE datname = current_database() AND pid <> pg_backend_pid() ORDER BY random() LIMIT 2"
                 )
-                figures["connections cut"] += len(cut)
+                figures["connections ended by the server"] += len(cut)
             writers.go_on(20)
 
+        figures["answers lost"] += wire.cuts
         writers.check(plain)
+    assert wire.cuts
 
 
 @pytest.fixture(scope="module")
@@ -343,3 +348,18 @@ def test_pool_without_a_free_connection_is_told_and_goes_on_when_there_is_one(op
             assert not any(error.outcome_unknown for error in refused)
 
         assert [session.message_count for session in manager.list()] == [1, 1]
+
+
+def test_role_whose_connections_are_all_in_use_is_waited_for(open_manager: Open, server: Server, face: str) -> None:
+    name = f"limited_{face}"
+    server.execute(f"CREATE ROLE {name} LOGIN CONNECTION LIMIT 1")
+    server.execute(f"CREATE DATABASE {name} OWNER {name}")
+    url = server.url(name).replace("postgres@", f"{name}@")
+    other = PlainClient(url)
+    leave = threading.Timer(0.2, other.close)
+    leave.start()
+
+    with open_manager(url, retry_budget_s=30, pool_size=1) as manager:
+        assert manager.get_or_create_main("main").message_count == 0
+
+    leave.join()

@@ -106,7 +106,7 @@ def test_forked_workers_and_their_parent_lose_nothing_and_repeat_nothing(
     busy_threads = 0 if plain.backend == "sqlite" else 3
     command = [sys.executable, "-c", PRE_FORK, url, face, *map(str, (workers, appends, busy_threads))]
 
-    result = subprocess.run(command, timeout=1200, check=False, capture_output=True, text=True)
+    result = subprocess.run(command, timeout=1200 if full else 120, check=False, capture_output=True, text=True)
 
     assert result.returncode == 0, result.stderr
     # Before, once while each of two generations runs, and by the workers: three each, and as many by their children.
