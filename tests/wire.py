@@ -99,7 +99,8 @@ class Wire:
         """Forward new connections again, and cut those that fell silent."""
         if self._deaf:
             self._deaf = False
-            self._listener.setsockopt(socket.SOL_SOCKET, _SO_DETACH_FILTER, 0)
+            for side in [self._listener, *self._clients]:
+                side.setsockopt(socket.SOL_SOCKET, _SO_DETACH_FILTER, 0)
         if self._silent:
             self._silent = False
             for client in list(self._clients):
