@@ -35,7 +35,8 @@ def commands() -> list[str]:
 
 
 PYTHON = [pytest.param(block, id=page.name) for page in PAGES for block in blocks(page, "python")]
-SQL = [pytest.param(block, id=page.name) for page in PAGES for block in blocks(page, "sql")]
+# What audit.md asks is asked in test_audit_docs.py, of data that give each question an answer.
+SQL = [pytest.param(block, id=page.name) for page in PAGES if page.name != "audit.md" for block in blocks(page, "sql")]
 
 
 def run(*command: str, cwd: Path) -> str:
