@@ -30,9 +30,12 @@ PRICES_A = "agent:researcher:subagent:5d3cd809-1764-5297-a212-84619116a1f4"
 PRICES_B = "agent:researcher:subagent:5f4d2a3a-6d89-5013-9fb4-0276f99998d0"
 CURRENCY = "agent:researcher:subagent:4862df09-a848-5f21-9574-3920941adcad"
 REPORT = "agent:writer:subagent:ee944562-1be5-5d9c-a089-ab5135726cac"
-NIGHTLY = "agent:janitor:cron:01630e64-eb70-556e-ab91-c098f21e569e"
+NIGHTLY = "agent:timer:cron:01630e64-eb70-556e-ab91-c098f21e569e"
+WEEKLY = "agent:timer:cron:39863785-b01a-59ab-bd60-2df1214bb481"
 LOOP_1 = "agent:loop:subagent:1"
 LOOP_2 = "agent:loop:subagent:2"
+ORPHAN = "agent:orphan:subagent:1"
+GHOST = "agent:ghost:main"
 
 DIGEST = "5e" * 32
 
@@ -73,19 +76,23 @@ EXPECTED: dict[str, list[tuple[object, ...]]] = {
         ("2023-11-06", "planner", "active", 1),
         ("2023-11-06", "researcher", "completed", 2),
         ("2023-11-06", "writer", "stopped", 1),
-        ("2023-11-07", "janitor", "timeout", 1),
         ("2023-11-07", "researcher", "error", 1),
+        ("2023-11-07", "timer", "error", 1),
+        ("2023-11-07", "timer", "timeout", 1),
         ("2023-11-07", "writer", "active", 1),
         ("2023-11-08", "loop", "active", 2),
+        ("2023-11-08", "orphan", "active", 1),
     ],
     "How often do an agent's sessions fail?": [
-        ("janitor", 1, 1, 100),
+        ("timer", 2, 2, 100),
         ("researcher", 3, 1, 33),
         ("writer", 1, 0, 0),
     ],
     "Which sessions ended in error, and what was said last?": [
-        (PRICES_B, "2023-11-07T10:10:00.000Z", "supplier was closed", 2, "tool", "HTTP 503"),
-        (PRICES_B, "2023-11-07T10:10:00.000Z", "supplier was closed", 3, "assistant", "The site of B is down."),
+        (WEEKLY, "2023-11-07T13:00:00.000Z", "disk full", None, None, None),
+        (PRICES_B, "2023-11-07T10:10:00.000Z", "supplier was closed", 5, "tool", "HTTP 502"),
+        (PRICES_B, "2023-11-07T10:10:00.000Z", "supplier was closed", 6, "tool", "HTTP 503"),
+        (PRICES_B, "2023-11-07T10:10:00.000Z", "supplier was closed", 7, "assistant", "The site of B is down."),
     ],
     "Who ended each session?": [
         (LOGGED, DRAFT, "completed", "superseded", "planner-service"),
@@ -95,6 +102,7 @@ EXPECTED: dict[str, list[tuple[object, ...]]] = {
         (LOGGED, PRICES_B, "error", "site is down", "planner-service"),
         (LOGGED, REPORT, "completed", "written", "planner-service"),
         (LOGGED, NIGHTLY, "timeout", "no answer", "planner-service"),
+        (LOGGED, WEEKLY, "error", "disk full", "planner-service"),
     ],
     "Which sessions were reopened?": [(LOGGED, REPORT, "completed", "operator")],
     "Was the reason of an end rewritten later?": [
@@ -105,6 +113,7 @@ EXPECTED: dict[str, list[tuple[object, ...]]] = {
         (REPORT, "active", "2023-11-07T10:20:00.000Z", None, RUNNING),
         (LOOP_1, "active", "2023-11-08T00:00:00.000Z", None, RUNNING),
         (LOOP_2, "active", "2023-11-08T00:00:00.000Z", None, RUNNING),
+        (ORPHAN, "active", "2023-11-08T01:00:00.000Z", None, RUNNING),
         (PRICES_A, "completed", "2023-11-06T09:01:00.000Z", "2023-11-06T09:41:00.000Z", 2400),
     ],
     "Which active sessions have been idle for more than 15 minutes?": [
@@ -112,6 +121,7 @@ EXPECTED: dict[str, list[tuple[object, ...]]] = {
         (REPORT, "2023-11-07T11:01:00.000Z", RUNNING),
         (LOOP_1, "2023-11-08T00:00:00.000Z", RUNNING),
         (LOOP_2, "2023-11-08T00:00:00.000Z", RUNNING),
+        (ORPHAN, "2023-11-08T01:00:00.000Z", RUNNING),
     ],
     "What was running at a given moment?": [
         (PLANNER, "2023-11-06T08:00:00.000Z", None),
@@ -120,12 +130,12 @@ EXPECTED: dict[str, list[tuple[object, ...]]] = {
     ],
     "How long do an agent's sessions run?": [
         ("researcher", 3, 1020, 2400),
-        ("janitor", 1, 1800, 1800),
+        ("timer", 2, 1500, 1800),
         ("writer", 1, 540, 540),
     ],
     "How much was said each day?": [
         ("2023-11-06", 8, 3, 3, 3),
-        ("2023-11-07", 3, 1, 1, 2),
+        ("2023-11-07", 5, 1, 2, 2),
     ],
     "What does the tree of a session look like?": [
         (0, PLANNER, "active", None),
@@ -138,11 +148,15 @@ EXPECTED: dict[str, list[tuple[object, ...]]] = {
     "Which agent delegates to which, and how often?": [
         ("loop", "loop", 2, 0),
         ("planner", "researcher", 2, 1),
+        ("(gone)", "orphan", 1, 0),
         ("(gone)", "writer", 1, 0),
         ("planner", "writer", 1, 0),
         ("researcher", "researcher", 1, 0),
     ],
-    "Which sessions have lost their parent, and who deleted it?": [(CHAPTER, DRAFT, LOGGED, "retention")],
+    "Which sessions have lost their parent, and who deleted it?": [
+        (CHAPTER, DRAFT, LOGGED, "retention"),
+        (ORPHAN, GHOST, None, None),
+    ],
     "Is somebody its own ancestor?": [(LOOP_1, LOOP_2), (LOOP_2, LOOP_1)],
     "What happened in a session, in order?": [
         (LOGGED, None, "created", "planner-service", "active"),
@@ -160,40 +174,45 @@ EXPECTED: dict[str, list[tuple[object, ...]]] = {
     ],
     "Who had a label, and when?": [
         (PRICES_A, LOGGED, LOGGED, "planner-service"),
-        (PRICES_B, LOGGED, None, "planner-service"),
+        (PRICES_B, LOGGED, LOGGED, "planner-service"),
+        (CURRENCY, LOGGED, None, BY_HAND),
     ],
     "Which sessions belong to a ticket?": [(PRICES_A, "completed", "Find the prices of A")],
     "How many messages were trimmed, and from where?": [
+        (PRICES_B, 7, 3, 0, 3),
         (PRICES_A, 5, 2, 2, 0),
-        (PRICES_B, 3, 1, 0, 1),
         (REPORT, 2, 1, 0, 1),
     ],
     "Where are messages missing that the cap does not explain?": [(REPORT, 2, 100, 1)],
-    "Which tools were used, and how often?": [("search", 3, 2), ("fetch", 1, 1)],
+    "Which tools were used, and how often?": [("search", 4, 2), ("fetch", 1, 1)],
     "Who mentioned something?": [
         (PRICES_A, 1, "archived", "user", "The prices of A, please."),
         (PRICES_A, 5, "live", "assistant", "The PRICE is 11 €."),
     ],
     "Which sessions are the largest?": [
         (PRICES_A, 5, 71),  # 24 + 9 + 6 + 14 + 18
+        (PRICES_B, 4, 58),  # 20 + 8 + 8 + 22
         (PLANNER, 2, 47),  # 26 + 21
-        (PRICES_B, 2, 30),  # 8 + 22
     ],
     "Which sessions were never used?": [
         (CHAPTER, "Draft chapter 1", "stopped", "2023-11-06T08:01:00.000Z"),
         (NIGHTLY, "Tidy up", "timeout", "2023-11-07T12:00:00.000Z"),
+        (WEEKLY, "Rotate the logs", "error", "2023-11-07T12:40:00.000Z"),
         (LOOP_1, None, "active", "2023-11-08T00:00:00.000Z"),
         (LOOP_2, None, "active", "2023-11-08T00:00:00.000Z"),
+        (ORPHAN, None, "active", "2023-11-08T01:00:00.000Z"),
         (MONITOR, None, "active", "2100-01-01T00:00:00.000Z"),
     ],
     "What was deleted or pruned, when and by whom?": [(LOGGED, "retention", DRAFT, "completed", "superseded", 0)],
     "What was changed past the service?": [
+        (LOGGED, BY_HAND, BY_HAND, "label_removed", PRICES_B, "prices"),
         (LOGGED, BY_HAND, BY_HAND, "end_changed", PRICES_B, "supplier was closed"),
-        (LOGGED, BY_HAND, BY_HAND, "label_removed", REPORT, "report"),
+        (LOGGED, BY_HAND, BY_HAND, "label_assigned", CURRENCY, "prices"),
         (LOGGED, BY_HAND, BY_HAND, "created", LOOP_1, "active"),
         (LOGGED, BY_HAND, BY_HAND, "created", LOOP_2, "active"),
+        (LOGGED, BY_HAND, BY_HAND, "created", ORPHAN, "active"),
     ],
-    "How far is the log sealed?": [("2023-11-08T06:00:00.000Z", "auditor", 20, DIGEST, 5)],
+    "How far is the log sealed?": [("2023-11-08T06:00:00.000Z", "auditor", 20, DIGEST, 9)],
 }
 
 COLUMNS = {
@@ -338,9 +357,13 @@ def first_day(service: SessionManager, operator: SessionManager, clock: Clock) -
 def second_day(service: SessionManager, operator: SessionManager, clock: Clock) -> None:
     clock.now_ms = ms("2023-11-07T10:00:00")
     service.spawn_subagent(
-        "researcher", "Find the prices of B", "prices", PLANNER, message_cap=2, idempotency_key="prices-b"
+        "researcher", "Find the prices of B", "prices", PLANNER, message_cap=4, idempotency_key="prices-b"
     )
     service.send_message(PRICES_B, "The prices of B, please.")
+    service.add_message(PRICES_B, "tool", "HTTP 500", tool_name="search")
+    service.add_message(PRICES_B, "tool", "HTTP 501", tool_name="fetch")
+    service.add_message(PRICES_B, "assistant", "I ask the site of B.")
+    service.add_message(PRICES_B, "tool", "HTTP 502", tool_name="search")
     service.add_message(PRICES_B, "tool", "HTTP 503", tool_name="search")
     service.add_message(PRICES_B, "assistant", "The site of B is down.")
     clock.now_ms = ms("2023-11-07T10:10:00")
@@ -355,20 +378,30 @@ def second_day(service: SessionManager, operator: SessionManager, clock: Clock) 
     clock.now_ms = ms("2023-11-07T11:01:00")
     service.send_message(REPORT, "Add a summary.")
     clock.now_ms = ms("2023-11-07T12:00:00")
-    service.spawn_cron("janitor", "Tidy up", idempotency_key="nightly")
+    service.spawn_cron("timer", "Tidy up", idempotency_key="nightly")
     clock.now_ms = ms("2023-11-07T12:30:00")
     service.timeout_session(NIGHTLY, "no answer")
+    clock.now_ms = ms("2023-11-07T12:40:00")
+    service.spawn_cron("timer", "Rotate the logs", idempotency_key="weekly")
+    clock.now_ms = ms("2023-11-07T13:00:00")
+    service.error_session(WEEKLY, "disk full")
 
 
 def by_hand(plain: PlainClient) -> None:
+    plain("DELETE FROM labels WHERE label = 'prices'")
     plain("UPDATE sessions SET end_reason = 'supplier was closed' WHERE key = ?", PRICES_B)
-    plain("DELETE FROM labels WHERE label = 'report'")
+    plain("INSERT INTO labels (label, session_key, assigned_ms) VALUES ('prices', ?, 1)", CURRENCY)
     plain("DELETE FROM messages WHERE session_key = ? AND seq = 1", REPORT)
-    for key, parent_key in ((LOOP_1, LOOP_2), (LOOP_2, LOOP_1)):
+    midnight_ms, one_ms = ms("2023-11-08T00:00:00"), ms("2023-11-08T01:00:00")
+    for key, agent_id, parent_key, at_ms in (
+        (LOOP_1, "loop", LOOP_2, midnight_ms),
+        (LOOP_2, "loop", LOOP_1, midnight_ms),
+        (ORPHAN, "orphan", GHOST, one_ms),
+    ):
         plain(
             "INSERT INTO sessions (key, agent_id, kind, status, run_id, parent_key, created_ms, last_activity_ms)"
-            " VALUES (?, 'loop', 'subagent', 'active', ?, ?, ?, ?)",
-            *(key, key, parent_key, ms("2023-11-08T00:00:00"), ms("2023-11-08T00:00:00")),
+            " VALUES (?, ?, 'subagent', 'active', ?, ?, ?, ?)",
+            *(key, agent_id, key, parent_key, at_ms, at_ms),
         )
 
 
@@ -377,11 +410,12 @@ def third_day(service: SessionManager, retention: SessionManager, plain: PlainCl
         "INSERT INTO event_digests (event_id, at_ms, digest) SELECT id, at_ms, ? FROM session_events WHERE id <= 20",
         DIGEST,
     )
-    plain(
-        "INSERT INTO event_seals (id, sealed_ms, actor, through_event_id, event_count, previous_digest, digest)"
-        " VALUES (1, ?, 'auditor', 20, 20, ?, ?)",
-        *(ms("2023-11-08T06:00:00"), "00" * 32, DIGEST),
-    )
+    for number, sealed, through, digest in ((1, "05:00:00", 3, "1d" * 32), (2, "06:00:00", 20, DIGEST)):
+        plain(
+            "INSERT INTO event_seals (id, sealed_ms, actor, through_event_id, event_count, previous_digest, digest)"
+            " VALUES (?, ?, 'auditor', ?, ?, ?, ?)",
+            *(number, ms(f"2023-11-08T{sealed}"), through, through, f"{number:064}", digest),
+        )
 
     clock.now_ms = ms("2023-11-08T12:00:00")
     retention.prune(ms("2023-11-06T08:06:00"))
@@ -397,6 +431,7 @@ def service_role(url: str) -> Iterator[Callable[[str], SessionManager]]:
         yield lambda actor: SessionManager(url, actor=actor)
         return
     owner = PlainClient(url)
+    owner(f"DROP ROLE IF EXISTS {SERVICE_ROLE}")
     owner(f"CREATE ROLE {SERVICE_ROLE} SUPERUSER")
     engine = sa.create_engine(sa.make_url(url).set(drivername="postgresql+psycopg"))
 
@@ -485,10 +520,31 @@ def test_what_is_below_a_session_ends_on_a_cycle(auditor: PlainClient) -> None:
     assert auditor(sql) == [(1, LOOP_2)]
 
 
-def test_label_is_taken_over_at_the_moment_when_its_owner_loses_it(auditor: PlainClient) -> None:
-    (_, since, until, _), (_, taken_over, _, _) = auditor(statement("Who had a label, and when?", auditor.backend))
+def test_label_has_one_owner_at_a_time(auditor: PlainClient) -> None:
+    first, second, third = auditor(statement("Who had a label, and when?", auditor.backend))
 
-    assert since <= until == taken_over
+    assert first[1] <= first[2] == second[1] <= second[2] <= third[1]
+
+
+@pytest.mark.parametrize("backend", ["postgresql"], indirect=True)
+def test_change_past_the_service_is_found_under_a_false_name_and_with_a_stolen_login(
+    url: str, plain: PlainClient
+) -> None:
+    with service_role(url) as open_manager:
+        with open_manager("planner-service") as service:
+            key = service.spawn_subagent("planner", "Plan", "plan")
+        plain("SET sessions_db.actor = 'planner-service'")
+        plain("DELETE FROM labels")
+        plain("RESET sessions_db.actor")
+        plain(f"SET SESSION AUTHORIZATION {SERVICE_ROLE}")
+        plain("DELETE FROM sessions")
+        plain("RESET SESSION AUTHORIZATION")
+
+    (owner,) = plain("SELECT session_user")[0]
+    assert plain(statement("What was changed past the service?", plain.backend)) == [
+        (LOGGED, "planner-service", owner, "label_removed", key, "plan"),
+        (LOGGED, SERVICE_ROLE, SERVICE_ROLE, "deleted", key, "active"),
+    ]
 
 
 def test_timeline_of_a_session_that_was_deleted_is_its_last_life(auditor: PlainClient) -> None:
