@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime, timedelta
@@ -37,37 +38,35 @@ LOOP_2 = "agent:loop:subagent:2"
 ORPHAN = "agent:orphan:subagent:1"
 GHOST = "agent:ghost:main"
 
-DIGEST = "5e" * 32
 
-
-class Logged:
-    """Equal to every time that the database's own clock may have given while these tests run."""
+class Like:
+    """Equal to every value that fits: what nobody can write down beforehand."""
 
     __hash__ = None  # type: ignore[assignment]
 
-    def __eq__(self, other: object) -> bool:
-        if not isinstance(other, str) or not re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", other):
-            return False
-        return abs(datetime.fromisoformat(other) - datetime.now(UTC)) < timedelta(days=1)
-
-    def __repr__(self) -> str:
-        return "LOGGED"
-
-
-class Running:
-    """Equal to every number of seconds that has passed since 2023, and goes on passing."""
-
-    __hash__ = None  # type: ignore[assignment]
+    def __init__(self, name: str, fits: Callable[[object], bool]) -> None:
+        self._name = name
+        self._fits = fits
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, int) and other > 365 * 24 * 60 * 60
+        return self._fits(other)
 
     def __repr__(self) -> str:
-        return "RUNNING"
+        return self._name
 
 
-LOGGED = Logged()
-RUNNING = Running()
+def is_of_today(value: object) -> bool:
+    if not isinstance(value, str) or not re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", value):
+        return False
+    return abs(datetime.fromisoformat(value) - datetime.now(UTC)) < timedelta(days=1)
+
+
+# A time by the database's own clock, which nobody can stop.
+LOGGED = Like("LOGGED", is_of_today)
+# Seconds since 2023, which go on passing.
+RUNNING = Like("RUNNING", lambda value: isinstance(value, int) and value > 365 * 24 * 60 * 60)
+# A digest of events with such times.
+DIGEST = Like("DIGEST", lambda value: isinstance(value, str) and re.fullmatch("[0-9a-f]{64}", value) is not None)
 # Who a plain client is in the log: the database user on Postgres, nobody on SQLite.
 BY_HAND = object()
 
@@ -212,7 +211,7 @@ EXPECTED: dict[str, list[tuple[object, ...]]] = {
         (LOGGED, BY_HAND, BY_HAND, "created", LOOP_2, "active"),
         (LOGGED, BY_HAND, BY_HAND, "created", ORPHAN, "active"),
     ],
-    "How far is the log sealed?": [("2023-11-08T06:00:00.000Z", "auditor", 20, DIGEST, 9)],
+    "How far is the log sealed?": [("2023-11-08T06:00:00.000Z", "notary", 27, DIGEST, 2)],
 }
 
 COLUMNS = {
@@ -236,7 +235,7 @@ IDENTITY = {
 }
 
 # Of these columns two databases have the same types and not the same values.
-CLOCKS_AND_LOTS = {"run_id", "idle_seconds", "archived_at", "at", "at_ms"}
+CLOCKS_AND_LOTS = {"run_id", "idle_seconds", "archived_at", "at", "at_ms", "digest", "previous_digest"}
 
 
 def questions() -> dict[str, dict[str, list[str]]]:
@@ -405,18 +404,7 @@ def by_hand(plain: PlainClient) -> None:
         )
 
 
-def third_day(service: SessionManager, retention: SessionManager, plain: PlainClient, clock: Clock) -> None:
-    plain(
-        "INSERT INTO event_digests (event_id, at_ms, digest) SELECT id, at_ms, ? FROM session_events WHERE id <= 20",
-        DIGEST,
-    )
-    for number, sealed, through, digest in ((1, "05:00:00", 3, "1d" * 32), (2, "06:00:00", 20, DIGEST)):
-        plain(
-            "INSERT INTO event_seals (id, sealed_ms, actor, through_event_id, event_count, previous_digest, digest)"
-            " VALUES (?, ?, 'auditor', ?, ?, ?, ?)",
-            *(number, ms(f"2023-11-08T{sealed}"), through, through, f"{number:064}", digest),
-        )
-
+def third_day(service: SessionManager, retention: SessionManager, clock: Clock) -> None:
     clock.now_ms = ms("2023-11-08T12:00:00")
     retention.prune(ms("2023-11-06T08:06:00"))
     # Nothing is idle or old that is made in the future.
@@ -455,14 +443,17 @@ def seeded(databases: SQLiteDatabases | PostgresDatabases) -> Iterator[PlainClie
     plain = PlainClient(url)
     with pytest.MonkeyPatch.context() as patch, service_role(url) as open_manager, ExitStack() as stack:
         clock = Clock(0)
-        service, operator, retention = (
-            stack.enter_context(open_manager(actor)) for actor in ("planner-service", "operator", "retention")
+        service, operator, retention, notary = (
+            stack.enter_context(open_manager(actor)) for actor in ("planner-service", "operator", "retention", "notary")
         )
         patch.setattr("time.time_ns", clock.time_ns)
         first_day(service, operator, clock)
+        notary.seal_log()
         second_day(service, operator, clock)
         by_hand(plain)
-        third_day(service, retention, plain, clock)
+        clock.now_ms = ms("2023-11-08T06:00:00")
+        notary.seal_log()
+        third_day(service, retention, clock)
     yield plain
     plain.close()
     databases.drop(url)
@@ -547,7 +538,7 @@ def test_change_past_the_service_is_found_under_a_false_name_and_with_a_stolen_l
     ]
 
 
-def test_timeline_of_a_session_that_was_deleted_is_its_last_life(auditor: PlainClient) -> None:
+def test_timeline_of_a_session_that_was_deleted_is_what_was_logged(auditor: PlainClient) -> None:
     sql = statement("What happened in a session, in order?", auditor.backend).replace(PRICES_A, DRAFT)
 
     assert [(row[2], row[4]) for row in auditor(sql)] == [
@@ -555,6 +546,39 @@ def test_timeline_of_a_session_that_was_deleted_is_its_last_life(auditor: PlainC
         ("status_changed", "completed: superseded"),
         ("deleted", "completed"),
     ]
+
+
+def test_timeline_of_a_main_session_that_was_made_again_is_its_last_life(
+    manager: SessionManager, plain: PlainClient
+) -> None:
+    key = manager.get_or_create_main("planner").key
+    manager.send_message(key, "Of another life.")
+    manager.delete_session(key)
+    manager.get_or_create_main("planner")
+    manager.send_message(key, "Hello again.")
+    manager.complete_session(key)
+
+    timeline = plain(statement("What happened in a session, in order?", plain.backend).replace(PRICES_A, key))
+
+    assert [(row[2], row[4]) for row in timeline] == [
+        ("created", "active"),
+        ("user", "Hello again."),
+        ("status_changed", "completed"),
+    ]
+
+
+def test_timeline_of_a_session_from_before_the_log_begins_with_what_is_there(tmp_path: Path) -> None:
+    url = f"sqlite:///{shutil.copy(Path(__file__).parent / 'stored' / '0002.sqlite', tmp_path)}"
+    key = "agent:support:main"
+    with SessionManager(url, migrate=True) as manager:
+        manager.complete_session(key)
+    client = PlainClient(url)
+
+    timeline = client(statement("What happened in a session, in order?", "sqlite").replace(PRICES_A, key))
+    client.close()
+
+    assert [row[1] for row in timeline] == [*range(31, 131), None]
+    assert timeline[-1][2] == "status_changed"
 
 
 @pytest.mark.parametrize("view", COLUMNS)
