@@ -604,3 +604,25 @@ def test_views_have_the_same_values_of_the_same_types_on_both_databases(
 
     assert len(on_sqlite) >= 1
     assert on_sqlite == on_postgres
+
+
+def test_text_of_a_time_says_the_same_as_its_milliseconds(plain: PlainClient) -> None:
+    times = {
+        -62135596800000: "0001-01-01T00:00:00.000Z",
+        -8588111643269: "1697-11-07T13:25:56.731Z",
+        -1: "1969-12-31T23:59:59.999Z",
+        0: "1970-01-01T00:00:00.000Z",
+        1699423200001: "2023-11-08T06:00:00.001Z",
+        116893484972107: "5674-03-16T20:29:32.107Z",
+        217065770587449: "8848-07-16T07:23:07.449Z",
+        253402300799999: "9999-12-31T23:59:59.999Z",
+        253402300800000: None,
+    }
+    for at_ms in times:
+        plain(
+            "INSERT INTO sessions (key, agent_id, kind, status, run_id, created_ms, last_activity_ms)"
+            " VALUES (?, 'planner', 'cron', 'active', ?, ?, ?)",
+            *(f"agent:planner:cron:{at_ms}", str(at_ms), at_ms, at_ms),
+        )
+
+    assert dict(plain("SELECT created_ms, created_at FROM audit_sessions")) == times
