@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 from collections.abc import Callable, Iterator
@@ -19,8 +20,9 @@ from .conftest import Clock, PlainClient, PostgresDatabases, SQLiteDatabases
 
 PAGE = (Path(__file__).parent.parent / "docs" / "audit.md").read_text()
 
-# As whom the service logs in to Postgres.
-SERVICE_ROLE = "sessions_service"
+# As whom the service logs in to Postgres. Roles belong to the whole server: each run of the tests has its own.
+LOGIN = "billing_service"
+OWN_LOGIN = f"{LOGIN}_test_{os.getpid()}"
 
 PLANNER = "agent:planner:main"
 MONITOR = "agent:monitor:main"
@@ -259,7 +261,7 @@ def statement(heading: str, backend: str) -> str:
     """The question's one statement for this database."""
     blocks = QUESTIONS[heading]
     (sql,) = blocks["sql"] if "sql" in blocks else blocks[f"sql {backend}"]
-    return sql
+    return sql.replace(LOGIN, OWN_LOGIN)
 
 
 def columns_of(client: PlainClient, view: str) -> list[str]:
@@ -413,26 +415,25 @@ def third_day(service: SessionManager, retention: SessionManager, clock: Clock) 
 
 
 @contextmanager
-def service_role(url: str) -> Iterator[Callable[[str], SessionManager]]:
-    """A function that opens a manager for an actor, logged in to Postgres as the service's role."""
+def logged_in(url: str) -> Iterator[Callable[[str], SessionManager]]:
+    """A function that opens a manager for an actor, logged in to Postgres as the service is."""
     if sa.make_url(url).get_backend_name() == "sqlite":
         yield lambda actor: SessionManager(url, actor=actor)
         return
     owner = PlainClient(url)
-    owner(f"DROP ROLE IF EXISTS {SERVICE_ROLE}")
-    owner(f"CREATE ROLE {SERVICE_ROLE} SUPERUSER")
+    owner(f"CREATE ROLE {OWN_LOGIN} SUPERUSER")
     engine = sa.create_engine(sa.make_url(url).set(drivername="postgresql+psycopg"))
 
     @sa.event.listens_for(engine, "connect")
     def log_in(connection: Any, _record: object) -> None:
-        connection.execute(f"SET SESSION AUTHORIZATION {SERVICE_ROLE}")
+        connection.execute(f"SET SESSION AUTHORIZATION {OWN_LOGIN}")
         connection.commit()
 
     try:
         yield lambda actor: SessionManager(engine, actor=actor)
     finally:
         engine.dispose()
-        owner(f"DROP ROLE {SERVICE_ROLE}")
+        owner(f"DROP ROLE {OWN_LOGIN}")
         owner.close()
 
 
@@ -441,7 +442,7 @@ def seeded(databases: SQLiteDatabases | PostgresDatabases) -> Iterator[PlainClie
     """A plain client of a database of this kind that holds the data."""
     url = databases.create(at_head=True)
     plain = PlainClient(url)
-    with pytest.MonkeyPatch.context() as patch, service_role(url) as open_manager, ExitStack() as stack:
+    with pytest.MonkeyPatch.context() as patch, logged_in(url) as open_manager, ExitStack() as stack:
         clock = Clock(0)
         service, operator, retention, notary = (
             stack.enter_context(open_manager(actor)) for actor in ("planner-service", "operator", "retention", "notary")
@@ -522,20 +523,20 @@ def test_label_has_one_owner_at_a_time(auditor: PlainClient) -> None:
 def test_change_past_the_service_is_found_under_a_false_name_and_with_a_stolen_login(
     url: str, plain: PlainClient
 ) -> None:
-    with service_role(url) as open_manager:
+    with logged_in(url) as open_manager:
         with open_manager("planner-service") as service:
             key = service.spawn_subagent("planner", "Plan", "plan")
         plain("SET sessions_db.actor = 'planner-service'")
         plain("DELETE FROM labels")
         plain("RESET sessions_db.actor")
-        plain(f"SET SESSION AUTHORIZATION {SERVICE_ROLE}")
+        plain(f"SET SESSION AUTHORIZATION {OWN_LOGIN}")
         plain("DELETE FROM sessions")
         plain("RESET SESSION AUTHORIZATION")
 
     (owner,) = plain("SELECT session_user")[0]
     assert plain(statement("What was changed past the service?", plain.backend)) == [
         (LOGGED, "planner-service", owner, "label_removed", key, "plan"),
-        (LOGGED, SERVICE_ROLE, SERVICE_ROLE, "deleted", key, "active"),
+        (LOGGED, OWN_LOGIN, OWN_LOGIN, "deleted", key, "active"),
     ]
 
 
