@@ -13,9 +13,9 @@ from contextlib import contextmanager
 from typing import Any
 from urllib.parse import quote
 
-from sqlalchemy import URL, Connection, Engine, QueuePool, create_engine, event, exc, make_url
+from sqlalchemy import URL, Connection, Engine, ExceptionContext, QueuePool, create_engine, event, exc, make_url
 
-from sessions_db.errors import DatabaseUnavailable, InvalidInput, SessionsError
+from sessions_db.errors import DatabaseUnavailable, InvalidInput, SessionsError, is_read_only
 from sessions_db.operations.rendered import SENT_DIRECTLY
 from sessions_db.process import is_in_memory, look_after
 
@@ -191,10 +191,15 @@ def _without_writing(url: URL) -> URL:
     return url.set(database=database).update_query_dict({"mode": "ro", "uri": "true"})
 
 
+# When a connection over TCP is given up because nothing at its other end answers any more; otherwise a call hangs for
+# some 15 minutes, and one that waits for its answer for two hours. What was sent is to be acknowledged in time; while
+# nothing is under way, the system asks (https://www.postgresql.org/docs/current/libpq-connect.html).
+_GIVEN_UP = {"tcp_user_timeout": 10_000, "keepalives_idle": 5, "keepalives_interval": 2, "keepalives_count": 3}
+
+
 def _postgresql_engine(url: URL, retry_budget_s: float, pool_size: int, *, read_only: bool) -> Engine:
-    connect_args: dict[str, Any] = {}
-    if "connect_timeout" not in url.query:
-        connect_args["connect_timeout"] = max(1, math.ceil(retry_budget_s))
+    patience = {"connect_timeout": max(1, math.ceil(retry_budget_s)), **_GIVEN_UP}
+    connect_args = {name: value for name, value in patience.items() if name not in url.query}
     engine = _create(url, pool_size=pool_size, pool_timeout=retry_budget_s, connect_args=connect_args)
 
     @event.listens_for(engine, "connect")
@@ -211,6 +216,13 @@ def _postgresql_engine(url: URL, retry_budget_s: float, pool_size: int, *, read_
             connection.execute(f"SET lock_timeout = {max(1, math.ceil(retry_budget_s * 1000))}")
         if read_only:
             connection.execute("SET default_transaction_read_only = on")
+
+    @event.listens_for(engine, "handle_error")
+    def leave_a_standby(context: ExceptionContext) -> None:
+        # The primary stepped down while its connections stayed. The pool's are all to be replaced: a URL with
+        # several hosts and target_session_attrs, or a name that leads elsewhere by now, finds the new one.
+        if is_read_only(context.original_exception):
+            context.is_disconnect = True
 
     return engine
 

@@ -118,13 +118,27 @@ class DatabaseUnavailable(SessionsError):
         return f"Database unavailable after {self.waited_s:.1f} s: {self.reason}{tail}"
 
 
+# PostgreSQL's read_only_sql_transaction: the server is a standby, for now.
+_READ_ONLY = "25006"
+
 # PostgreSQL, appendix A: serialization_failure, deadlock_detected, lock_not_available. The server
 # has rolled the statement back.
-_ROLLED_BACK_STATES = frozenset({"40001", "40P01", "55P03"})
+_ROLLED_BACK_STATES = frozenset({"40001", "40P01", "55P03", _READ_ONLY})
 
 # What a server says while it starts, stops or is full, as opposed to a wrong password or database name,
 # which no waiting mends. libpq gives a failed connection no SQLSTATE, only the text.
-_PASSING_REFUSALS = ("starting up", "shutting down", "recovery mode", "too many clients", "remaining connection slots")
+_PASSING_REFUSALS = (
+    "starting up",
+    "shutting down",
+    "recovery mode",
+    "not yet accepting connections",
+    "too many clients",
+    "too many connections",
+    "remaining connection slots",
+    # PgBouncer's.
+    "no more connections allowed",
+    "server login has been failing",
+)
 
 
 def is_rolled_back(error: exc.DBAPIError) -> bool:
@@ -160,21 +174,18 @@ def translate(
     if (cure := _schema_cure(error)) is not None:
         return SchemaMismatch(None, None, f"{reason}; {cure}")
     broken = isinstance(error, exc.DBAPIError) and error.connection_invalidated
-    if (
-        broken
-        or isinstance(error, exc.OperationalError | exc.InterfaceError | exc.TimeoutError)
-        or _is_read_only(error)
-    ):
-        return DatabaseUnavailable(reason, waited_s, outcome_unknown=broken and sent)
+    undone = isinstance(error, exc.DBAPIError) and is_rolled_back(error)
+    if broken or undone or isinstance(error, exc.OperationalError | exc.InterfaceError | exc.TimeoutError):
+        return DatabaseUnavailable(reason, waited_s, outcome_unknown=broken and sent and not undone)
     # SQLite reports a corrupted file and a file that is no database as plain DatabaseError.
     if type(error) is exc.DatabaseError:
         return DatabaseUnavailable(reason, waited_s)
     return SessionsError(f"The database refused the statement: {reason}")
 
 
-def _is_read_only(error: exc.SQLAlchemyError) -> bool:
-    # PostgreSQL's read_only_sql_transaction: the server is a standby, for now.
-    return isinstance(error, exc.DBAPIError) and getattr(error.orig, "sqlstate", None) == "25006"
+def is_read_only(error: BaseException | None) -> bool:
+    """Whether the driver's error is a server's that takes no writes."""
+    return getattr(error, "sqlstate", None) == _READ_ONLY
 
 
 # Numbers go on from `last_seq`, which the trigger moves.

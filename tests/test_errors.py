@@ -352,7 +352,7 @@ def test_server_that_takes_no_writes_is_unavailable(url: str, manager: SessionMa
     key = manager.get_or_create_main("main").key
     standby = make_url(url).update_query_dict({"options": "-c default_transaction_read_only=on"})
 
-    with SessionManager(standby) as reader, pytest.raises(DatabaseUnavailable, match="read-only"):
+    with SessionManager(standby, retry_budget_s=0.2) as reader, pytest.raises(DatabaseUnavailable, match="read-only"):
         reader.send_message(key, "Hello")
 
     assert manager.history(key) == []

@@ -17,7 +17,9 @@ _NOW_MS: Final = {
 def _utc(dialect: str, ms: str) -> str:
     text = {
         "sqlite": f"strftime('%Y-%m-%dT%H:%M:%fZ', {ms} / 1000.0, 'unixepoch')",
-        "postgresql": f"""to_char(to_timestamp({ms} / 1000.0) AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"')""",
+        # Not to_timestamp, whose double precision loses a millisecond now and then before 1970 and after 2242.
+        "postgresql": f"""to_char(timestamp '1970-01-01' + make_interval(secs => {ms} / 1000)
+    + {ms} % 1000 * interval '1 millisecond', 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"')""",
     }
     # The years 1 to 9999: beyond them the databases have no text for it, or different ones.
     return f"CASE WHEN {ms} BETWEEN -62135596800000 AND 253402300799999 THEN {text[dialect]} END"

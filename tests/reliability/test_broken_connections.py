@@ -121,7 +121,7 @@ def test_write_with_an_idempotency_key_cut_anywhere_is_stored_once_when_it_is_re
     operation, stored = KEYED_WRITES[write]
     cut = wire.cut_request if lost == "request" else wire.cut_answer
     for number in itertools.count(1):
-        plain("TRUNCATE sessions, messages, labels")
+        plain("DELETE FROM sessions")
         key = manager.get_or_create_main("main").key
         cuts = wire.cuts
         cut(number)
@@ -156,7 +156,7 @@ def test_block_cut_anywhere_is_stored_whole_or_not_at_all_and_an_outcome_that_is
     nothing, all_of_it = {"sessions": 1}, {"sessions": 2, "messages": 4, "labels": 1}
     outcomes = Counter[str]()
     for number in itertools.count(1):
-        plain("TRUNCATE sessions, messages, labels")
+        plain("DELETE FROM sessions")
         key = manager.get_or_create_main("main").key
         cuts = wire.cuts
         cut(number)
