@@ -510,3 +510,26 @@ def test_script_names_the_cure_where_there_is_no_schema(postgres_databases: Post
 
     assert done.returncode != 0
     assert "run `sessions-db upgrade` first" in done.stderr
+
+
+def test_script_works_on_the_schema_that_comes_first(roles: Roles, postgres_databases: PostgresDatabases) -> None:
+    url = postgres_databases.create(at_head=False)
+    with connected(url) as client:
+        client("CREATE SCHEMA own")
+    own, service, auditor = (
+        make_url(login)
+        .set(database=make_url(url).database)
+        .update_query_dict({"options": "-csearch_path=own"})
+        .render_as_string(hide_password=False)
+        for login in (url, roles.service, roles.auditor)
+    )
+    SessionManager(own).close()
+    done = run_script(own)
+    with SessionManager(service) as manager:
+        key = manager.spawn_subagent("assistant", "Look")
+    with connected(auditor) as client:
+        found = client("SELECT session_key FROM audit_sessions")
+    postgres_databases.drop(url)
+
+    assert (done.returncode, done.stderr) == (0, "")
+    assert found == [(key,)]
