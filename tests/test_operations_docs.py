@@ -31,7 +31,9 @@ DAY_MS = 24 * 60 * 60 * 1000
 
 
 def fill(manager: SessionManager) -> str:
-    """The key of a session that has everything: trimmed, archived and keyed messages, a label, a parent, an end."""
+    """The key of a session that has everything: trimmed, archived and keyed messages, a label, a parent, an end, a
+    sealed log.
+    """
     parent = manager.get_or_create_main("assistant").key
     key = manager.spawn_subagent(
         "assistant", "Look", label="look", parent_key=parent, message_cap=3, archive_trimmed=True
@@ -39,6 +41,7 @@ def fill(manager: SessionManager) -> str:
     manager.add_messages(key, [NewMessage("user", str(number)) for number in range(5)])
     manager.add_message(key, "tool", "found", tool_name="search", metadata={"n": 1}, idempotency_key="once")
     manager.complete_session(key, "done")
+    manager.seal_log()
     return key
 
 
@@ -51,6 +54,7 @@ def rows(plain: PlainClient) -> list[object]:
         plain("SELECT session_key, seq, stored, content, metadata FROM audit_messages ORDER BY 1, 2"),
         plain("SELECT id, at_ms, event, session_key, label FROM audit_events ORDER BY 1"),
         plain("SELECT session_key, depth FROM audit_lineage ORDER BY 1"),
+        plain("SELECT id, through_event_id, digest FROM audit_seals ORDER BY 1"),
     ]
 
 
@@ -64,14 +68,10 @@ def works(url: str, key: str) -> None:
         manager.send_message(key, "Goodbye")
 
         assert again.seq == 6
+        assert manager.verify_log().fault is None
         assert [message.seq for message in manager.history(key) or []] == [9, 10, 11]
         assert plain("SELECT seq FROM archived_messages ORDER BY seq") == [(seq,) for seq in range(1, 9)]
-        assert plain(
-            "SELECT min(id) > ? FROM session_events WHERE to_status = 'active' AND id > ?", newest, newest
-        ) in (
-            [(True,)],
-            [(1,)],
-        )
+        assert plain("SELECT event FROM session_events WHERE id > ?", newest) == [("status_changed",)]
         with pytest.raises((sqlite3.IntegrityError, errors.IntegrityError)):
             plain("UPDATE messages SET seq = 20")
         with pytest.raises((sqlite3.IntegrityError, errors.IntegrityError)):
@@ -225,7 +225,7 @@ def test_only_old_and_sealed_events_are_removed(create_database: Callable[..., s
     url = create_database()
     with closing(PlainClient(url)) as plain, SessionManager(url) as manager:
         now_ms = manager.get_or_create_main("assistant").created_ms
-        for age_days in (500, 450, 40):
+        for age_days in (500, 40, 450):
             plain(
                 "INSERT INTO session_events (at_ms, event, session_key) VALUES (?, 'created', 'agent:old:main')",
                 now_ms - age_days * DAY_MS,
@@ -237,7 +237,7 @@ def test_only_old_and_sealed_events_are_removed(create_database: Callable[..., s
             "INSERT INTO event_seals (id, sealed_ms, through_event_id, event_count, previous_digest, digest)"
             " VALUES (1, ?, ?, 2, '', '')",
             now_ms,
-            ids[1],
+            ids[2],
         )
         plain(removal)
 
