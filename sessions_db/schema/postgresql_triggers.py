@@ -23,6 +23,12 @@ END
 $$"""
 
 
+def _owners_only(function: str) -> str:
+    # It writes the log as its owner. Whoever may execute it could make it the trigger of a temporary table and have it
+    # log what never happened. Triggers that exist fire without this right.
+    return f"REVOKE EXECUTE ON FUNCTION {function}() FROM PUBLIC"
+
+
 def _refusal(trigger: str, when: str, reason: str, each: str = "ROW", condition: str = "") -> str:
     return f"""\
 CREATE FUNCTION {trigger}() RETURNS trigger LANGUAGE plpgsql AS $$
@@ -129,7 +135,8 @@ FOR EACH ROW EXECUTE FUNCTION sessions_log();
 CREATE TRIGGER sessions_log_update AFTER UPDATE OF status, finished_ms, end_reason ON sessions
 FOR EACH ROW WHEN ((NEW.status, NEW.finished_ms, NEW.end_reason)
   IS DISTINCT FROM (OLD.status, OLD.finished_ms, OLD.end_reason)) EXECUTE FUNCTION sessions_log();
-{_in_its_schema("sessions_log")}""",
+{_in_its_schema("sessions_log")};
+{_owners_only("sessions_log")}""",
     "labels_log": f"""\
 CREATE FUNCTION labels_log() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER AS $$
 BEGIN
@@ -155,7 +162,8 @@ FOR EACH ROW EXECUTE FUNCTION labels_log();
 CREATE TRIGGER labels_log_update AFTER UPDATE OF label, session_key ON labels
 FOR EACH ROW WHEN ((NEW.label, NEW.session_key) IS DISTINCT FROM (OLD.label, OLD.session_key))
 EXECUTE FUNCTION labels_log();
-{_in_its_schema("labels_log")}""",
+{_in_its_schema("labels_log")};
+{_owners_only("labels_log")}""",
     # What was logged stays as it is.
     "session_events_update": _refusal("session_events_update", "UPDATE ON session_events", "an event is not changed"),
     "session_events_delete": _refusal(
