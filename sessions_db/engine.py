@@ -46,7 +46,7 @@ def open_engine(
         engine = _sqlite_engine(parsed, synchronous, retry_budget_s, pool_size, read_only=read_only)
     else:
         engine = _postgresql_engine(parsed, retry_budget_s, pool_size, read_only=read_only)
-    look_after(engine)
+    look_after(engine, 1 if is_in_memory(parsed) else pool_size)
     return engine
 
 

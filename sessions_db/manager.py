@@ -17,7 +17,7 @@ from sessions_db import errors, migrate, validation
 from sessions_db.errors import DatabaseUnavailable, InvalidInput, SessionsError
 from sessions_db.models import DEFAULT_MESSAGE_CAP
 from sessions_db.operations import acting
-from sessions_db.process import writers_of
+from sessions_db.process import turn_of
 from sessions_db.retry import RetryBudget
 from sessions_db.store import Needs, SessionStore
 
@@ -63,7 +63,7 @@ class Transaction(SessionStore):
         if self._conn.closed:
             raise SessionsError("This transaction is over")
         _refuse_to_write(self._read_only, needs)
-        self.refuse_if_lost()
+        self._refuse_if_lost()
         budget = RetryBudget(0)
         try:
             if needs is Needs.TRANSACTION:
@@ -88,7 +88,7 @@ class Transaction(SessionStore):
             raise
         return result
 
-    def refuse_if_lost(self) -> None:
+    def _refuse_if_lost(self) -> None:
         """Raise `SessionsError` where a statement has failed in such a way that nothing of the block can be stored."""
         # What came after would be committed without it: SQLite is in autocommit mode once it has rolled back.
         if self._lost or engines.is_aborted(self._conn):
@@ -220,7 +220,7 @@ class SessionManager(SessionStore):
                 except BaseException as error:
                     raised = error
                     raise
-                tx.refuse_if_lost()
+                tx._refuse_if_lost()  # noqa: SLF001  # a class of this module
         except exc.SQLAlchemyError as error:
             if raised is not None:
                 # The caller's own, of a database of the caller's; or the connection broke, and with it went what
@@ -275,9 +275,9 @@ class SessionManager(SessionStore):
         if self._closed:
             raise SessionsError("This SessionManager is closed")
         # The turn comes first: a writer that waits for it keeps no connection from those who read.
-        turn = writers_of(self._engine) if writing else None
-        if turn is not None and not turn.acquire(timeout=max(0.0, budget.left_s)):
-            raise DatabaseUnavailable("database is locked by another transaction of this process", budget.spent_s)
+        turn = turn_of(self._engine, writing=writing)
+        if turn is not None and not turn.lock.acquire(timeout=max(0.0, budget.left_s)):
+            raise DatabaseUnavailable(turn.refusal, budget.spent_s)
         try:
             with self._retry(self._engine.connect, errors.is_passing_refusal, budget) as conn:
                 yield conn
@@ -286,7 +286,7 @@ class SessionManager(SessionStore):
                     conn.detach()
         finally:
             if turn is not None:
-                turn.release()
+                turn.lock.release()
 
     def _budget(self) -> RetryBudget:
         if self._engine.dialect.name == "sqlite" and self._owns_engine:

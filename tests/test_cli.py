@@ -24,7 +24,7 @@ from tests.conftest import PlainClient
 ALTERING = {"FORCE_COLOR", "NO_COLOR", "PYTHONUNBUFFERED", "SESSIONS_DB_URL"}
 SETTLED = {"COLUMNS": "80", "TERM": "xterm"}
 
-COMMANDS = ["upgrade", "import", "list", "history", "show", "demo"]
+COMMANDS = ["upgrade", "import", "list", "history", "show", "demo", "doctor", "audit"]
 
 
 def run(*arguments: str, db: str | None = None, stdin: bytes | None = None, columns: int = 80) -> Result:

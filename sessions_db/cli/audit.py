@@ -14,7 +14,7 @@ from sessions_db.models import EventKind
 
 @cli.group()
 def audit() -> None:
-    """Read the log of what became of sessions, seal it, and verify it."""
+    """Read the log, seal it, and verify it."""
 
 
 @audit.command()
