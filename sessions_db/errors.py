@@ -5,9 +5,11 @@ from __future__ import annotations
 import re
 import reprlib
 import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from sqlalchemy import exc
+from sqlalchemy import Connection, exc
 
 if TYPE_CHECKING:
     from sessions_db.models import SessionStatus
@@ -181,6 +183,15 @@ def translate(
     if type(error) is exc.DatabaseError:
         return DatabaseUnavailable(reason, waited_s)
     return SessionsError(f"The database refused the statement: {reason}")
+
+
+@contextmanager
+def translated(conn: Connection) -> Iterator[None]:
+    """Have the errors of a block that sends statements of its own within a transaction come as this library's."""
+    try:
+        yield
+    except exc.SQLAlchemyError as error:
+        raise translate(error, waited_s=0, password=conn.engine.url.password) from error
 
 
 def is_read_only(error: BaseException | None) -> bool:

@@ -1,13 +1,14 @@
-"""Importing conversations: JSON Lines in, completed sub-agent sessions out.
+"""Importing JSON Lines: conversations, which become completed sub-agent sessions, and sessions that were exported.
 
-Each line is a transaction and has an idempotency key made of what it says, so an import that was cut off, is repeated
-or runs twice at once stores every conversation once.
+Each line is a transaction. A conversation has an idempotency key made of what it says and a session has its key, so an
+import that was cut off, is repeated or runs twice at once stores everything once.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from enum import Enum, auto
@@ -15,9 +16,11 @@ from typing import NoReturn
 
 from sessions_db import validation
 from sessions_db.chat_completions import to_new_message
-from sessions_db.errors import DatabaseUnavailable, InvalidInput, SchemaMismatch, SessionsError
+from sessions_db.errors import DatabaseUnavailable, InvalidInput, SchemaMismatch, SessionsError, translated
 from sessions_db.manager import SessionManager
 from sessions_db.models import NewMessage, Role, SessionStatus
+from sessions_db.operations import transferring
+from sessions_db.session_lines import from_line, is_session
 from sessions_db.validation import JsonValue
 
 
@@ -45,33 +48,54 @@ class Line:
     reason: str | None = None
 
 
-def import_lines(manager: SessionManager, agent_id: str, lines: Iterable[bytes]) -> Iterator[Line]:
+def import_lines(manager: SessionManager, agent_id: str | None, lines: Iterable[bytes]) -> Iterator[Line]:
     """What became of each line, in order; a line is committed before it is yielded, the next one not yet read.
 
-    A line is a JSON object with `messages`, a list of chat-completions messages, and optionally `label` and `task`
+    A line is one of two JSON objects. What `export_lines` wrote becomes the session that it was, times, numbers and
+    status included; if there is one with this key already, the line is refused unless they are the same. A label that
+    another session owns stays with the one that got it later.
+
+    Anything else is a conversation: `messages`, a list of chat-completions messages, and optionally `label` and `task`
     (default: the first text from the user); other keys become the session's metadata. It becomes a completed
-    sub-agent session under the agent's main session, which is sent each text of the user and the assistant too.
+    sub-agent session under the main session of `agent_id`, which is sent each text of the user and the assistant too.
     A line that says the same as one that was imported for this agent before is not imported again.
 
     Raises:
         InvalidInput: `agent_id` can't be one. (A line that can't be imported is yielded as refused.)
         DatabaseUnavailable, SchemaMismatch: the lines so far are imported.
     """
-    validation.agent_id(agent_id)
+    if agent_id is not None:
+        validation.agent_id(agent_id)
     for number, line in enumerate(lines, start=1):
         outcome, messages, reason = Outcome.BLANK, 0, None
         if line.strip():
             try:
-                conversation = _read(line)
-                if _store(manager, agent_id, conversation):
-                    outcome, messages = Outcome.IMPORTED, len(conversation.messages)
-                else:
-                    outcome = Outcome.ALREADY_THERE
+                stored = _import(manager, agent_id, line)
+                outcome = Outcome.ALREADY_THERE if stored is None else Outcome.IMPORTED
+                messages = stored or 0
             except (DatabaseUnavailable, SchemaMismatch):
                 raise
             except SessionsError as error:
                 outcome, reason = Outcome.REFUSED, str(error)
         yield Line(number=number, size=len(line), outcome=outcome, messages=messages, reason=reason)
+
+
+def _import(manager: SessionManager, agent_id: str | None, line: bytes) -> int | None:
+    """How many messages were stored; None if they were there already."""
+    text, value, twice = _parse(line)
+    # A session's metadata is kept as it was stored, where a key may stand twice.
+    if is_session(value):
+        session = from_line(text)
+        with manager.transaction() as tx, translated(tx.connection):
+            if not transferring.write(tx.connection, session):
+                return None
+        return len(session.messages) + len(session.archived_messages)
+    if agent_id is None:
+        raise InvalidInput("agent", "must be given (--agent) for a conversation", "None")
+    if twice:
+        raise InvalidInput.of("conversation", f"must be JSON (an object has the key {twice[0]!r} twice)", line)
+    conversation = _read(value)
+    return len(conversation.messages) if _store(manager, agent_id, conversation) else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,8 +107,7 @@ class _Conversation:
     idempotency_key: str
 
 
-def _read(line: bytes) -> _Conversation:
-    rest = _parse(line)
+def _read(rest: dict[str, JsonValue]) -> _Conversation:
     chat = rest.pop("messages", None)
     if not isinstance(chat, list):
         raise InvalidInput.of("messages", "must be a list", chat)
@@ -111,28 +134,28 @@ def _message(position: int, message: dict[str, JsonValue]) -> NewMessage:
         raise InvalidInput(f"messages[{position}]: {error.argument}", error.reason, error.value) from error
 
 
-def _parse(line: bytes) -> dict[str, JsonValue]:
+def _parse(line: bytes) -> tuple[str, dict[str, JsonValue], list[str]]:
+    """The line's text, the object that it is, and the keys that some object has twice."""
+    twice: list[str] = []
+
+    def to_dict(pairs: list[tuple[str, JsonValue]]) -> dict[str, JsonValue]:
+        value = dict(pairs)
+        if len(value) < len(pairs):
+            twice.extend(key for key, count in Counter(key for key, _ in pairs).items() if count > 1)
+        return value
+
     try:
         # Some programs begin a file with a byte order mark.
         text = line.decode("utf-8-sig")
-        value = json.loads(text, object_pairs_hook=_without_duplicates, parse_constant=_refuse_constant)
+        value = json.loads(text, object_pairs_hook=to_dict, parse_constant=_refuse_constant)
     except json.JSONDecodeError as error:
         raise InvalidInput.of("conversation", f"must be JSON ({error.msg}, column {error.colno})", line) from error
-    # Of the decoder, of the two functions below, or of Python, which limits the digits of integers and nesting.
+    # Of the decoder, of the function below, or of Python, which limits the digits of integers and nesting.
     except (ValueError, RecursionError) as error:
         raise InvalidInput.of("conversation", f"must be JSON in UTF-8 ({error})", line) from error
     if not isinstance(value, dict):
         raise InvalidInput.of("conversation", "must be a JSON object", value)
-    return value
-
-
-def _without_duplicates(pairs: list[tuple[str, JsonValue]]) -> dict[str, JsonValue]:
-    value: dict[str, JsonValue] = {}
-    for key, item in pairs:
-        if key in value:
-            raise ValueError(f"an object has the key {key!r} twice")
-        value[key] = item
-    return value
+    return text, value, twice
 
 
 def _refuse_constant(name: str) -> NoReturn:

@@ -24,7 +24,23 @@ from tests.conftest import PlainClient
 ALTERING = {"FORCE_COLOR", "NO_COLOR", "PYTHONUNBUFFERED", "SESSIONS_DB_URL"}
 SETTLED = {"COLUMNS": "80", "TERM": "xterm"}
 
-COMMANDS = ["upgrade", "import", "list", "history", "show", "demo", "doctor", "audit"]
+COMMANDS = [
+    "upgrade",
+    "import",
+    "export",
+    "list",
+    "history",
+    "show",
+    "tree",
+    "stats",
+    "archive",
+    "timeout-idle",
+    "prune",
+    "completion",
+    "audit",
+    "doctor",
+    "demo",
+]
 
 
 def run(*arguments: str, db: str | None = None, stdin: bytes | None = None, columns: int = 80) -> Result:
@@ -92,7 +108,7 @@ def test_import_sums_up_what_it_did(url: str, file: Path) -> None:
     first = ok("import", str(file), "--agent", "support", db=url)
     again = ok_json("import", str(file), "--agent", "support", db=url)
 
-    assert first == "Imported: 30 conversations with 30 messages\nAlready there: 0 conversations\nRefused: 0 lines\n"
+    assert first == "Imported: 30 sessions with 30 messages\nAlready there: 0 sessions\nRefused: 0 lines\n"
     assert again == {"imported": 0, "alreadyThere": 30, "refused": 0, "messages": 0}
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from sessions_db import SessionManager, schema
+from sessions_db.exporting import export_lines
 
 from .conftest import PlainClient
 
@@ -64,8 +65,11 @@ def test_python_in_the_docs_runs(code: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("line", commands())
 def test_command_in_the_docs_runs(line: str, tmp_path: Path) -> None:
-    with SessionManager(f"sqlite:///{tmp_path / 'sessions.db'}") as manager:
+    database = f"sqlite:///{tmp_path / 'sessions.db'}"
+    with SessionManager(database) as manager:
         manager.get_or_create_main("assistant")
+    with SessionManager(database, read_only=True) as manager, export_lines(manager) as export:
+        (tmp_path / "sessions.jsonl").write_bytes(b"".join(export.lines))
     (tmp_path / "conversations.jsonl").write_text('{"messages": [{"role": "user", "content": "Hello"}]}\n')
 
     run(sys.executable, "-m", "sessions_db", *line.split()[1:], cwd=tmp_path)

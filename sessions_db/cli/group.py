@@ -73,7 +73,7 @@ database = click.option(
 @database
 @click.version_option(package_name="sessions-db")
 def cli() -> None:
-    """Look into a database of agent sessions, keep it in order, and put conversations into it."""
+    """Look into a database of agent sessions, keep it in order, bring sessions in and out."""
 
 
 def reader(url: str | None) -> SessionManager:
@@ -129,8 +129,8 @@ class Duration(click.ParamType[int]):
         return ms
 
 
-def progress_bar(*columns: ProgressColumn) -> Progress:
-    """A bar on stderr, with these columns in the middle; nothing where stderr is no terminal."""
+def progress_bar(*columns: ProgressColumn, hidden: bool = False) -> Progress:
+    """A bar on stderr, with these columns in the middle; nothing where stderr is no terminal, or it is to be hidden."""
     console = Console(stderr=True)
     return Progress(
         TextColumn("{task.description}"),
@@ -139,5 +139,5 @@ def progress_bar(*columns: ProgressColumn) -> Progress:
         TimeRemainingColumn(),
         console=console,
         transient=True,
-        disable=not console.file.isatty(),
+        disable=hidden or not console.file.isatty(),
     )

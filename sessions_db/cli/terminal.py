@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 
 from rich.cells import cell_len
 from rich.console import Console, Group, RenderableType
+from rich.filesize import decimal
 from rich.table import Table
 from rich.text import Text
 
 from sessions_db.models import Message, Role, Session, SessionEvent, SessionStatus
+from sessions_db.operations.archive import Archive
 from sessions_db.validation import JsonValue
 
 # The control characters but tab and newline, line separators, and what changes the direction of text.
@@ -32,6 +34,8 @@ _STYLES = {
 
 _STATUS_WIDTH = 17
 _EVENT_WIDTH = 32
+_ARCHIVE_WIDTH = 30
+_LEAST_WIDTH = 20
 _SENDER_WIDTH = 24
 _LINES_OF_CONTENT = 3
 
@@ -48,8 +52,12 @@ def one_line(text: str) -> str:
 
 def to_json(value: JsonValue) -> bytes:
     r"""The value as indented JSON in UTF-8, whatever the terminal's encoding; unsafe characters are `\u` escapes."""
-    text = json.dumps(value, ensure_ascii=False, indent=2, allow_nan=False)
-    return _UNSAFE.sub(lambda found: f"\\u{ord(found[0]):04x}", text).encode()
+    return safe_json(json.dumps(value, ensure_ascii=False, indent=2, allow_nan=False).encode())
+
+
+def safe_json(text: bytes) -> bytes:
+    r"""The same JSON in UTF-8, with everything as a `\u` escape that a terminal would act on."""
+    return _UNSAFE.sub(lambda found: f"\\u{ord(found[0]):04x}", text.decode()).encode()
 
 
 def print_sessions(console: Console, sessions: Sequence[Session]) -> None:
@@ -59,7 +67,7 @@ def print_sessions(console: Console, sessions: Sequence[Session]) -> None:
     table.add_column("Status", no_wrap=True)
     for session in sessions:
         label = "" if session.label is None else f"[{session.label}]"
-        about = _line(f"{_utc(session.created_ms)}  {label} {session.task or ''}")
+        about = _line(f"{utc(session.created_ms)}  {label} {session.task or ''}")
         about.stylize("dim")
         about.no_wrap, about.overflow = True, "ellipsis"
         status = Text(session.status, _STYLES[session.status])
@@ -87,7 +95,7 @@ def print_messages(console: Console, messages: Iterable[Message]) -> None:
         content.overflow = "fold"
         style = "bold" if message.role is Role.USER else ""
         table.add_row(
-            str(message.seq), Group(Text(printable(sender), style), Text(_utc(message.timestamp_ms), "dim")), content
+            str(message.seq), Group(Text(printable(sender), style), Text(utc(message.timestamp_ms), "dim")), content
         )
     console.print(table)
 
@@ -110,11 +118,40 @@ def print_events(console: Console, events: Sequence[SessionEvent]) -> None:
             what.append(f"({event.reason})")
         table.add_row(
             str(event.id),
-            Group(Text(_utc(event.at_ms)), Text(printable(event.actor or "-"), "dim")),
+            Group(Text(utc(event.at_ms)), Text(printable(event.actor or "-"), "dim")),
             Group(Text(printable(event.session_key)), _line(" ".join(what))),
         )
     keys = [key for event in events for key in (event.session_key, f"from {event.from_session_key or ''}")]
     _print_wide(console, table, keys, _EVENT_WIDTH)
+
+
+def print_tree(console: Console, sessions: Iterable[tuple[Session, int, Sequence[bool]]]) -> None:
+    """Print the sessions of a tree, each given with its depth and, for each level, whether it is the last there.
+
+    A session has two lines: its key in full and its status; its label and task, shortened.
+    """
+    for session, depth, lasts in sessions:
+        above = "".join("    " if last else "|   " for last in lasts[:-1])
+        own, below = ("", "") if depth == 0 else ("`-- ", "    ") if lasts[-1] else ("|-- ", "|   ")
+        status = (session.status.value, _STYLES[session.status])
+        console.print(Text.assemble((above + own, "dim"), printable(session.key), "  ", status), soft_wrap=True)
+        label = "" if session.label is None else f"[{session.label}] "
+        about = _line(f"{label}{session.task or ''}")
+        if about:
+            about.truncate(max(_LEAST_WIDTH, console.width - len(above + below)), overflow="ellipsis")
+            console.print(Text.assemble((above + below, "dim"), (about.plain, "dim")), soft_wrap=True)
+
+
+def print_archives(console: Console, archives: Sequence[Archive]) -> None:
+    """Print how many messages of each session are archived."""
+    table = _table()
+    table.add_column("Session", no_wrap=True)
+    table.add_column("Archived", justify="right", no_wrap=True)
+    table.add_column("Numbers", no_wrap=True)
+    for archive in archives:
+        numbers = f"{archive.first_seq:,} to {archive.last_seq:,}"
+        table.add_row(Text(printable(archive.session_key)), f"{archive.count:,}", numbers)
+    _print_wide(console, table, (archive.session_key for archive in archives), _ARCHIVE_WIDTH)
 
 
 def print_session(console: Console, session: Session) -> None:
@@ -131,13 +168,18 @@ def print_session(console: Console, session: Session) -> None:
         "Task": session.task,
         "Run ID": session.run_id,
         "Parent": session.parent_key,
-        "Created": f"{_utc(session.created_ms)} UTC",
-        "Finished": None if session.finished_ms is None else f"{_utc(session.finished_ms)} UTC",
-        "Last activity": f"{_utc(session.last_activity_ms)} UTC",
+        "Created": f"{utc(session.created_ms)} UTC",
+        "Finished": None if session.finished_ms is None else f"{utc(session.finished_ms)} UTC",
+        "Last activity": f"{utc(session.last_activity_ms)} UTC",
         "Run time": f"{session.runtime_secs():,} s",
         "Messages": f"{session.message_count:,} in all, the newest {retained:,} retained",
         "Metadata": metadata,
     }
+    print_fields(console, fields)
+
+
+def print_fields(console: Console, fields: Mapping[str, str | None]) -> None:
+    """Print a line for each field, with its name."""
     table = Table.grid(padding=(0, 2))
     table.add_column(style="bold", no_wrap=True)
     table.add_column(overflow="fold")
@@ -178,10 +220,16 @@ def _line(text: str) -> Text:
     return Text(printable(" ".join(text.split())))
 
 
+def size(count: int) -> str:
+    """So many bytes, in a unit of which there are not too many."""
+    return decimal(count)
+
+
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
-def _utc(at_ms: int) -> str:
+def utc(at_ms: int) -> str:
+    """The time in UTC, for people."""
     try:
         at = _EPOCH + timedelta(milliseconds=at_ms)
     except OverflowError:  # SQL past the library may have written any number

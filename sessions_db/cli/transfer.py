@@ -1,34 +1,46 @@
-"""Commands that bring sessions into the database."""
+"""Commands that bring sessions into the database and out of it."""
 
 from __future__ import annotations
 
 import os
+import uuid
 from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
 from typing import IO
 
 import click
-from rich.progress import DownloadColumn
+from rich.progress import DownloadColumn, MofNCompleteColumn
 from rich.text import Text
 
 from sessions_db.cli import terminal
-from sessions_db.cli.group import acting, as_json, cli, database, progress_bar, writer
+from sessions_db.cli.group import acting, as_json, cli, database, one_of, progress_bar, reader, writer
+from sessions_db.exporting import export_lines
 from sessions_db.importing import Line, Outcome, import_lines
+from sessions_db.models import SessionKind, SessionStatus
 
 
 @cli.command("import")
 @click.argument("file", type=click.File("rb"), metavar="FILE.jsonl")
-@click.option("--agent", "agent_id", metavar="ID", required=True, help="The agent that the conversations belong to.")
+@click.option("--agent", "agent_id", metavar="ID", help="The agent that the conversations belong to.")
 @as_json
 @acting
 @database
 @click.pass_obj
 @click.pass_context
 def import_(
-    ctx: click.Context, url: str | None, file: IO[bytes], agent_id: str, as_json: bool, actor: str | None
+    ctx: click.Context, url: str | None, file: IO[bytes], agent_id: str | None, as_json: bool, actor: str | None
 ) -> None:
-    """Import chat-completions conversations.
+    """Import exported sessions, or chat-completions conversations.
 
-    Each line of FILE.jsonl (- is standard input) is a JSON object:
+    Each line of FILE.jsonl (- is standard input) is a JSON object of one of two kinds, which may be mixed.
+
+    What `sessions-db export` wrote becomes the session that it was, with its key, times, status, labels and messages.
+    If a session with that key is there and differs, the line is refused. A label that a session here got later stays
+    with it.
+
+    A conversation, which needs --agent, looks so:
 
     \b
       {"label": "...", "task": "...", "messages": [{"role": "user", ...}, ...]}
@@ -38,9 +50,9 @@ def import_(
     exactly; as everywhere, a session retains the newest 100. What the user and the assistant say is sent to the main
     session too.
 
-    A line that can't be imported is reported with its number; the others are imported, and the exit code is 1. A
-    conversation that is there already, from an earlier import or an earlier line, is not imported again, so an import
-    that was cut off can simply be repeated.
+    A line that can't be imported is reported with its number; the others are imported, and the exit code is 1. What is
+    there already, from an earlier import or an earlier line, is not imported again, so an import that was cut off can
+    simply be repeated.
     """  # noqa: D301  # Click keeps the lines after a backspace as they are
     outcomes: Counter[Outcome] = Counter()
     messages = 0
@@ -62,8 +74,8 @@ def import_(
             )
         )
     else:
-        click.echo(f"Imported: {imported:,} conversations with {messages:,} messages")
-        click.echo(f"Already there: {already_there:,} conversations")
+        click.echo(f"Imported: {imported:,} sessions with {messages:,} messages")
+        click.echo(f"Already there: {already_there:,} sessions")
         click.echo(f"Refused: {refused:,} lines")
     if refused:
         ctx.exit(1)
@@ -79,3 +91,83 @@ def _size(file: IO[bytes]) -> int | None:
 
 def _refusal(line: Line) -> Text:
     return Text(terminal.one_line(f"line {line.number}: {line.reason}"))
+
+
+@cli.command()
+@click.option(
+    "--output",
+    type=click.Path(dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="Write to this file, which is there only when all is written.  [default: standard output]",
+)
+@click.option("--agent", "agent_id", metavar="ID", help="Only this agent's sessions.")
+@click.option("--kind", "kinds", type=one_of(SessionKind), multiple=True, help="Only this kind; may be repeated.")
+@click.option(
+    "--status", "statuses", type=one_of(SessionStatus), multiple=True, help="Only this status; may be repeated."
+)
+@click.option("--json", "as_json", is_flag=True, help="With --output: print what was written as JSON.")
+@database
+@click.pass_obj
+def export(
+    url: str | None,
+    output: Path | None,
+    agent_id: str | None,
+    kinds: Sequence[str],
+    statuses: Sequence[str],
+    as_json: bool,
+) -> None:
+    """Export sessions as JSON Lines.
+
+    Each line is a session with all that is stored of it: its messages, archived ones too, and the labels that it owns.
+    The sessions are those of one moment, whatever others write meanwhile, the oldest first. `sessions-db import` reads
+    the lines into the same database or another one, SQLite or Postgres; the same sessions give the same lines on both.
+
+    The log of what became of the sessions stays where it is: it tells what happened in its own database.
+    """
+    if str(output) == "-":
+        output = None
+    written = size = 0
+    with (
+        reader(url) as manager,
+        export_lines(manager, agent_id=agent_id, kinds=kinds or None, statuses=statuses or None) as exported,
+        _written(output) as (file, on_terminal),
+        # Of two things that are written to a terminal at once, neither can be read.
+        progress_bar(MofNCompleteColumn(), hidden=on_terminal) as progress,
+    ):
+        task = progress.add_task("Exporting", total=exported.total)
+        for line in exported.lines:
+            file.write(terminal.safe_json(line) if on_terminal else line)
+            written += 1
+            size += len(line)
+            progress.advance(task)
+    if output is None or not output.is_file():  # a device may be where the lines go and this would too
+        return
+    if as_json:
+        click.echo(terminal.to_json({"exported": written, "bytes": size, "file": str(output)}))
+    else:
+        click.echo(f"Exported: {written:,} sessions, {size:,} bytes, to {terminal.printable(str(output))}")
+
+
+@contextmanager
+def _written(output: Path | None) -> Iterator[tuple[IO[bytes], bool]]:
+    """Where to write, and whether that is a terminal. A regular file gets its name when the block has ended well."""
+    if output is None:
+        # Opened before a bar is shown, which replaces `sys.stdout` by a way to stderr.
+        with click.open_file("-", "wb") as stdout:
+            yield stdout, stdout.isatty()
+            stdout.flush()
+    elif output.exists() and not output.is_file():  # a device or a pipe
+        with output.open("wb") as file:
+            yield file, file.isatty()
+    else:
+        target = output.resolve()
+        unfinished = target.with_name(f".export-{uuid.uuid4()}")
+        try:
+            with unfinished.open("xb") as file:
+                yield file, False
+                file.flush()
+                os.fsync(file.fileno())
+            unfinished.replace(target)
+        except BaseException:
+            unfinished.unlink(missing_ok=True)
+            raise

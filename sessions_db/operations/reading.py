@@ -10,6 +10,7 @@ from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
 from sqlalchemy import (
+    CTE,
     BigInteger,
     ColumnElement,
     CompoundSelect,
@@ -19,6 +20,7 @@ from sqlalchemy import (
     and_,
     bindparam,
     cast,
+    func,
     literal,
     literal_column,
     null,
@@ -117,6 +119,12 @@ def descendants(conn: Connection, key: str) -> list[Session]:
     return _sessions(_DESCENDANTS.rows(conn, {"key": key}))
 
 
+def count_descendants(conn: Connection, key: str) -> int:
+    """How many sessions `descendants` gives."""
+    ((count,),) = _DESCENDANT_COUNT.rows(conn, {"key": key})
+    return int(count)
+
+
 def events(
     conn: Connection, *, session_key: str | None, kind: EventKind | None, after_id: int | None, limit: int
 ) -> list[SessionEvent]:
@@ -208,10 +216,14 @@ _HISTORY = _history()
 _HISTORY_WITHOUT_TOOLS = _history(messages.c.role != Role.TOOL.value)
 
 
-def _descendants(_dialect: str) -> Select[Any]:
+def _tree() -> CTE:
     tree = select(sessions.c.key).where(sessions.c.parent_key == bindparam("key")).cte("tree", recursive=True)
     # UNION, not UNION ALL: a key that was met before is dropped, so a cycle made by hand ends.
-    tree = tree.union(select(sessions.c.key).where(sessions.c.parent_key == tree.c.key))
+    return tree.union(select(sessions.c.key).where(sessions.c.parent_key == tree.c.key))
+
+
+def _descendants(_dialect: str) -> Select[Any]:
+    tree = _tree()
     return (
         select(*_SESSION_COLUMNS)
         .where(sessions.c.key.in_(select(tree.c.key)), sessions.c.key != bindparam("key"))
@@ -220,6 +232,14 @@ def _descendants(_dialect: str) -> Select[Any]:
 
 
 _DESCENDANTS = Rendered(_descendants)
+
+
+def _descendant_count(_dialect: str) -> Select[Any]:
+    tree = _tree()
+    return select(func.count()).select_from(tree).where(tree.c.key != bindparam("key"))
+
+
+_DESCENDANT_COUNT = Rendered(_descendant_count)
 
 
 def _sessions(rows: Iterable[Sequence[Any]]) -> list[Session]:
