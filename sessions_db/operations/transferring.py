@@ -16,7 +16,6 @@ from sqlalchemy import (
     and_,
     bindparam,
     cast,
-    collate,
     func,
     insert,
     literal,
@@ -110,14 +109,12 @@ class Selection:
 
     def read(self, conn: Connection) -> Iterator[WholeSession]:
         """The sessions, the oldest first, those of one millisecond by the bytes of their keys."""
-        # What SQLite has by itself. A Postgres database's own collation may be any.
-        key = collate(sessions.c.key, "C") if conn.dialect.name == "postgresql" else sessions.c.key
-        page = _sessions().where(*self._conditions).order_by(sessions.c.created_ms, key).limit(_PAGE)
+        page = _sessions().where(*self._conditions).order_by(sessions.c.created_ms, sessions.c.key).limit(_PAGE)
         found = _read(conn, page)
         while found:
             yield from (_with_messages(conn, session) for session in found)
             last = found[-1]
-            after = or_(sessions.c.created_ms > last.created_ms, key > last.key)
+            after = or_(sessions.c.created_ms > last.created_ms, sessions.c.key > last.key)
             # The first condition is what an index can be entered by.
             found = _read(conn, page.where(and_(sessions.c.created_ms >= last.created_ms, after)))
 
