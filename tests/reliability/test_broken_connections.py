@@ -13,10 +13,10 @@ from sqlalchemy import make_url
 
 from sessions_db import DatabaseUnavailable, NewMessage, SessionManager
 from tests.conftest import PlainClient, run_together
+from tests.servers import Server, postgres
 from tests.wire import Wire
 
-from .servers import Server, postgres
-from .writers import Writers
+from .retrying import RetryingWriters
 
 Open = Callable[..., SessionManager]
 
@@ -206,7 +206,7 @@ def test_appends_go_on_and_are_stored_once_while_connections_are_cut(
 ) -> None:
     with open_manager(wire.url, message_cap=1_000_000, pool_size=4) as manager:
         keys = [manager.spawn_subagent("main", "Test") for _ in range(3)]
-        with Writers(manager, keys, figures) as writers:
+        with RetryingWriters(manager, keys, figures) as writers:
             for turn in range(500 if full else 20):
                 writers.go_on(20)
                 if turn % 2:
@@ -238,7 +238,7 @@ def test_appends_go_on_and_are_stored_once_while_the_server_restarts(
     server.execute(f"CREATE DATABASE {database}")
     with open_manager(server.url(database), message_cap=1_000_000, pool_size=4) as manager:
         keys = [manager.spawn_subagent("main", "Test") for _ in range(3)]
-        with Writers(manager, keys, figures) as writers:
+        with RetryingWriters(manager, keys, figures) as writers:
             for _ in range(20 if full else 2):
                 writers.go_on(50)
                 if how == "kill":

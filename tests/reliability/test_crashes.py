@@ -15,11 +15,12 @@ from typing import TypeAlias
 import pytest
 
 from sessions_db import SessionManager
+from sessions_db.doctor import Outcome, examine
 from tests.conftest import PlainClient
 from tests.reliability.ledger import Account
 from tests.reliability.processes import Writer
-from tests.reliability.server import Server
 from tests.reliability.soundness import faults
+from tests.servers import Server, postgres
 
 pytestmark = pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="no SIGKILL on this system")
 
@@ -54,7 +55,7 @@ def test_killed_writer_loses_nothing_acknowledged_and_leaves_nothing_half_done(
         figures.update({"rounds": 1, "kills": 1})
         wait_for_the_dead(url)
 
-        assert faults(url) == []
+        assert ailments(url) == []
         account.settle(task, writer.receipts, open_outcome=True)
         with SessionManager(url) as manager:
             account.repeat(manager)
@@ -81,7 +82,7 @@ def test_writers_go_on_when_one_among_them_is_killed(
         wait_for_the_dead(url, living=len(others))
 
         assert [end for end in ends if end.failed] == []
-        assert faults(url) == []
+        assert ailments(url) == []
         for agent_id, account in accounts.items():
             account.settle(tasks[agent_id], writers[agent_id].receipts, open_outcome=agent_id == "victim")
     for other in others.values():
@@ -102,7 +103,13 @@ def test_database_whose_creation_was_killed_is_created_by_the_next_who_opens_it(
         with SessionManager(url) as manager:
             figures["found empty" if manager.found_revision is None else "found complete"] += 1
             manager.send_message(manager.get_or_create_main("main").key, "Hello")
-        assert faults(url) == []
+        assert ailments(url) == []
+
+
+def ailments(url: str) -> list[str]:
+    """What is not sound, and what the doctor finds."""
+    findings = examine(url)
+    return faults(url) + [finding.detail for finding in findings if finding.outcome is Outcome.FAILURE]
 
 
 def wait_for_the_dead(url: str, *, living: int = 0) -> None:
@@ -118,15 +125,14 @@ def wait_for_the_dead(url: str, *, living: int = 0) -> None:
 
 @pytest.fixture
 def server() -> Iterator[Server]:
-    started = Server()
-    yield started
-    started.close()
+    with postgres(fsync="on", full_page_writes="on") as started:
+        yield started
 
 
 def test_killed_server_loses_nothing_acknowledged_and_leaves_nothing_half_done(
     server: Server, start_writer: StartWriter, full: bool, figures: Counter[str]
 ) -> None:
-    url = server.url
+    url = server.url()
     SessionManager(url).close()
     assert settings(url) == {"fsync": "on", "full_page_writes": "on", "synchronous_commit": "on"}
     writers = {f"writer-{number}": start_writer(url, f"writer-{number}") for number in range(1, 5)}
@@ -138,13 +144,13 @@ def test_killed_server_loses_nothing_acknowledged_and_leaves_nothing_half_done(
         for writer in writers.values():
             writer.wait_for(1)
         time.sleep(random.uniform(0, 0.2))
-        server.kill()
+        server.stop("immediate")
         server.start()
         figures.update({"rounds": 1, "kills of the server": 1})
         time.sleep(random.uniform(0, 0.1))  # those whom the kill did not hit go on
         ends = {agent_id: writer.stop() for agent_id, writer in writers.items()}
 
-        assert faults(url) == []
+        assert ailments(url) == []
         for agent_id, end in ends.items():
             figures["operations that failed"] += end.failed
             accounts[agent_id].settle(tasks[agent_id], writers[agent_id].receipts, open_outcome=end.outcome_unknown)

@@ -12,9 +12,9 @@ from sqlalchemy import URL
 
 from sessions_db import DatabaseUnavailable, SessionManager
 from tests.conftest import PlainClient
+from tests.servers import Server, postgres, standby_of
 
-from .servers import Server, postgres, standby_of
-from .writers import Writers
+from .retrying import RetryingWriters
 
 Open = Callable[..., SessionManager]
 
@@ -40,7 +40,7 @@ def test_no_acknowledged_append_is_lost_when_the_primary_dies_and_the_standby_ta
     for _ in range(10 if full else 1):
         with pair() as (primary, standby, url), open_manager(url, message_cap=1_000_000, pool_size=4) as manager:
             keys = [manager.spawn_subagent("main", "Test") for _ in range(3)]
-            with Writers(manager, keys, figures) as writers:
+            with RetryingWriters(manager, keys, figures) as writers:
                 writers.go_on(100)
                 if how == "kill":
                     primary.kill()

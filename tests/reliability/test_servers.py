@@ -14,9 +14,9 @@ import pytest
 
 from sessions_db import SessionManager
 from tests.conftest import PlainClient
+from tests.servers import pgbouncer, postgres
 
-from .servers import pgbouncer, postgres
-from .writers import Writers
+from .retrying import RetryingWriters
 
 ROOT = Path(__file__).parents[2]
 
@@ -70,7 +70,7 @@ def test_appends_go_on_and_are_stored_once_while_the_server_behind_pgbouncer_res
     with postgres() as server, pgbouncer("127.0.0.1", server.port, server_login_retry=0.1) as bouncer:
         with open_manager(bouncer.url(), message_cap=1_000_000, pool_size=4) as manager:
             keys = [manager.spawn_subagent("main", "Test") for _ in range(3)]
-            with Writers(manager, keys, figures) as writers:
+            with RetryingWriters(manager, keys, figures) as writers:
                 for _ in range(20 if full else 1):
                     writers.go_on(50)
                     server.kill()

@@ -11,7 +11,7 @@ from typing import Self
 from sessions_db import DatabaseUnavailable, SessionManager
 
 
-class Writers:
+class RetryingWriters:
     """Threads that append with idempotency keys, and repeat what failed, until they are told to stop."""
 
     def __init__(self, manager: SessionManager, keys: list[str], figures: Counter[str]) -> None:
