@@ -114,6 +114,15 @@ def test_links_lead_somewhere() -> None:
             assert (page.parent / target).exists(), (page.name, target)
 
 
+def test_every_test_that_the_reliability_page_names_exists() -> None:
+    named = set(re.findall(r"`(test_\w+)`", (ROOT / "docs" / "reliability.md").read_text()))
+    files = (ROOT / "tests").rglob("test_*.py")
+    defined = {name for file in files for name in re.findall(r"^def (test_\w+)", file.read_text(), flags=re.MULTILINE)}
+
+    assert len(named) > 40
+    assert named - defined == set()
+
+
 def test_ci_runs_the_readmes_test_command() -> None:
     setups = [block.strip() for block in blocks(ROOT / "README.md", "sh") if "venv" in block]
 

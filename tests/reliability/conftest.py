@@ -7,8 +7,6 @@ from collections.abc import Iterator
 
 import pytest
 
-_FIGURES = pytest.StashKey[dict[str, Counter[str]]]()
-
 
 @pytest.fixture(params=[False, pytest.param(True, marks=pytest.mark.full)], ids=["quick", "full"])
 def full(request: pytest.FixtureRequest) -> bool:
@@ -21,15 +19,16 @@ def figures(request: pytest.FixtureRequest) -> Iterator[Counter[str]]:
     """Counts, each under a name, that are shown when all tests are through, those of a failed test too."""
     counted: Counter[str] = Counter()
     yield counted
-    request.config.stash.setdefault(_FIGURES, {})[request.node.nodeid] = counted
     for name, value in counted.items():
         request.node.user_properties.append((name, value))
 
 
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    figures = config.stash.get(_FIGURES, {})
-    if figures:
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    reports = [report for reports in terminalreporter.stats.values() for report in reports]
+    # What a test noted by itself, or by the fixture above, is complete when it was torn down.
+    noted = [report for report in reports if getattr(report, "when", None) == "teardown" and report.user_properties]
+    if noted:
         terminalreporter.section("figures")
-    for test, counted in figures.items():
-        terminalreporter.line(test)
-        terminalreporter.line("    " + ", ".join(f"{name}: {value:,}" for name, value in counted.items()))
+    for report in noted:
+        terminalreporter.line(report.nodeid)
+        terminalreporter.line("    " + ", ".join(f"{name}: {value:,}" for name, value in report.user_properties))

@@ -14,7 +14,7 @@ FACTOR = int(os.environ.get("SESSIONS_DB_TEST_EXAMPLES", "1"))
 
 
 def note(request: pytest.FixtureRequest, name: str, number: int) -> None:
-    """Keep a figure of the test for a report: `--junitxml` writes it."""
+    """Keep a figure of the test, which is shown when all tests are through."""
     request.node.user_properties.append((name, number))
 
 
