@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from enum import StrEnum
 from typing import Any
 
@@ -152,17 +152,22 @@ sessions = Table(
     postgresql_with={"fillfactor": 80},
 )
 
+
+def _message_columns() -> Iterator[Column[Any]]:
+    yield Column("session_key", _Key, nullable=False)
+    yield Column("seq", _Int64, nullable=False)
+    yield Column("role", Text, nullable=False)
+    yield Column("content", Text, nullable=False)
+    yield Column("tool_name", Text)
+    yield Column("metadata", Json)
+    yield Column("timestamp_ms", _Int64, nullable=False)
+    yield Column("idempotency_key", Text)
+
+
 messages = Table(
     "messages",
     metadata,
-    Column("session_key", _Key, nullable=False),
-    Column("seq", _Int64, nullable=False),
-    Column("role", Text, nullable=False),
-    Column("content", Text, nullable=False),
-    Column("tool_name", Text),
-    Column("metadata", Json),
-    Column("timestamp_ms", _Int64, nullable=False),
-    Column("idempotency_key", Text),
+    *_message_columns(),
     PrimaryKeyConstraint("session_key", "seq", name="pk_messages"),
     ForeignKeyConstraint(["session_key"], ["sessions.key"], name="fk_messages_session_key", ondelete="CASCADE"),
     CheckConstraint(_one_of("role", Role), name="ck_messages_role"),
@@ -198,14 +203,7 @@ labels = Table(
 archived_messages = Table(
     "archived_messages",
     metadata,
-    Column("session_key", _Key, nullable=False),
-    Column("seq", _Int64, nullable=False),
-    Column("role", Text, nullable=False),
-    Column("content", Text, nullable=False),
-    Column("tool_name", Text),
-    Column("metadata", Json),
-    Column("timestamp_ms", _Int64, nullable=False),
-    Column("idempotency_key", Text),
+    *_message_columns(),
     Column("archived_ms", _Int64, nullable=False),
     PrimaryKeyConstraint("session_key", "seq", name="pk_archived_messages"),
     ForeignKeyConstraint(
