@@ -24,7 +24,9 @@ ROOT = Path(__file__).parents[2]
 def behaviour_passes(url: str, files: list[str], figures: Counter[str]) -> None:
     """Run the Postgres half of the behaviour suite on the server at `url`."""
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", "postgresql", *files]
-    environment = {**os.environ, "SESSIONS_DB_TEST_POSTGRES_URL": url}
+    # Not the options and the coverage of the run that this test is a part of.
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith(("PYTEST_", "COV"))}
+    environment = {**inherited, "SESSIONS_DB_TEST_POSTGRES_URL": url}
     result = subprocess.run(
         command, cwd=ROOT, env=environment, timeout=1800, check=False, capture_output=True, text=True
     )
