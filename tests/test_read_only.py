@@ -1,0 +1,72 @@
+"""A manager that is opened for reading only leaves the database as it is, whatever is tried."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+from sqlalchemy import make_url
+
+from sessions_db import DatabaseUnavailable, InvalidInput, SchemaMismatch, SessionManager
+
+from .conftest import PlainClient
+
+
+def test_statement_past_the_managers_methods_is_refused_too(url: str, manager: SessionManager) -> None:
+    manager.get_or_create_main("main")
+    with SessionManager(url, read_only=True) as reader:
+        for statement in ("DELETE FROM sessions", "CREATE TABLE own (id INTEGER)", "DROP TRIGGER messages_append"):
+            with pytest.raises(sa.exc.DBAPIError, match=r"readonly|read-only|syntax"), reader.transaction() as tx:
+                tx.connection.exec_driver_sql(statement)
+
+    assert len(manager.list()) == 1
+
+
+@pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
+def test_bytes_of_the_file_stay(url: str) -> None:
+    with SessionManager(url) as manager:
+        key = manager.spawn_subagent("main", "Test", "research")
+        manager.send_message(key, "Hello")
+    file = Path(str(make_url(url).database))
+    before = file.read_bytes()
+
+    with SessionManager(url, read_only=True) as reader:
+        assert reader.get_by_label("research") is not None
+        reader.verify_log()
+
+    assert file.read_bytes() == before
+
+
+def test_file_that_is_not_there_is_not_made(tmp_path: Path) -> None:
+    file = tmp_path / "what%is?this#.db"
+    with pytest.raises(DatabaseUnavailable, match="unable to open database file"):
+        SessionManager(sa.URL.create("sqlite", database=str(file)), read_only=True)
+    assert [*tmp_path.iterdir()] == []
+
+    SessionManager(sa.URL.create("sqlite", database=str(file))).close()
+    with SessionManager(sa.URL.create("sqlite", database=str(file)), read_only=True) as reader:
+        assert reader.list() == []
+
+
+def test_empty_database_and_one_that_is_behind_are_refused_and_stay(empty_url: str, backend: str) -> None:
+    if backend == "sqlite":
+        Path(str(make_url(empty_url).database)).touch()
+    with pytest.raises(SchemaMismatch, match="nothing has created it yet, `sessions-db upgrade` does") as caught:
+        SessionManager(empty_url, read_only=True)
+    assert caught.value.found is None
+
+    SessionManager(empty_url).close()
+    plain = PlainClient(empty_url)
+    plain("UPDATE sessions_db_version SET version_num = '0002'")
+    with pytest.raises(SchemaMismatch, match="run `sessions-db upgrade`"):
+        SessionManager(empty_url, read_only=True)
+    assert plain("SELECT version_num FROM sessions_db_version") == [("0002",)]
+    plain.close()
+
+
+def test_what_can_not_be_is_refused(url: str) -> None:
+    with pytest.raises(InvalidInput, match="read_only"):
+        SessionManager("sqlite://", read_only=True)
+    with pytest.raises(InvalidInput, match="migrate"):
+        SessionManager(url, read_only=True, migrate=True)
