@@ -168,8 +168,9 @@ class PostgresDatabases:
             time.sleep(0.01)
         assert leaked == [(0,)], "a connection to the database was left open"
         tables = ", ".join(table.name for table in schema.tables_of("postgresql"))
-        # The triggers let nobody empty the log.
-        self._execute(database, f"SET session_replication_role = replica; TRUNCATE {tables} RESTART IDENTITY")
+        # The triggers let nobody empty the log. LOCAL: behind PgBouncer the connection is somebody else's afterwards.
+        emptying = f"SET LOCAL session_replication_role = replica; TRUNCATE {tables} RESTART IDENTITY"
+        self._execute(database, f"BEGIN; {emptying}; COMMIT")
         self._free.append(url)
 
     def close(self) -> None:

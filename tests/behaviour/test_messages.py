@@ -202,9 +202,11 @@ def test_no_committed_state_has_more_than_the_cap(manager: SessionManager, plain
     writing = threading.Event()
 
     def append() -> None:
-        for number in range(60):
-            manager.add_messages(key, texts(1, 1 + number % 25))
-        writing.set()
+        try:
+            for number in range(60):
+                manager.add_messages(key, texts(1, 1 + number % 25))
+        finally:
+            writing.set()
 
     writers = [threading.Thread(target=append) for _ in range(2)]
     for thread in writers:
