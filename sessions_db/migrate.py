@@ -53,7 +53,9 @@ def ensure_head(engine: Engine, *, migrate: bool, create: bool) -> str | None:
         except CommandError as error:
             raise SchemaMismatch(f"{VERSION_TABLE} with several rows", head, "restore a backup") from error
         if found == head:
-            _require_triggers(conn)
+            # Who only reads is shown what there is: a log that somebody has tampered with, say.
+            if create:
+                _require_triggers(conn)
             return found
     if found is not None and not _is_known(scripts, found):
         raise SchemaMismatch(found, head, "a newer release has migrated it, install that one")
