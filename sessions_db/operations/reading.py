@@ -6,8 +6,9 @@ which sees one moment, gives both and repeats nothing.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
-from typing import Any
+from collections.abc import Callable, Collection, Iterable, Sequence
+from functools import wraps
+from typing import Any, ParamSpec, TypeVar
 
 from sqlalchemy import (
     CTE,
@@ -15,6 +16,7 @@ from sqlalchemy import (
     ColumnElement,
     CompoundSelect,
     Connection,
+    RowMapping,
     Select,
     Text,
     and_,
@@ -34,6 +36,9 @@ from sessions_db.models import EventKind, Message, Role, Session, SessionEvent, 
 from sessions_db.operations.rendered import Rendered
 from sessions_db.schema import from_json, labels, messages, session_events, sessions
 from sessions_db.validation import MAX_INTEGER
+
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
 
 _SESSION_COLUMNS: tuple[ColumnElement[Any], ...] = (
     literal_column("0").label("seq"),
@@ -64,6 +69,23 @@ MESSAGE_COLUMNS: tuple[ColumnElement[Any], ...] = (
     messages.c.tool_name,
     cast(messages.c.metadata, Text).label("metadata"),
 )
+
+
+def _telling_damage(read: Callable[_P, _T]) -> Callable[_P, _T]:
+    """The function, which makes values of rows, with an error for what no constraint would have let in.
+
+    SQLite keeps no checksums, and does not notice when the bytes of a file are changed within a value.
+    """
+
+    @wraps(read)
+    def call(*args: _P.args, **kwargs: _P.kwargs) -> _T:
+        try:
+            return read(*args, **kwargs)
+        except (KeyError, TypeError, ValueError) as error:
+            damage = f"the database is damaged, it holds what can't have been stored: {error!r:.100}"
+            raise DatabaseUnavailable(damage, 0.0) from error
+
+    return call
 
 
 def get(conn: Connection, key: str) -> Session | None:
@@ -138,11 +160,12 @@ def events(
         query = query.order_by(session_events.c.id.desc())
     else:
         query = query.where(session_events.c.id > after_id).order_by(session_events.c.id)
-    rows = conn.execute(query).mappings().all()
-    try:
-        return sorted((_event(**row) for row in rows), key=lambda event: event.id)
-    except ValueError as error:
-        raise _damaged(error) from error
+    return _events(conn.execute(query).mappings().all())
+
+
+@_telling_damage
+def _events(rows: Sequence[RowMapping]) -> list[SessionEvent]:
+    return sorted((_event(**row) for row in rows), key=lambda event: event.id)
 
 
 def _event(*, event: str, from_status: str | None, to_status: str | None, **rest: Any) -> SessionEvent:
@@ -242,26 +265,18 @@ def _descendant_count(_dialect: str) -> Select[Any]:
 _DESCENDANT_COUNT = Rendered(_descendant_count)
 
 
+@_telling_damage
 def _sessions(rows: Iterable[Sequence[Any]]) -> list[Session]:
     found: list[Sequence[Any]] = []
     retained: dict[str, list[Sequence[Any]]] = {}
-    try:
-        for row in rows:
-            seq, key = row[:2]
-            if seq == 0:
-                found.append(row[1 : len(_SESSION_COLUMNS)])
-                retained[key] = []
-            else:
-                retained[key].append(row[len(_SESSION_COLUMNS) :])
-        return [_session(row, retained[row[0]]) for row in found]
-    except (KeyError, TypeError, ValueError) as error:
-        raise _damaged(error) from error
-
-
-def _damaged(error: Exception) -> DatabaseUnavailable:
-    # What no constraint would have let in. SQLite keeps no checksums, and does not notice when the bytes of a file are
-    # changed within a value.
-    return DatabaseUnavailable(f"the database is damaged, it holds what can't have been stored: {error!r:.100}", 0.0)
+    for row in rows:
+        seq, key = row[:2]
+        if seq == 0:
+            found.append(row[1 : len(_SESSION_COLUMNS)])
+            retained[key] = []
+        else:
+            retained[key].append(row[len(_SESSION_COLUMNS) :])
+    return [_session(row, retained[row[0]]) for row in found]
 
 
 def _session(row: Sequence[Any], retained: Sequence[Sequence[Any]]) -> Session:
@@ -276,25 +291,23 @@ def _session(row: Sequence[Any], retained: Sequence[Sequence[Any]]) -> Session:
 _ROLES = {role.value: role for role in Role}
 
 
+@_telling_damage
 def messages_of(rows: Iterable[Sequence[Any]]) -> list[Message]:
     """The messages that rows of `MESSAGE_COLUMNS` hold."""
-    try:
-        return [
-            Message(seq, _ROLES[role], content, timestamp_ms, tool_name, from_json(metadata) if metadata else None)
-            for seq, role, content, timestamp_ms, tool_name, metadata in rows
-        ]
-    except (KeyError, TypeError, ValueError) as error:
-        raise _damaged(error) from error
+    return [
+        Message(seq, _ROLES[role], content, timestamp_ms, tool_name, from_json(metadata) if metadata else None)
+        for seq, role, content, timestamp_ms, tool_name, metadata in rows
+    ]
 
 
 def status_of(conn: Connection, key: str) -> SessionStatus | None:
     """The session's status, or None if there is none."""
     for (status,) in _STATUS.rows(conn, {"key": key}):
-        try:
-            return SessionStatus(status)
-        except ValueError as error:
-            raise _damaged(error) from error
+        return _status(status)
     return None
+
+
+_status = _telling_damage(SessionStatus)
 
 
 _STATUS = Rendered(lambda _: select(sessions.c.status).where(sessions.c.key == bindparam("key")))
