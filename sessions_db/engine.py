@@ -15,9 +15,9 @@ from urllib.parse import quote
 
 from sqlalchemy import URL, Connection, Engine, ExceptionContext, QueuePool, create_engine, event, exc, make_url
 
+from sessions_db.connections import is_in_memory, look_after
 from sessions_db.errors import DatabaseUnavailable, InvalidInput, SessionsError, is_read_only
 from sessions_db.operations.rendered import SENT_DIRECTLY
-from sessions_db.process import is_in_memory, look_after
 
 _DRIVERS = {"sqlite": "pysqlite", "postgresql": "psycopg"}
 
@@ -46,7 +46,7 @@ def open_engine(
         engine = _sqlite_engine(parsed, synchronous, retry_budget_s, pool_size, read_only=read_only)
     else:
         engine = _postgresql_engine(parsed, retry_budget_s, pool_size, read_only=read_only)
-    look_after(engine, 1 if is_in_memory(parsed) else pool_size)
+    look_after(engine)
     return engine
 
 

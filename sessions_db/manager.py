@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from functools import partial
 from types import TracebackType
 from typing import Concatenate, ParamSpec, Self, TypeVar
@@ -14,10 +14,10 @@ from sqlalchemy import URL, Connection, Engine, exc
 
 from sessions_db import engine as engines
 from sessions_db import errors, migrate, validation
+from sessions_db.connections import Connections, is_in_memory
 from sessions_db.errors import DatabaseUnavailable, InvalidInput, SessionsError
 from sessions_db.models import DEFAULT_MESSAGE_CAP
 from sessions_db.operations import acting
-from sessions_db.process import turn_of
 from sessions_db.retry import RetryBudget
 from sessions_db.store import Needs, SessionStore
 
@@ -152,9 +152,10 @@ class SessionManager(SessionStore):
                 pool_size=validation.pool_size(pool_size),
                 read_only=read_only,
             )
+            self._connections = Connections(self._engine, 1 if is_in_memory(self._engine.url) else pool_size)
         else:
             self._engine = engines.adopt(database)
-        self._closed = False
+            self._connections = Connections(self._engine)
         try:
             self._found_revision = self._ensure_schema(migrate)
         except BaseException:
@@ -177,13 +178,11 @@ class SessionManager(SessionStore):
     @property
     def closed(self) -> bool:
         """Whether `close` was called."""
-        return self._closed
+        return self._connections.closed
 
     def close(self) -> None:
         """Close the manager's connections; further calls raise `SessionsError`. Closing again does nothing."""
-        if not self._closed and self._owns_engine:
-            self._engine.dispose()
-        self._closed = True
+        self._connections.close()
 
     @contextmanager
     def transaction(self) -> Iterator[Transaction]:
@@ -203,7 +202,7 @@ class SessionManager(SessionStore):
         in_block = False
         try:
             with ExitStack() as stack:
-                conn = stack.enter_context(self._connection(budget, writing=not self._read_only))
+                conn = stack.enter_context(self._connection(budget, writing=not self._read_only, lent=True))
                 begun = partial(self._begun, conn, read_only=self._read_only)
                 self._retry(lambda: stack.enter_context(begun()), errors.is_rolled_back, budget)
                 in_block = True
@@ -270,23 +269,13 @@ class SessionManager(SessionStore):
             yield
             acting.stop_acting(conn)
 
-    @contextmanager
-    def _connection(self, budget: RetryBudget, *, writing: bool) -> Iterator[Connection]:
-        if self._closed:
-            raise SessionsError("This SessionManager is closed")
-        # The turn comes first: a writer that waits for it keeps no connection from those who read.
-        turn = turn_of(self._engine, writing=writing)
-        if turn is not None and not turn.lock.acquire(timeout=max(0.0, budget.left_s)):
-            raise DatabaseUnavailable(turn.refusal, budget.spent_s)
-        try:
-            with self._retry(self._engine.connect, errors.is_passing_refusal, budget) as conn:
-                yield conn
-                if self._closed and self._owns_engine and not conn.invalidated:
-                    # The pool that it would go back to is gone.
-                    conn.detach()
-        finally:
-            if turn is not None:
-                turn.lock.release()
+    def _connection(
+        self, budget: RetryBudget, *, writing: bool, lent: bool = False
+    ) -> AbstractContextManager[Connection]:
+        def connect(attempt: Callable[[], Connection]) -> Connection:
+            return self._retry(attempt, errors.is_passing_refusal, budget)
+
+        return self._connections.use(budget, connect, writing=writing, lent=lent)
 
     def _budget(self) -> RetryBudget:
         if self._engine.dialect.name == "sqlite" and self._owns_engine:
@@ -318,8 +307,7 @@ class SessionManager(SessionStore):
     def _ensure_schema(self, migrate_: bool) -> str | None:
         budget = self._budget()
         try:
-            with self._connection(budget, writing=False):
-                pass
+            self._retry(self._engine.connect, errors.is_passing_refusal, budget).close()
         except SessionsError:
             raise
         except (exc.ArgumentError, TypeError, ValueError):

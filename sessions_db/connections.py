@@ -1,0 +1,224 @@
+"""Who may use which connection, and when: threads take turns, and a fork leaves nothing torn."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import threading
+import time
+import weakref
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+from sqlalchemy import URL, Connection, Dialect, Engine, Pool, QueuePool, event
+
+from sessions_db.errors import DatabaseUnavailable, SessionsError
+from sessions_db.retry import RetryBudget
+from sessions_db.turns import Turns
+
+
+class Connections:
+    """The connections of an engine, each for one thread at a time.
+
+    Those of an engine of the library's own are kept from call to call as SQLAlchemy's `Connection`s. To get one from
+    the pool and to give it back each time makes an append to SQLite a sixth slower.
+
+    Args:
+        engine: an engine of the library's own, or the caller's.
+        pool_size: how many connections the library's own may have; None where it is the caller's, who may share them.
+    """
+
+    def __init__(self, engine: Engine, pool_size: int | None = None) -> None:
+        self.engine = engine
+        self.closed = False
+        self._pool_size = pool_size
+        self._idle: list[Connection] = []
+        self._begin()
+        _managed.add(self)
+
+    def _begin(self) -> None:
+        self._turns = None if self._pool_size is None else Turns(self._pool_size)
+        # SQLite has one writer at a time, and one that must wait sleeps and tries again. With 64 threads, taking turns
+        # brings the 99th percentile of an append from 520 to 94 ms. The lock goes to whoever is there: in order, up to
+        # a third less is written (synchronous=NORMAL).
+        self._writing = threading.Lock() if _is_sqlite_file(self.engine) else None
+
+    @contextmanager
+    def use(
+        self,
+        budget: RetryBudget,
+        connect: Callable[[Callable[[], Connection]], Connection],
+        *,
+        writing: bool,
+        lent: bool = False,
+    ) -> Iterator[Connection]:
+        """A connection for the block, once it is this thread's turn.
+
+        Args:
+            budget: how long to wait for the turn.
+            connect: called with what makes a new connection, if one is needed; gives what that gives.
+            writing: whether the block writes.
+            lent: whether others get hold of the connection, and may leave it with other options.
+
+        Raises:
+            DatabaseUnavailable: the budget was spent before.
+            SessionsError: the connections are closed.
+        """
+        if self.closed:
+            raise SessionsError("This SessionManager is closed")
+        # A fork replaces them: each is given back where it was taken.
+        lock, turns, idle = self._writing if writing else None, self._turns, self._idle
+        # The lock comes first: a writer that waits for it keeps no connection from those who read.
+        if lock is not None and not lock.acquire(timeout=max(0.0, budget.left_s)):
+            raise DatabaseUnavailable("database is locked by another transaction of this process", budget.spent_s)
+        try:
+            if turns is not None and not turns.acquire(timeout=max(0.0, budget.left_s)):
+                refusal = f"the pool's connections are in use, all {turns.at_once} of them"
+                raise DatabaseUnavailable(refusal, budget.spent_s)
+            try:
+                conn = self._take(idle, connect)
+                try:
+                    yield conn
+                finally:
+                    self._give_back(conn, idle, lent=lent)
+            finally:
+                if turns is not None:
+                    turns.release()
+        finally:
+            if lock is not None:
+                lock.release()
+
+    def _take(self, idle: list[Connection], connect: Callable[[Callable[[], Connection]], Connection]) -> Connection:
+        if idle:
+            with suppress(IndexError):  # another thread was faster
+                return idle.pop()
+        return connect(self.engine.connect)
+
+    def _give_back(self, conn: Connection, idle: list[Connection], *, lent: bool) -> None:
+        if conn.invalidated:
+            # It broke, and those that lie idle may have as well.
+            self.drop_idle()
+        elif self._pool_size is not None and idle is self._idle and not lent:
+            conn.rollback()
+            idle.append(conn)
+            return
+        elif self._pool_size is not None and self.closed and not conn.closed:
+            # The pool that it would go back to is gone.
+            conn.detach()
+        conn.close()
+
+    def drop_idle(self) -> None:
+        """Give the pool what is kept, now and when it is no longer in use."""
+        idle, self._idle = self._idle, []
+        while idle:
+            with suppress(IndexError):
+                idle.pop().close()
+
+    def close(self) -> None:
+        """Close the connections, those in use when they are given back. What is the caller's stays open."""
+        self.closed = True
+        self.drop_idle()
+        if self._pool_size is not None:
+            self.engine.dispose()
+
+    def begin_in_child(self) -> None:
+        """Begin anew in a process that was forked from the one that has used the connections so far."""
+        if not is_in_memory(self.engine.url):
+            # They are not closed: both ends of a Postgres connection are the parent's.
+            _inherited.append(self._idle)
+            self._idle = []
+        # Another thread of the parent's may have had a turn.
+        self._begin()
+
+
+_managed: weakref.WeakSet[Connections] = weakref.WeakSet()
+
+# The engines to look after when the process forks.
+_engines: weakref.WeakSet[Engine] = weakref.WeakSet()
+
+# What a forked child got from its parent and never uses, kept so that nothing closes it.
+_inherited: list[Pool | list[Connection]] = []
+
+# Held by whoever connects to a SQLite file, and while the process forks.
+_connecting = threading.Lock()
+
+# The SQLite files to which this process inherited an open connection from its parent.
+_busy: set[str] = set()
+
+# For how long a fork waits for calls of other threads on SQLite.
+_FORK_WAIT_S = 1.0
+
+
+def look_after(engine: Engine) -> None:
+    """Keep the engine safe across forks."""
+    _engines.add(engine)
+    if _is_sqlite_file(engine):
+        event.listen(engine, "do_connect", _connect_in_turn)
+
+
+def is_in_memory(url: URL) -> bool:
+    """Whether the database is gone with its only connection."""
+    return url.get_backend_name() == "sqlite" and (
+        url.database in (None, "", ":memory:", "file:", "file::memory:") or url.query.get("mode") == "memory"
+    )
+
+
+def _is_sqlite_file(engine: Engine) -> bool:
+    return engine.dialect.name == "sqlite" and not is_in_memory(engine.url)
+
+
+def _connect_in_turn(dialect: Dialect, _record: object, cargs: Any, cparams: Any) -> Any:
+    with _connecting:
+        if (file := _file_of(cargs[0])) in _busy:
+            raise SessionsError(f"This process was forked while {file} was in use, so it can't use it safely")
+        try:
+            return dialect.connect(*cargs, **cparams)
+        except sqlite3.OperationalError as error:
+            # "unable to open database file": which one?
+            error.args = (f"{error}: {file}",)
+            raise
+
+
+def _file_of(database: str) -> str:
+    """The file's path, also where SQLite is given a URI."""
+    return unquote(urlsplit(database).path) if database.startswith("file:") else database
+
+
+def _before_fork() -> None:
+    # SQLite keeps its locks in tables of the process. A child that inherits an open connection believes that it holds
+    # the parent's locks and takes none of its own: what it commits can be lost. So none may be open.
+    _connecting.acquire()
+    for engine in filter(_is_sqlite_file, _engines):
+        pool = engine.pool
+        engine.dispose(close=False)
+        for connections in _managed:
+            if connections.engine is engine:
+                connections.drop_idle()
+        if isinstance(pool, QueuePool):
+            until = time.monotonic() + _FORK_WAIT_S
+            while pool.checkedout() and time.monotonic() < until:
+                time.sleep(0.001)
+            if pool.checkedout():
+                _busy.add(_file_of(engine.dialect.create_connect_args(engine.url)[0][0]))
+        pool.dispose()
+
+
+def _after_fork_in_parent() -> None:
+    _busy.clear()
+    _connecting.release()
+
+
+def _after_fork_in_child() -> None:
+    _connecting.release()
+    for engine in _engines:
+        if engine.dialect.name == "postgresql":
+            _inherited.append(engine.pool)
+            engine.dispose(close=False)
+    for connections in _managed:
+        connections.begin_in_child()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork_in_child)
