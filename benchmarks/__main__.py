@@ -8,7 +8,7 @@ from pathlib import Path
 
 from benchmarks.environment import ROOT, enter
 
-SECTIONS = ("floor", "peers", "concurrency", "growth", "memory")
+SECTIONS = ("floor", "stages", "peers", "concurrency", "growth", "memory")
 
 
 def main() -> None:

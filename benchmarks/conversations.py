@@ -32,6 +32,11 @@ class ChatMessage:
             found["tool_call_id"] = self.tool_call_id
         return found or None
 
+    @property
+    def metadata_json(self) -> str | None:
+        """The metadata as this library stores it."""
+        return None if self.metadata is None else json.dumps(self.metadata, ensure_ascii=False)
+
     def to_dict(self) -> dict[str, Any]:
         """The message as the chat-completions API has it."""
         found: dict[str, Any] = {"role": self.role, "content": self.content}

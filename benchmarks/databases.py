@@ -27,6 +27,15 @@ Durability = Mapping[str, str]
 
 _SYNCHRONOUS = {"0": "OFF", "1": "NORMAL", "2": "FULL", "3": "EXTRA"}
 
+_CHUNK = 16 * 1024 * 1024
+
+# There is an extension for it, pg_prewarm, which not every server has.
+_READ_THROUGH = """
+SELECT sum(length(pg_read_binary_file(file, start, %(chunk)s)))
+FROM pg_database, pg_ls_dir('base/' || oid) AS name, concat('base/', oid, '/', name) AS file,
+  generate_series(0, (pg_stat_file(file)).size, %(chunk)s) AS start
+WHERE datname = current_database()
+"""
 
 _LOOPBACK = "127.0.0.1"
 
@@ -58,6 +67,16 @@ class Databases:
             found = connection.execute("SELECT pg_database_size(current_database())").fetchone()
         assert found is not None
         return int(found[0])
+
+    def read_through(self, url: URL) -> None:
+        """Read every page once, so that the system has in its memory what fits there."""
+        if url.get_backend_name() == "sqlite":
+            with Path(str(url.database)).open("rb") as file:
+                while file.read(_CHUNK):
+                    pass
+            return
+        with psycopg.connect(conninfo(url), autocommit=True) as connection:
+            connection.execute(_READ_THROUGH, {"chunk": _CHUNK})
 
     def _create_sqlite(self, template: URL | None) -> URL:
         path = self._directory / f"{next(self._numbers)}.db"

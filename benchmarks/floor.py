@@ -59,7 +59,7 @@ def _sqlite(bench: Bench, results: Results, synchronous: str) -> None:
     ):
         _drop_triggers(raw)
         subjects = [
-            Subject(OURS, _append(manager, keys[0], bench.messages)),
+            Subject(OURS, append(manager, keys[0], bench.messages)),
             Subject(RAW, _raw_three_statements(raw, statements, keys[1], bench.messages)),
             Subject(RAW_ONE_STATEMENT, raw_append(raw_triggers, statements, keys[2], bench.messages)),
         ]
@@ -80,7 +80,7 @@ def _postgresql(bench: Bench, results: Results) -> None:
         statements = Statements(url.set(drivername="postgresql+psycopg"))
         keys = [full_session(manager, bench.messages) for _ in range(2)]
         subjects = [
-            Subject(OURS, _append(manager, keys[0], bench.messages)),
+            Subject(OURS, append(manager, keys[0], bench.messages)),
             Subject(RAW, raw_append(raw, statements, keys[1], bench.messages)),
         ]
         times = interleaved(subjects, bench.plan(APPEND_ROUNDS), bench.runner)
@@ -121,12 +121,13 @@ def _batch(bench: Bench, results: Results, backend: str) -> None:
             if number % BATCH == 0:
                 manager.add_messages(keys[0], batches[number // BATCH])
 
-        subjects = [Subject("together", together), Subject("one by one", _append(manager, keys[1], bench.messages))]
+        subjects = [Subject("together", together), Subject("one by one", append(manager, keys[1], bench.messages))]
         times = interleaved(subjects, bench.plan(BATCH_ROUNDS), bench.runner)
         results.figures[f"{backend}.batch"] = speed(times, "together", "one by one")
 
 
-def _append(manager: SessionManager, key: str, messages: Sequence[ChatMessage]) -> Operation:
+def append(manager: SessionManager, key: str, messages: Sequence[ChatMessage]) -> Operation:
+    """An append by the library."""
     ready = [(message.role, message.content, message.tool_name, message.metadata) for message in messages]
 
     def operation(number: int) -> object:

@@ -25,6 +25,7 @@ from benchmarks.sections import RETAINED, Bench
 
 _MODULES = {
     "floor": "benchmarks.floor",
+    "stages": "benchmarks.stages",
     "peers": "benchmarks.comparison",
     "concurrency": "benchmarks.concurrency",
     "growth": "benchmarks.growth",

@@ -70,7 +70,6 @@ class Statements:
 
     def append_parameters(self, key: str, message: ChatMessage, at_ms: int) -> Parameters:
         """What an append is sent with."""
-        metadata = message.metadata
         return self._append.with_values(
             {
                 _KEY: key,
@@ -78,7 +77,7 @@ class Statements:
                 _ROLE: message.role,
                 _CONTENT: message.content,
                 _TOOL_NAME: message.tool_name,
-                _METADATA_JSON: None if metadata is None else json.dumps(metadata, ensure_ascii=False),
+                _METADATA_JSON: message.metadata_json,
             }
         )
 

@@ -272,9 +272,7 @@ class SessionManager(SessionStore):
     def _connection(
         self, budget: RetryBudget, *, writing: bool, lent: bool = False
     ) -> AbstractContextManager[Connection]:
-        def connect(attempt: Callable[[], Connection]) -> Connection:
-            return self._retry(attempt, errors.is_passing_refusal, budget)
-
+        connect = partial(self._retry, self._engine.connect, errors.is_passing_refusal, budget)
         return self._connections.use(budget, connect, writing=writing, lent=lent)
 
     def _budget(self) -> RetryBudget:

@@ -24,8 +24,8 @@ class RetryBudget:
 
     @property
     def left_s(self) -> float:
-        """Seconds that may still be spent; 0 or less where there are none."""
-        return self._budget_s - self.spent_s
+        """Seconds that may still be spent."""
+        return max(0.0, self._started + self._budget_s - time.monotonic())
 
     def wait(self) -> bool:
         """Sleep before the next attempt; False, at once, where the budget is spent.
@@ -34,7 +34,7 @@ class RetryBudget:
         ("full jitter", https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/).
         """
         left_s = self.left_s
-        if left_s <= 0:
+        if not left_s:
             return False
         time.sleep(min(left_s, random.uniform(0, self._longest_next_s)))
         self._longest_next_s = min(self._longest_wait_s, self._longest_next_s * 2)

@@ -53,7 +53,8 @@ def to_json(value: JsonValue) -> str | None:
 
 def from_json(value: str | None) -> Any:
     """The object that `to_json` wrote."""
-    return None if value is None else _DECODER.decode(value)
+    # `decode` looks for white space at both ends, which takes a third of the time. Other writers may begin with it.
+    return None if value is None else _DECODER.raw_decode(value.lstrip(" \t\r\n"))[0]
 
 
 # `json.loads` and `json.dumps` look at their options first, for each message that is read or written.

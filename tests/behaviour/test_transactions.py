@@ -123,6 +123,15 @@ def test_prune_in_a_block_is_undone_with_it(manager: SessionManager, clock: Cloc
     assert manager.get(key) is not None
 
 
+def test_what_a_block_sets_on_its_connection_ends_with_it(url: str) -> None:
+    with SessionManager(url, pool_size=1) as manager:
+        with manager.transaction() as tx:
+            key = tx.get_or_create_main("main").key
+            tx.connection.execution_options(schema_translate_map={None: "elsewhere"})
+
+        assert [session.key for session in manager.list()] == [key]
+
+
 # Engines of the caller's own
 
 
