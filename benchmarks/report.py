@@ -12,7 +12,7 @@ from benchmarks import plots
 from benchmarks.databases import TITLES
 from benchmarks.goals import Kept, outcomes
 from benchmarks.peers.names import AS_IT_COMES, OURS
-from benchmarks.stages import ROUND_TRIP, ROW, ROW_ON_DISK, STAGES, STATEMENT
+from benchmarks.stages import ROW, ROW_ON_DISK, STAGES, STATEMENT
 
 _INTRODUCTION = """
 # Performance
@@ -51,9 +51,8 @@ an append by the library is 1. The library's own Python is the difference betwee
 """
 
 _STAGE_TITLES = {
-    ROUND_TRIP: "`SELECT 1`: the driver, the way to the database and back",
-    ROW: "the row, in a table with a primary key and nothing else, not yet on the disk",
-    ROW_ON_DISK: "the row on the disk",
+    ROW: "the plain driver: the row, in a table with a primary key and nothing else, not yet on the disk",
+    ROW_ON_DISK: "the same, and the row is on the disk",
     STATEMENT: "the library's statement: constraints, counters and trimming too",
     OURS: "the library: checked input, a connection in turn, a frozen value",
 }

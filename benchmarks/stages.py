@@ -18,11 +18,10 @@ from benchmarks.rounds import Subject, cost, interleaved
 from benchmarks.sections import Bench, Results
 from benchmarks.statements import Statements
 
-ROUND_TRIP: Final = "round trip"
 ROW: Final = "row"
 ROW_ON_DISK: Final = "row on the disk"
 STATEMENT: Final = "statement"
-STAGES: Final = (ROUND_TRIP, ROW, ROW_ON_DISK, STATEMENT, OURS)
+STAGES: Final = (ROW, ROW_ON_DISK, STATEMENT, OURS)
 
 ROUNDS = 15
 
@@ -61,7 +60,6 @@ def _measure(bench: Bench, results: Results, backend: str) -> None:
         for connection in (on_disk, cached):
             connection.execute(_BARE[backend])
         subjects = [
-            Subject(ROUND_TRIP, lambda _number: on_disk.execute("SELECT 1").fetchall()),
             Subject(ROW, _insert(cached, backend, bench.messages)),
             Subject(ROW_ON_DISK, _insert(on_disk, backend, bench.messages)),
             Subject(STATEMENT, floor.raw_append(on_disk, statements, keys[1], bench.messages)),
