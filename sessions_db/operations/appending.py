@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Any, TypeAlias
 
 from sqlalchemy import (
-    ARRAY,
     BigInteger,
     ClauseElement,
     ColumnElement,
@@ -64,23 +63,14 @@ def append(conn: Connection, key: str, new: NewMessage, *, active_only: bool = F
 def append_many(conn: Connection, key: str, batch: Sequence[NewMessage]) -> list[Message]:
     """The stored messages, from one statement unless nothing is stored."""
     at_ms = clock_ms()
-    columns = [
-        [new.role for new in batch],
-        [new.content for new in batch],
-        [new.tool_name for new in batch],
-        [to_json(new.metadata) for new in batch],
-        [new.idempotency_key for new in batch],
-    ]
-    parameters: dict[str, object] = {"key": key, "new_timestamp_ms": at_ms}
-    if conn.dialect.name == "postgresql":
-        parameters |= zip(_BATCH_COLUMNS, columns, strict=True)
-    else:
-        parameters["rows"] = json.dumps(list(zip(*columns, strict=True)), ensure_ascii=False)
+    rows = [(new.role, new.content, new.tool_name, to_json(new.metadata), new.idempotency_key) for new in batch]
+    # psycopg takes as long to write arrays of them as Postgres takes to store them, and SQLite has none.
+    parameters = {"key": key, "new_timestamp_ms": at_ms, "rows": json.dumps(rows, ensure_ascii=False)}
     turns = attempts(key)
     while True:
         next(turns)
-        if rows := _APPEND_MANY.rows(conn, parameters):
-            numbers = sorted(seq for (seq,) in rows)
+        if found := _APPEND_MANY.rows(conn, parameters):
+            numbers = sorted(seq for (seq,) in found)
             return [_stored(new, seq, at_ms) for new, seq in zip(batch, numbers, strict=True)]
         if status_of(conn, key) is None:
             raise SessionNotFound(key)
@@ -140,7 +130,6 @@ def _append(*, active_only: bool, keyed: bool) -> Rendered:
     return Rendered(build)
 
 
-_BATCH_COLUMNS = ("role", "content", "tool_name", "metadata", "idempotency_key")
 _APPENDED_COLUMNS = (
     "session_key",
     "seq",
@@ -154,39 +143,42 @@ _APPENDED_COLUMNS = (
 
 
 def _append_many(dialect: str) -> ClauseElement:
-    batch, number, columns = _batch_on_postgresql() if dialect == "postgresql" else _batch_on_sqlite()
+    rows, number, value = _rows_on_postgresql() if dialect == "postgresql" else _rows_on_sqlite()
     session = (
         select(sessions.c.key, sessions.c.last_seq)
         .where(sessions.c.key == bindparam("key"))
         .with_for_update(key_share=True)
         .cte("session")
     )
-    role, content, tool_name, metadata, idempotency_key = columns
-    at_ms = bindparam("new_timestamp_ms", type_=BigInteger)
-    rows = select(
-        session.c.key, session.c.last_seq + number, role, content, tool_name, metadata, at_ms, idempotency_key
-    ).select_from(session.join(batch, true()))
-    return insert_into(dialect, messages).from_select(_APPENDED_COLUMNS, rows).returning(messages.c.seq)
+    batch = select(
+        session.c.key,
+        session.c.last_seq + number,
+        value(0),
+        value(1),
+        value(2),
+        cast(value(3), Json),
+        bindparam("new_timestamp_ms", type_=BigInteger),
+        value(4),
+    ).select_from(session.join(rows, true()))
+    return insert_into(dialect, messages).from_select(_APPENDED_COLUMNS, batch).returning(messages.c.seq)
 
 
 _APPEND_MANY = Rendered(_append_many)
 
 
-# How a batch of any size goes into one statement: the rows, the column that numbers them from 1, the columns.
-_Batch: TypeAlias = tuple[TableValuedAlias, ColumnElement[Any], Sequence[ColumnElement[Any]]]
+# A JSON array of arrays as rows: them, the column that numbers them from 1, and what gives the value at a position.
+_Rows: TypeAlias = tuple[TableValuedAlias, ColumnElement[Any], Callable[[int], ColumnElement[Any]]]
 
 
-def _batch_on_postgresql() -> _Batch:
-    arrays = [bindparam(column, type_=ARRAY(Text)) for column in _BATCH_COLUMNS]
-    rows = func.unnest(*arrays).table_valued(*_BATCH_COLUMNS, with_ordinality="number", name="batch").render_derived()
-    columns = [cast(rows.c[column], Json) if column == "metadata" else rows.c[column] for column in _BATCH_COLUMNS]
-    return rows, rows.c.number, columns
+def _rows_on_postgresql() -> _Rows:
+    array = func.json_array_elements(bindparam("rows", type_=Json))
+    rows = array.table_valued("value", with_ordinality="number").render_derived(name="batch")
+    return rows, rows.c.number, lambda position: func.json_extract_path_text(rows.c.value, str(position))
 
 
-def _batch_on_sqlite() -> _Batch:
+def _rows_on_sqlite() -> _Rows:
     rows = func.json_each(bindparam("rows", type_=Text)).table_valued("key", "value", name="batch")
-    columns = [func.json_extract(rows.c.value, f"$[{position}]") for position in range(len(_BATCH_COLUMNS))]
-    return rows, rows.c.key + 1, columns
+    return rows, rows.c.key + 1, lambda position: func.json_extract(rows.c.value, f"$[{position}]")
 
 
 def _known(conn: Connection, key: str, idempotency_key: str | None = None) -> dict[str | int, Message]:
