@@ -35,10 +35,13 @@ class Connections:
         self.closed = False
         self._pool_size = pool_size
         self._idle: list[Connection] = []
-        self._begin()
+        self._renew_turns()
         _managed.add(self)
+        if pool_size is not None:
+            # One broke, and those that lie idle may have as well.
+            event.listen(engine, "invalidate", lambda *_: self.drop_idle())
 
-    def _begin(self) -> None:
+    def _renew_turns(self) -> None:
         self._turns = None if self._pool_size is None else Turns(self._pool_size)
         # SQLite has one writer at a time, and one that must wait sleeps and tries again. With 64 threads, taking turns
         # brings the 99th percentile of an append from 520 to 94 ms. The lock goes to whoever is there: in order, up to
@@ -68,7 +71,7 @@ class Connections:
         """
         if self.closed:
             raise SessionsError("This SessionManager is closed")
-        # A fork replaces them: each is given back where it was taken.
+        # Each is given back where it was taken: a fork replaces them, and who drops idle connections their list.
         lock, turns, idle = self._writing if writing else None, self._turns, self._idle
         # The lock comes first: a writer that waits for it keeps no connection from those who read.
         if lock is not None and not lock.acquire(timeout=budget.left_s):
@@ -78,7 +81,7 @@ class Connections:
                 refusal = f"the pool's connections are in use, all {turns.at_once} of them"
                 raise DatabaseUnavailable(refusal, budget.spent_s)
             try:
-                conn = _newest(idle) or connect()
+                conn = self._idle_of(idle) or connect()
                 try:
                     yield conn
                 finally:
@@ -90,24 +93,37 @@ class Connections:
             if lock is not None:
                 lock.release()
 
+    def _idle_of(self, idle: list[Connection]) -> Connection | None:
+        while conn := _newest(idle):
+            # A `Connection` logs, or does not, as was asked for when it was made.
+            if conn._echo == self.engine._should_log_info():  # noqa: SLF001  # neither has a public name
+                return conn
+            conn.close()
+        return None
+
     def _give_back(self, conn: Connection, idle: list[Connection], *, lent: bool) -> None:
-        if conn.invalidated:
-            # It broke, and those that lie idle may have as well.
-            self.drop_idle()
-        elif self._pool_size is not None and idle is self._idle and not lent:
-            conn.rollback()
-            idle.append(conn)
+        if self._pool_size is None or lent or conn.invalidated:
+            self._close(conn)
             return
-        elif self._pool_size is not None and self.closed and not conn.closed:
+        conn.rollback()
+        idle.append(conn)
+        if idle is not self._idle:
+            self._close_all(idle)
+
+    def _close(self, conn: Connection) -> None:
+        if self.closed and self._pool_size is not None and not (conn.closed or conn.invalidated):
             # The pool that it would go back to is gone.
             conn.detach()
         conn.close()
 
-    def drop_idle(self) -> None:
-        """Give the pool what is kept, now and when it is no longer in use."""
-        idle, self._idle = self._idle, []
+    def _close_all(self, idle: list[Connection]) -> None:
         while conn := _newest(idle):
-            conn.close()
+            self._close(conn)
+
+    def drop_idle(self) -> None:
+        """Give the pool what is kept, and what is in use when it is given back."""
+        idle, self._idle = self._idle, []
+        self._close_all(idle)
 
     def close(self) -> None:
         """Close the connections, those in use when they are given back. What is the caller's stays open."""
@@ -123,7 +139,7 @@ class Connections:
             _inherited.append(self._idle)
             self._idle = []
         # Another thread of the parent's may have had a turn.
-        self._begin()
+        self._renew_turns()
 
 
 def _newest(idle: list[Connection]) -> Connection | None:

@@ -327,7 +327,7 @@ class SessionStore(ABC):
         return self._run(Needs.STATEMENT, appending.append, validation.text("key", key), new)
 
     def add_messages(self, key: str, messages: Iterable[NewMessage]) -> builtins.list[Message]:
-        """The messages in their order, all stored or none, however many.
+        """The messages in their order, all stored or none, however many (as JSON, up to 1,000,000,000 bytes together).
 
         A message whose `idempotency_key` the session already retains is returned as it is there.
 

@@ -21,12 +21,15 @@ from sqlalchemy import (
     true,
 )
 
-from sessions_db.errors import SessionNotActive, SessionNotFound
+from sessions_db.errors import InvalidInput, SessionNotActive, SessionNotFound
 from sessions_db.models import Message, NewMessage, Role, SessionStatus, clock_ms
 from sessions_db.operations.attempts import attempts
 from sessions_db.operations.reading import MESSAGE_COLUMNS, messages_of, status_of
 from sessions_db.operations.rendered import Rendered
 from sessions_db.schema import Json, insert_into, messages, sessions, to_json
+
+# SQLite's limit for a value. Postgres ends the connection of who sends it more than 2^30 bytes.
+_MAX_BATCH_BYTES = 1_000_000_000
 
 
 def append(conn: Connection, key: str, new: NewMessage, *, active_only: bool = False) -> Message:
@@ -65,7 +68,10 @@ def append_many(conn: Connection, key: str, batch: Sequence[NewMessage]) -> list
     at_ms = clock_ms()
     rows = [(new.role, new.content, new.tool_name, to_json(new.metadata), new.idempotency_key) for new in batch]
     # psycopg takes as long to write arrays of them as Postgres takes to store them, and SQLite has none.
-    parameters = {"key": key, "new_timestamp_ms": at_ms, "rows": json.dumps(rows, ensure_ascii=False)}
+    text = json.dumps(rows, ensure_ascii=False)
+    if len(text) > _MAX_BATCH_BYTES // 4 and (size := len(text.encode())) > _MAX_BATCH_BYTES:
+        raise InvalidInput("messages", f"must be at most {_MAX_BATCH_BYTES} bytes together, as JSON", f"{size} bytes")
+    parameters = {"key": key, "new_timestamp_ms": at_ms, "rows": text}
     turns = attempts(key)
     while True:
         next(turns)
@@ -143,6 +149,7 @@ _APPENDED_COLUMNS = (
 
 
 def _append_many(dialect: str) -> ClauseElement:
+    # The positions are those of `append_many`'s rows.
     rows, number, value = _rows_on_postgresql() if dialect == "postgresql" else _rows_on_sqlite()
     session = (
         select(sessions.c.key, sessions.c.last_seq)

@@ -42,12 +42,12 @@ class Rendered:
         try:
             cursor.execute(sql, values)
             # To the end: SQLite commits with the last step, and says only then what went wrong.
-            return cursor.fetchall()
+            rows = cursor.fetchall()
         except BaseException as error:  # noqa: BLE001  # it is raised again
             # As SQLAlchemy's own error. If the connection is broken, or was left in the middle, the pool drops it.
             conn._handle_dbapi_exception(error, sql, None, cursor, None)  # noqa: SLF001  # it has no public name
-        finally:
-            cursor.close()
+        cursor.close()
+        return rows
 
     def _render(self, conn: Connection) -> _Text:
         compiled = cast(SQLCompiler, self._build(conn.dialect.name).compile(dialect=conn.dialect))

@@ -8,6 +8,7 @@ from collections.abc import Callable
 import pytest
 
 from sessions_db import (
+    InvalidInput,
     Message,
     NewMessage,
     Role,
@@ -16,6 +17,7 @@ from sessions_db import (
     SessionNotFound,
     SessionStatus,
 )
+from sessions_db.operations import appending
 from sessions_db.validation import JsonValue
 from tests.conftest import Clock, PlainClient, run_together, wait_for_lock
 
@@ -250,6 +252,18 @@ def test_batch_may_hold_10_000_messages(manager: SessionManager, key: str) -> No
 
     assert [message.seq for message in stored] == list(range(1, 10_001))
     assert contents(manager.history(key, 1)) == ["10000"]
+
+
+def test_batch_that_no_statement_can_hold_is_refused_and_stores_nothing(
+    manager: SessionManager, key: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(appending, "_MAX_BATCH_BYTES", 1_000)
+
+    with pytest.raises(InvalidInput, match="messages must be at most 1000 bytes together"):
+        manager.add_messages(key, [NewMessage("user", "é" * 100)] * 10)
+
+    assert manager.history(key) == []
+    assert len(manager.add_messages(key, [NewMessage("user", "é" * 100)] * 3)) == 3
 
 
 @pytest.mark.parametrize("backend", ["postgresql"], indirect=True)

@@ -132,6 +132,17 @@ def test_what_a_block_sets_on_its_connection_ends_with_it(url: str) -> None:
         assert [session.key for session in manager.list()] == [key]
 
 
+def test_statements_are_logged_from_when_that_is_asked_for(url: str, caplog: pytest.LogCaptureFixture) -> None:
+    with SessionManager(url, pool_size=1) as manager:
+        key = manager.get_or_create_main("main").key
+        for level, logged in (("INFO", True), ("WARNING", False)):
+            caplog.set_level(level, "sqlalchemy.engine")
+            caplog.clear()
+            manager.send_message(key, "Hello")
+
+            assert any("INSERT INTO messages" in line for line in caplog.messages) is logged
+
+
 # Engines of the caller's own
 
 

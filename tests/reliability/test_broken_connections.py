@@ -211,8 +211,9 @@ def test_appends_go_on_and_are_stored_once_while_connections_are_cut(
     assert wire.cuts
 
 
+@pytest.mark.parametrize("noticed_by", ["an append", "a block"])
 def test_connections_that_the_server_has_ended_while_they_lay_idle_cost_one_call_at_most(
-    open_manager: Open, url: str, plain: PlainClient
+    open_manager: Open, url: str, plain: PlainClient, noticed_by: str
 ) -> None:
     waiting = " FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
     with open_manager(url, pool_size=3) as manager, closing(PlainClient(url)) as locker:
@@ -231,13 +232,16 @@ def test_connections_that_the_server_has_ended_while_they_lay_idle_cost_one_call
             assert plain(f"SELECT pg_terminate_backend({pid}, 30000)") == [(True,)]
 
         refused = 0
+        if noticed_by == "a block":
+            with manager.transaction() as tx:
+                assert tx.list()
         for _ in range(4):
             try:
                 manager.send_message(key, "Hello")
             except DatabaseUnavailable:
                 refused += 1
 
-        assert refused <= 1
+        assert refused <= (noticed_by == "an append")
         assert rows(plain)["messages"] == 4 - refused
 
 

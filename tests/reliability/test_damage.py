@@ -139,6 +139,18 @@ KINDS: dict[str, Callable[[bytes, int, random.Random], bytes]] = {
 }
 
 
+@pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
+def test_an_object_that_ends_within_a_changed_metadata_is_not_taken_for_all_of_it(url: str, plain: PlainClient) -> None:
+    with SessionManager(url) as manager:
+        key = manager.get_or_create_main("main").key
+        manager.add_message(key, "user", "Hello", metadata={"a": 1, "b": 2})
+        plain("PRAGMA ignore_check_constraints = 1")
+        plain("""UPDATE messages SET metadata = '{"a":1},"b":2}'""")
+
+        with pytest.raises(DatabaseUnavailable, match="the database is damaged"):
+            manager.history(key)
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_file_with_changed_bytes_is_read_or_refused(
     sound: bytes, tmp_path: Path, kind: str, request: pytest.FixtureRequest
