@@ -27,22 +27,23 @@ class Connections:
 
     Args:
         engine: an engine of the library's own, or the caller's.
-        pool_size: how many connections the library's own may have; None where it is the caller's, who may share them.
+        owned: whether it is the library's own; the caller may share the connections of another.
     """
 
-    def __init__(self, engine: Engine, pool_size: int | None = None) -> None:
+    def __init__(self, engine: Engine, *, owned: bool) -> None:
         self.engine = engine
         self.closed = False
-        self._pool_size = pool_size
+        self._owned = owned
         self._idle: list[Connection] = []
         self._renew_turns()
         _managed.add(self)
-        if pool_size is not None:
+        if owned:
             # One broke, and those that lie idle may have as well.
             event.listen(engine, "invalidate", lambda *_: self.drop_idle())
 
     def _renew_turns(self) -> None:
-        self._turns = None if self._pool_size is None else Turns(self._pool_size)
+        pool = self.engine.pool
+        self._turns = Turns(pool.size()) if self._owned and isinstance(pool, QueuePool) else None
         # SQLite has one writer at a time, and one that must wait sleeps and tries again. With 64 threads, taking turns
         # brings the 99th percentile of an append from 520 to 94 ms. The lock goes to whoever is there: in order, up to
         # a third less is written (synchronous=NORMAL).
@@ -102,7 +103,7 @@ class Connections:
         return None
 
     def _give_back(self, conn: Connection, idle: list[Connection], *, lent: bool) -> None:
-        if self._pool_size is None or lent or conn.invalidated:
+        if not self._owned or lent or conn.invalidated:
             self._close(conn)
             return
         conn.rollback()
@@ -111,7 +112,7 @@ class Connections:
             self._close_all(idle)
 
     def _close(self, conn: Connection) -> None:
-        if self.closed and self._pool_size is not None and not (conn.closed or conn.invalidated):
+        if self.closed and self._owned and not (conn.closed or conn.invalidated):
             # The pool that it would go back to is gone.
             conn.detach()
         conn.close()
@@ -129,7 +130,7 @@ class Connections:
         """Close the connections, those in use when they are given back. What is the caller's stays open."""
         self.closed = True
         self.drop_idle()
-        if self._pool_size is not None:
+        if self._owned:
             self.engine.dispose()
 
     def begin_in_child(self) -> None:

@@ -14,7 +14,7 @@ from sqlalchemy import URL, Connection, Engine, exc
 
 from sessions_db import engine as engines
 from sessions_db import errors, migrate, validation
-from sessions_db.connections import Connections, is_in_memory
+from sessions_db.connections import Connections
 from sessions_db.errors import DatabaseUnavailable, InvalidInput, SessionsError
 from sessions_db.models import DEFAULT_MESSAGE_CAP
 from sessions_db.operations import acting
@@ -152,10 +152,9 @@ class SessionManager(SessionStore):
                 pool_size=validation.pool_size(pool_size),
                 read_only=read_only,
             )
-            self._connections = Connections(self._engine, 1 if is_in_memory(self._engine.url) else pool_size)
         else:
             self._engine = engines.adopt(database)
-            self._connections = Connections(self._engine)
+        self._connections = Connections(self._engine, owned=self._owns_engine)
         try:
             self._found_revision = self._ensure_schema(migrate)
         except BaseException:
