@@ -30,7 +30,7 @@ BATCH_ROUNDS = 11
 BATCH = 20
 
 # Reading the clock is not what is measured.
-_AT_MS = time.time_ns() // 1_000_000
+AT_MS = time.time_ns() // 1_000_000
 
 
 def run(bench: Bench) -> Results:
@@ -69,7 +69,7 @@ def _sqlite(bench: Bench, results: Results, synchronous: str) -> None:
         results.figures[f"{where}.append.one_statement"] = speed(times, OURS, RAW_ONE_STATEMENT)
         results.durability[f"SQLite, {synchronous}: sessions_db"] = durability_of(manager)
         for name, connection in (("three statements", raw), ("one statement", raw_triggers)):
-            results.durability[f"SQLite, {synchronous}: sqlite3, {name}"] = _durability_of(connection, "sqlite")
+            results.durability[f"SQLite, {synchronous}: sqlite3, {name}"] = driver_durability(connection, "sqlite")
         if synchronous == "FULL":
             _reads(bench, results, "sqlite", manager, raw, statements, keys)
 
@@ -77,7 +77,7 @@ def _sqlite(bench: Bench, results: Results, synchronous: str) -> None:
 def _postgresql(bench: Bench, results: Results) -> None:
     url = inhabited(bench, "postgresql")
     with opened(url) as manager, postgresql_connection(url) as raw:
-        statements = Statements(url.set(drivername="postgresql+psycopg"))
+        statements = Statements(url)
         keys = [full_session(manager, bench.messages) for _ in range(2)]
         subjects = [
             Subject(OURS, append(manager, keys[0], bench.messages)),
@@ -87,7 +87,7 @@ def _postgresql(bench: Bench, results: Results) -> None:
         results.figures["postgresql.append"] = speed(times, OURS, RAW)
         _reads(bench, results, "postgresql", manager, raw, statements, keys)
         results.durability["Postgres: sessions_db"] = durability_of(manager)
-        results.durability["Postgres: psycopg"] = _durability_of(raw, "postgresql")
+        results.durability["Postgres: psycopg"] = driver_durability(raw, "postgresql")
 
 
 def _reads(
@@ -144,20 +144,20 @@ def _read(manager: SessionManager, key: str) -> Operation:
 def raw_append(raw: Any, statements: Statements, key: str, messages: Sequence[ChatMessage]) -> Operation:
     """An append by the library's statement."""
     sql = statements.append_sql
-    ready = [statements.append_parameters(key, message, _AT_MS) for message in messages]
+    ready = [statements.append_parameters(key, message, AT_MS) for message in messages]
     return lambda number: raw.execute(sql, ready[number]).fetchall()
 
 
 def _raw_three_statements(raw: Any, statements: Statements, key: str, messages: Sequence[ChatMessage]) -> Operation:
     sql = statements.append_sql
-    ready = [statements.append_parameters(key, message, _AT_MS) for message in messages]
+    ready = [statements.append_parameters(key, message, AT_MS) for message in messages]
 
     def operation(number: int) -> None:
         raw.execute("BEGIN IMMEDIATE")
         ((seq,),) = raw.execute(sql, ready[number]).fetchall()
         raw.execute(
             "UPDATE sessions SET last_seq = ?, last_activity_ms = max(last_activity_ms, ?) WHERE key = ?",
-            (seq, _AT_MS, key),
+            (seq, AT_MS, key),
         )
         raw.execute("DELETE FROM messages WHERE session_key = ? AND seq <= ?", (key, seq - RETAINED))
         raw.execute("COMMIT")
@@ -204,5 +204,6 @@ def _drop_triggers(connection: sqlite3.Connection) -> None:
         connection.execute(f"DROP TRIGGER {name}")
 
 
-def _durability_of(connection: Any, backend: str) -> Durability:
+def driver_durability(connection: Any, backend: str) -> Durability:
+    """What a driver's connection has in force."""
     return durability(backend, lambda query: connection.execute(query).fetchone()[0])

@@ -11,7 +11,7 @@ from sqlalchemy import URL
 
 from benchmarks import floor
 from benchmarks.conversations import ChatMessage
-from benchmarks.databases import BACKENDS, TITLES, durability
+from benchmarks.databases import BACKENDS, TITLES
 from benchmarks.managers import durability_of, full_session, inhabited, opened
 from benchmarks.peers.names import OURS
 from benchmarks.rounds import Subject, cost, interleaved
@@ -35,7 +35,6 @@ _INSERT = {
     "sqlite": "INSERT INTO bare VALUES (?, ?, ?, ?, ?, ?, ?)",
     "postgresql": "INSERT INTO bare VALUES (%s, %s, %s, %s, %s, %s::json, %s)",
 }
-_AT_MS = 1_767_225_600_000
 
 
 def run(bench: Bench) -> Results:
@@ -56,7 +55,7 @@ def _measure(bench: Bench, results: Results, backend: str) -> None:
         keys = [full_session(manager, bench.messages)]
         with opened(urls[1]) as other:
             keys.append(full_session(other, bench.messages))
-        statements = Statements(urls[2] if backend == "sqlite" else urls[2].set(drivername="postgresql+psycopg"))
+        statements = Statements(urls[2])
         for connection in (on_disk, cached):
             connection.execute(_BARE[backend])
         subjects = [
@@ -70,9 +69,7 @@ def _measure(bench: Bench, results: Results, backend: str) -> None:
             results.figures[f"{backend}.{stage}"] = cost(times, stage, against=OURS)
         results.durability[f"{TITLES[backend]}: {OURS}"] = durability_of(manager)
         for stages, connection in ((f"{ROW_ON_DISK}, {STATEMENT}", on_disk), (ROW, cached)):
-            results.durability[f"{TITLES[backend]}: {stages}"] = durability(
-                backend, lambda query, connection=connection: connection.execute(query).fetchone()[0]
-            )
+            results.durability[f"{TITLES[backend]}: {stages}"] = floor.driver_durability(connection, backend)
 
 
 def _connection(url: URL, *, on_disk: bool) -> Any:
@@ -89,5 +86,7 @@ def _insert(connection: Any, backend: str, messages: Sequence[ChatMessage]) -> f
     """The row in a table that has a primary key and nothing else."""
     sql = _INSERT[backend]
     numbers = itertools.count(1)
-    ready = [(message.role, message.content, message.tool_name, message.metadata_json, _AT_MS) for message in messages]
+    ready = [
+        (message.role, message.content, message.tool_name, message.metadata_json, floor.AT_MS) for message in messages
+    ]
     return lambda number: connection.execute(sql, ("the key", next(numbers), *ready[number]))

@@ -43,6 +43,8 @@ class Statements:
 
     def __init__(self, url: URL) -> None:
         recorded: list[Statement] = []
+        if url.get_backend_name() == "postgresql":
+            url = url.set(drivername="postgresql+psycopg")
         engine = create_engine(url, connect_args=_recording(url, recorded))
         with SessionManager(engine) as manager:
             key = manager.spawn_subagent("recorder", "Have statements recorded")

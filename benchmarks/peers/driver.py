@@ -11,7 +11,7 @@ from sqlalchemy import URL
 
 from benchmarks import floor
 from benchmarks.conversations import ChatMessage
-from benchmarks.databases import Durability, durability
+from benchmarks.databases import Durability
 from benchmarks.managers import full_session, opened
 from benchmarks.statements import Statements
 
@@ -23,7 +23,7 @@ class Driver:
         self._backend = url.get_backend_name()
         is_sqlite = self._backend == "sqlite"
         self._connection: Any = floor.sqlite_connection(url, "FULL") if is_sqlite else floor.postgresql_connection(url)
-        statements = Statements(url if is_sqlite else url.set(drivername="postgresql+psycopg"))
+        statements = Statements(url)
         self.append = floor.raw_append(self._connection, statements, keys[0], messages)
         self.read = floor.raw_read(self._connection, statements, keys[1])
 
@@ -35,7 +35,7 @@ class Driver:
         return cls(url, keys, messages)
 
     def durability(self) -> Durability:
-        return durability(self._backend, lambda query: self._connection.execute(query).fetchone()[0])
+        return floor.driver_durability(self._connection, self._backend)
 
     def close(self) -> None:
         self._connection.close()
