@@ -5,8 +5,11 @@ from logging.config import fileConfig
 from alembic import context
 from sqlalchemy import Connection
 
-from sessions_db import migrate, schema
-from sessions_db.engine import open_engine, parse_url, transaction
+from sessions_db import schema
+from sessions_db.database import EngineOptions, backend_of, migrate
+from sessions_db.database.engine import open_engine
+from sessions_db.database.transactions import transaction
+from sessions_db.database.urls import parse_url
 
 config = context.config
 if config.config_file_name is not None:
@@ -31,7 +34,7 @@ OPTIONS = {
 def run(conn: Connection) -> None:
     """Run in one transaction, alone."""
     with transaction(conn):
-        migrate.lock(conn)
+        backend_of(conn).lock_migrations(conn)
         context.configure(connection=conn, **OPTIONS)
         with context.begin_transaction():
             context.run_migrations()
@@ -55,7 +58,7 @@ if context.is_offline_mode():
 elif (connection := config.attributes.get("connection")) is not None:
     run(connection)
 else:
-    engine = open_engine(url(), synchronous="FULL", retry_budget_s=10.0, pool_size=1)
+    engine = open_engine(url(), EngineOptions(pool_size=1))
     with engine.connect() as connection:
         run(connection)
     engine.dispose()

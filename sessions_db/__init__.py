@@ -1,32 +1,48 @@
 """SQL-backed sessions, messages and labels for multi-agent services, on SQLite and Postgres."""
 
+import logging
+
 from sessions_db.aio import AsyncSessionManager, AsyncTransaction
+from sessions_db.database.connections import PoolStatus
+from sessions_db.default import session_manager
+from sessions_db.enums import EventKind, LabelConflict, Role, SessionKind, SessionStatus
 from sessions_db.errors import (
     DatabaseUnavailable,
     InvalidInput,
     LabelInUse,
+    ManagerClosed,
+    ReadOnly,
     SchemaMismatch,
     SessionNotActive,
     SessionNotFound,
     SessionsError,
+    StatementRefused,
+    TransactionOver,
+    TransactionRolledBack,
+    UnsafeFork,
+    WriteUndone,
 )
-from sessions_db.manager import SessionManager, Transaction, session_manager
+from sessions_db.manager import SessionManager
 from sessions_db.models import (
-    EventKind,
-    LabelConflict,
+    Archive,
     Message,
     NewMessage,
-    Role,
     Seal,
     Session,
     SessionEvent,
-    SessionKind,
-    SessionStatus,
     SpawnResult,
+    Statistics,
+    StoredMessage,
+    StoredSession,
     Verdict,
 )
+from sessions_db.transaction import Transaction
+
+# Quiet unless the application configures logging.
+logging.getLogger("sessions_db").addHandler(logging.NullHandler())
 
 __all__ = [
+    "Archive",
     "AsyncSessionManager",
     "AsyncTransaction",
     "DatabaseUnavailable",
@@ -34,8 +50,11 @@ __all__ = [
     "InvalidInput",
     "LabelConflict",
     "LabelInUse",
+    "ManagerClosed",
     "Message",
     "NewMessage",
+    "PoolStatus",
+    "ReadOnly",
     "Role",
     "SchemaMismatch",
     "Seal",
@@ -48,7 +67,15 @@ __all__ = [
     "SessionStatus",
     "SessionsError",
     "SpawnResult",
+    "StatementRefused",
+    "Statistics",
+    "StoredMessage",
+    "StoredSession",
     "Transaction",
+    "TransactionOver",
+    "TransactionRolledBack",
+    "UnsafeFork",
     "Verdict",
+    "WriteUndone",
     "session_manager",
 ]

@@ -1,28 +1,30 @@
 """`AsyncSessionManager`: the same operations for `await`, run on threads of the manager's own.
 
-There is one implementation, the synchronous one. Concurrency is bounded by the pool of connections either way, so
-threads, one for each connection, lose nothing; and nothing is tied to one event loop.
+There is only one implementation, the synchronous one. The pool of connections bounds concurrency either way, so a
+thread for each connection costs nothing, and no event loop is special.
 """
 
 from __future__ import annotations
 
 import asyncio
 import inspect
-import os
 import threading
-import weakref
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Callable, Coroutine
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack, asynccontextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, asynccontextmanager, suppress
 from functools import partial, wraps
 from types import TracebackType
 from typing import Any, Concatenate, ParamSpec, Self, TypeVar
 
 from sessions_db import validation
-from sessions_db.errors import SessionsError
-from sessions_db.manager import SessionManager, Transaction
+from sessions_db.database.connections import PoolStatus
+from sessions_db.database.fork import in_child
+from sessions_db.errors import ManagerClosed, TransactionOver
+from sessions_db.manager import SessionManager
 from sessions_db.store import SessionStore
+from sessions_db.transaction import Transaction
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
@@ -43,8 +45,8 @@ def _awaitable(
 class AsyncSessionStore(ABC):
     """The operations, which an `AsyncSessionManager` and an `AsyncTransaction` have in common.
 
-    A call that is cancelled before it has begun does nothing. One that has begun goes on to its end before
-    `CancelledError` is raised: whether it was committed never stays open.
+    A call that is cancelled before it has begun does nothing. One that has begun finishes before `CancelledError` is
+    raised: nothing is left running behind the caller's back.
     """
 
     @abstractmethod
@@ -59,11 +61,14 @@ class AsyncSessionStore(ABC):
     get_by_label = _awaitable(SessionStore.get_by_label)
     list = _awaitable(SessionStore.list)
     children = _awaitable(SessionStore.children)
+    count_sessions = _awaitable(SessionStore.count_sessions)
     descendants = _awaitable(SessionStore.descendants)
     history = _awaitable(SessionStore.history)
     send_message = _awaitable(SessionStore.send_message)
     add_message = _awaitable(SessionStore.add_message)
     add_messages = _awaitable(SessionStore.add_messages)
+    archived = _awaitable(SessionStore.archived)
+    archives = _awaitable(SessionStore.archives)
     complete_session = _awaitable(SessionStore.complete_session)
     error_session = _awaitable(SessionStore.error_session)
     timeout_session = _awaitable(SessionStore.timeout_session)
@@ -75,10 +80,13 @@ class AsyncSessionStore(ABC):
     events = _awaitable(SessionStore.events)
     seal_log = _awaitable(SessionStore.seal_log)
     verify_log = _awaitable(SessionStore.verify_log)
+    statistics = _awaitable(SessionStore.statistics)
+    export_sessions = _awaitable(SessionStore.export_sessions)
+    import_session = _awaitable(SessionStore.import_session)
 
 
 class AsyncTransaction(AsyncSessionStore):
-    """The operations within one transaction, which `AsyncSessionManager.transaction` begins and ends."""
+    """The operations within one transaction, which `AsyncSessionManager.transaction` and `snapshot` begin and end."""
 
     def __init__(self, transaction: Transaction, thread: ThreadPoolExecutor) -> None:
         self._transaction = transaction
@@ -90,7 +98,7 @@ class AsyncTransaction(AsyncSessionStore):
         try:
             future = self._thread.submit(partial(method, self._transaction, *args, **kwargs))
         except RuntimeError:  # the thread was shut down
-            raise SessionsError("This transaction is over") from None
+            raise TransactionOver from None
         return await _outcome(future)
 
 
@@ -108,8 +116,8 @@ def _parameters_of(
 class AsyncSessionManager(AsyncSessionStore):
     """As `SessionManager`, for `await`. Tasks, threads and event loops may share it.
 
-    Takes the same arguments. The database is opened by `async with` or by the first call, which raise what
-    `SessionManager` raises on opening.
+    Takes the same arguments. `async with`, or else the first call, opens the database and raises what `SessionManager`
+    raises on opening.
     """
 
     @_parameters_of(SessionManager.__init__)
@@ -121,7 +129,7 @@ class AsyncSessionManager(AsyncSessionStore):
         self._manager: SessionManager | None = None
         self._closed = False
         self._start()
-        _managers.add(self)
+        in_child(self._begin_in_child)
 
     def _start(self) -> None:
         self._opening = threading.Lock()
@@ -140,15 +148,26 @@ class AsyncSessionManager(AsyncSessionStore):
     ) -> None:
         await self.close()
 
+    def __repr__(self) -> str:
+        return f"<AsyncSessionManager{', closed' if self._closed else ''} of {self._manager!r}>"
+
+    def __del__(self, _warn: Any = warnings.warn) -> None:
+        # The constructor may have raised. A manager that was never opened has nothing to close.
+        manager = self.__dict__.get("_manager")
+        if manager is not None and not self._closed:
+            _warn(f"unclosed {self!r}", ResourceWarning, source=self, stacklevel=2)
+            self._threads.shutdown(wait=False)
+            manager.close()
+
     @property
     def closed(self) -> bool:
         """Whether `close` was called."""
         return self._closed
 
     async def close(self) -> None:
-        """Close the manager's connections; further calls raise `SessionsError`. Closing again does nothing.
+        """Close the manager's connections; further calls raise `ManagerClosed`. Closing again does nothing.
 
-        Calls that have begun come to their end first; a transaction that is open may go on to its own.
+        Calls that have begun finish first. A transaction that is open may go on to its end.
         """
         if self._closed:
             return
@@ -163,25 +182,47 @@ class AsyncSessionManager(AsyncSessionStore):
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[AsyncTransaction]:
-        """Group operations: all that the block does is committed together when it ends, or nothing if it raises.
+        """Group operations: everything that the block does is committed together at its end, or nothing if it raises.
 
-        As `SessionManager.transaction`, in an `async with`. A block that is cancelled leaves nothing.
+        As `SessionManager.transaction`, in an `async with`. A block that is cancelled leaves nothing behind.
 
             async with manager.transaction() as tx:
                 key = await tx.spawn_subagent("main", "Summarise the report", parent_key=parent)
                 await tx.send_message(key, "Start with chapter 2")
         """
+        async with self._block(SessionManager.transaction) as tx:
+            yield tx
+
+    @asynccontextmanager
+    async def snapshot(self) -> AsyncIterator[AsyncTransaction]:
+        """Group operations that read: all of them see the database as it is at the first one.
+
+        As `SessionManager.snapshot`, in an `async with`.
+        """
+        async with self._block(SessionManager.snapshot) as tx:
+            yield tx
+
+    @asynccontextmanager
+    async def _block(
+        self, begin: Callable[[SessionManager], AbstractContextManager[Transaction]]
+    ) -> AsyncIterator[AsyncTransaction]:
         manager = await self._run(self._opened)
-        # A thread of its own: its operations take turns, and wait for none of the calls that wait for a connection.
+        # A thread of its own: its operations run one after the other, and wait for no call that waits for a connection.
         with ThreadPoolExecutor(1, "sessions-db-transaction") as thread:
             stack = ExitStack()
             try:
-                yield AsyncTransaction(await self._run(stack.enter_context, manager.transaction()), thread)
+                yield AsyncTransaction(await self._run(stack.enter_context, begin(manager)), thread)
             except BaseException as error:
                 # Cancelled while it began, it may be open all the same; if it is not, the stack is empty.
                 await _leave(stack, thread, error)
                 raise
             await _leave(stack, thread, None)
+
+    def pool_status(self) -> PoolStatus:
+        """How the connections are used at this moment."""
+        if self._manager is None:
+            return PoolStatus(size=None, in_use=0, idle=0, waiting=0)
+        return self._manager.pool_status()
 
     async def _call(
         self, method: Callable[Concatenate[SessionStore, _P], _T], *args: _P.args, **kwargs: _P.kwargs
@@ -192,7 +233,7 @@ class AsyncSessionManager(AsyncSessionStore):
         try:
             future = self._threads.submit(call, *args, **kwargs)
         except RuntimeError:  # the threads were shut down
-            raise SessionsError("This AsyncSessionManager is closed") from None
+            raise ManagerClosed from None
         return await _outcome(future)
 
     def _opened(self) -> SessionManager:
@@ -201,20 +242,23 @@ class AsyncSessionManager(AsyncSessionStore):
                 self._manager = self._open()
             return self._manager
 
-    def _after_fork_in_child(self) -> None:
+    def _begin_in_child(self) -> None:
         # Threads do not survive a fork, and one of the parent's may have held the lock.
         if not self._closed:
             self._start()
 
 
 async def _leave(stack: ExitStack, thread: ThreadPoolExecutor, error: BaseException | None) -> None:
-    # A contextmanager looks at the traceback that the error carries itself.
+    # A contextmanager uses the traceback that the error itself carries.
     kind = None if error is None else type(error)
     await _outcome(thread.submit(stack.__exit__, kind, error, None), skippable=False)
 
 
 async def _outcome(call: Future[_T], *, skippable: bool = True) -> _T:
-    """What the call gives or raises. Cancelling drops it if it has not begun and may be skipped, else waits for it."""
+    """What the call returns or raises.
+
+    Cancellation drops a call that has not begun and may be skipped; it waits for any other.
+    """
     done = asyncio.wrap_future(call)
     try:
         return await asyncio.shield(done)
@@ -224,15 +268,3 @@ async def _outcome(call: Future[_T], *, skippable: bool = True) -> _T:
                 with suppress(asyncio.CancelledError):
                     await asyncio.wait([done])
         raise
-
-
-_managers: weakref.WeakSet[AsyncSessionManager] = weakref.WeakSet()
-
-
-def _after_fork_in_child() -> None:
-    for manager in _managers:
-        manager._after_fork_in_child()  # noqa: SLF001  # the hook of this module's own class
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork_in_child)

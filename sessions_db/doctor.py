@@ -1,28 +1,21 @@
-"""What may be wrong with a database: looked for by reading it, never mended.
+"""What may be wrong with a database: found by reading it, never repaired.
 
-Every check stands for itself, so that one that can't be made does not keep the others from being made.
+The checks are independent, so that one that fails to run does not keep the others from running.
 """
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from enum import StrEnum
 
 from sqlalchemy import Connection, Engine, exc, inspect
 
-from sessions_db import errors, migrate, schema
-from sessions_db.engine import OLDEST_POSTGRESQL, open_engine
+from sessions_db import schema
+from sessions_db.database import BACKENDS, EngineOptions, backend_of, migrate
+from sessions_db.database.engine import open_engine
+from sessions_db.database.translation import translate
+from sessions_db.enums import Severity
 from sessions_db.errors import SessionsError
-
-
-class Outcome(StrEnum):
-    """How grave it is."""
-
-    OK = "ok"
-    WARNING = "warning"
-    FAILURE = "failure"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,11 +23,11 @@ class Finding:
     """What one check found, in a line."""
 
     check: str
-    outcome: Outcome
+    outcome: Severity
     detail: str
 
 
-_Result = tuple[Outcome, str]
+_Result = tuple[Severity, str]
 
 
 def examine(url: str, *, quick: bool = False) -> Iterator[Finding]:
@@ -43,14 +36,14 @@ def examine(url: str, *, quick: bool = False) -> Iterator[Finding]:
     Raises:
         InvalidInput: the URL can't be read.
     """
-    engine = open_engine(url, synchronous="FULL", retry_budget_s=5.0, pool_size=1, read_only=True)
+    engine = open_engine(url, EngineOptions(retry_budget_s=5.0, pool_size=1, read_only=True))
     try:
         connected = _finding("connection", engine, _connection)
         yield connected
-        if connected.outcome is Outcome.FAILURE:
+        if connected.outcome is Severity.FAILURE:
             return
         checks = {"revision": _revision, "tables": _tables, "triggers": _triggers, "views": _views}
-        checks |= _SETTINGS[engine.dialect.name]
+        checks |= BACKENDS[engine.dialect.name].checks
         if not quick:
             checks |= _CONTENT
         for name, check in checks.items():
@@ -64,32 +57,26 @@ def _finding(name: str, engine: Engine, check: Callable[[Connection], _Result]) 
         with engine.connect() as conn:
             outcome, detail = check(conn)
     except exc.SQLAlchemyError as error:
-        translated = errors.translate(error, waited_s=0.0, password=engine.url.password)
-        outcome, detail = Outcome.FAILURE, str(translated)
+        translated = translate(error, BACKENDS[engine.dialect.name], waited_s=0.0, password=engine.url.password)
+        outcome, detail = Severity.FAILURE, str(translated)
     except SessionsError as error:
-        outcome, detail = Outcome.FAILURE, str(error)
+        outcome, detail = Severity.FAILURE, str(error)
     return Finding(check=name, outcome=outcome, detail=detail)
-
-
-def _value(conn: Connection, sql: str) -> object:
-    return conn.exec_driver_sql(sql).scalar_one()
 
 
 # What the database is
 
 
 def _connection(conn: Connection) -> _Result:
-    if conn.dialect.name == "sqlite":
-        return Outcome.OK, f"SQLite {sqlite3.sqlite_version}"
-    return Outcome.OK, f"PostgreSQL {_value(conn, 'SHOW server_version')}"
+    return Severity.OK, backend_of(conn).describe(conn)
 
 
 def _revision(conn: Connection) -> _Result:
     found, head = migrate.current_revision(conn), migrate.head_revision()
     if found == head:
-        return Outcome.OK, f"{found}, which this release needs"
+        return Severity.OK, f"{found}, which this release needs"
     return (
-        Outcome.FAILURE,
+        Severity.FAILURE,
         f"{found or 'none'}, this release needs {head}: run `sessions-db upgrade`, or a newer release",
     )
 
@@ -108,7 +95,7 @@ def _tables(conn: Connection) -> _Result:
 
 
 def _triggers(conn: Connection) -> _Result:
-    faults = [f"{name} is {fault}" for name, fault in migrate.trigger_faults(conn)]
+    faults = [f"{name} is {fault}" for name, fault in schema.trigger_faults(conn)]
     return _nothing_but(faults, "not as they should be", "all are there, as this release made them")
 
 
@@ -121,93 +108,19 @@ def _views(conn: Connection) -> _Result:
 
 def _nothing_but(faults: list[str], what: str, otherwise: str) -> _Result:
     if faults:
-        return Outcome.FAILURE, f"{what}: {', '.join(faults)}"
-    return Outcome.OK, otherwise
-
-
-# How the database is set up
-
-
-def _journal_mode(conn: Connection) -> _Result:
-    mode = _value(conn, "PRAGMA journal_mode")
-    if mode == "wal":
-        return Outcome.OK, "WAL"
-    return Outcome.WARNING, f"{mode}: the next SessionManager that writes makes it WAL, where the file system can"
-
-
-def _foreign_keys(conn: Connection) -> _Result:
-    if _value(conn, "PRAGMA foreign_keys") == 1:
-        return Outcome.OK, "on, in this library's connections"
-    return Outcome.FAILURE, "off: this SQLite was built without them"
-
-
-def _sqlite_version(_conn: Connection) -> _Result:
-    # https://sqlite.org/wal.html, "The WAL-Reset Bug"
-    if (3, 7, 0) <= sqlite3.sqlite_version_info < (3, 51, 3):
-        return Outcome.WARNING, (
-            f"{sqlite3.sqlite_version} has the WAL-reset bug, which can damage a file that several connections write "
-            "to at once; 3.51.3 has it mended"
-        )
-    return Outcome.OK, sqlite3.sqlite_version
-
-
-def _integrity(conn: Connection) -> _Result:
-    found = [str(row[0]) for row in conn.exec_driver_sql("PRAGMA quick_check(5)")]
-    if found == ["ok"]:
-        return Outcome.OK, "the file is sound"
-    return Outcome.FAILURE, "; ".join(found)
-
-
-def _actor_left_over(conn: Connection) -> _Result:
-    names = [str(row[0]) for row in conn.exec_driver_sql("SELECT name FROM event_actor")]
-    if names:
-        return Outcome.WARNING, f"the log names {', '.join(names)} for whoever gives no name: empty event_actor"
-    return Outcome.OK, "nobody is named but by a manager"
-
-
-def _server_version(conn: Connection) -> _Result:
-    number = int(str(_value(conn, "SHOW server_version_num")))
-    if number // 10_000 < OLDEST_POSTGRESQL:
-        return Outcome.FAILURE, f"older than PostgreSQL {OLDEST_POSTGRESQL}, the oldest that this release works with"
-    return Outcome.OK, f"PostgreSQL {OLDEST_POSTGRESQL} or newer"
-
-
-def _durability(conn: Connection) -> _Result:
-    risky = [
-        name for name in ("fsync", "full_page_writes", "synchronous_commit") if _value(conn, f"SHOW {name}") == "off"
-    ]
-    if risky:
-        return Outcome.WARNING, f"{', '.join(risky)} off: what was committed can be lost in a crash"
-    return Outcome.OK, f"synchronous_commit {_value(conn, 'SHOW synchronous_commit')}, fsync and full_page_writes on"
-
-
-def _autovacuum(conn: Connection) -> _Result:
-    if _value(conn, "SHOW autovacuum") == "on":
-        return Outcome.OK, "on"
-    return Outcome.WARNING, "off: every append leaves dead rows, and only VACUUM takes them away"
-
-
-_SETTINGS: dict[str, dict[str, Callable[[Connection], _Result]]] = {
-    "sqlite": {
-        "journal mode": _journal_mode,
-        "foreign keys": _foreign_keys,
-        "SQLite version": _sqlite_version,
-        "integrity": _integrity,
-        "actor": _actor_left_over,
-    },
-    "postgresql": {"server version": _server_version, "durability": _durability, "autovacuum": _autovacuum},
-}
+        return Severity.FAILURE, f"{what}: {', '.join(faults)}"
+    return Severity.OK, otherwise
 
 
 # What is in it
 
 
-def _counted(what: str, sql: str, outcome: Outcome, otherwise: str) -> Callable[[Connection], _Result]:
+def _counted(what: str, sql: str, outcome: Severity, otherwise: str) -> Callable[[Connection], _Result]:
     """A check that a query, which gives keys, gives none."""
 
     def check(conn: Connection) -> _Result:
         number, first = conn.exec_driver_sql(f"SELECT count(*), min(key) FROM ({sql}) AS found").one()
-        return (outcome, f"{number} {what}, {first} for one") if number else (Outcome.OK, otherwise)
+        return (outcome, f"{number} {what}, {first} for one") if number else (Severity.OK, otherwise)
 
     return check
 
@@ -218,19 +131,19 @@ _CONTENT: dict[str, Callable[[Connection], _Result]] = {
     "cap": _counted(
         "sessions retain more messages than their message_cap",
         f"SELECT s.key {_RETAINED} HAVING count(*) > s.message_cap",
-        Outcome.FAILURE,
+        Severity.FAILURE,
         "no session retains more messages than its message_cap",
     ),
     "counters": _counted(
         "sessions have a message beyond last_seq or after last_activity_ms",
         f"SELECT s.key {_RETAINED} HAVING max(m.seq) > s.last_seq OR max(m.timestamp_ms) > s.last_activity_ms",
-        Outcome.FAILURE,
+        Severity.FAILURE,
         "last_seq and last_activity_ms agree with the messages",
     ),
     "gaps": _counted(
         "sessions lack messages in between: somebody deleted them",
         f"SELECT s.key {_RETAINED} HAVING count(*) <> s.last_seq - min(m.seq) + 1",
-        Outcome.WARNING,
+        Severity.WARNING,
         "the numbers of each session's messages have no gaps",
     ),
     "orphans": _counted(
@@ -239,14 +152,14 @@ _CONTENT: dict[str, Callable[[Connection], _Result]] = {
             f"SELECT session_key AS key FROM {table} WHERE NOT EXISTS (SELECT 1 FROM sessions WHERE key = session_key)"
             for table in ("messages", "archived_messages", "labels")
         ),
-        Outcome.FAILURE,
+        Severity.FAILURE,
         "every message and label belongs to a session",
     ),
     "labels": _counted(
         "labels point to a session that was given another",
         "SELECT l.session_key AS key FROM labels AS l JOIN sessions AS s ON s.key = l.session_key"
         " WHERE s.label IS NULL OR s.label <> l.label",
-        Outcome.WARNING,
+        Severity.WARNING,
         "every label points to a session that was given it",
     ),
 }

@@ -1,6 +1,6 @@
-"""The input rules: each function gives back the checked value or raises `InvalidInput` naming the argument.
+"""The input rules: each function returns the checked value or raises `InvalidInput` naming the argument.
 
-They are the same for both databases, so that what one can't store is refused on the other too.
+They are the same for both databases: what one of them can't store is refused on the other too.
 """
 
 from __future__ import annotations
@@ -10,56 +10,45 @@ import reprlib
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
+from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import TypeAlias, TypeVar
 
-from sessions_db.errors import InvalidInput
+from sessions_db import clock
+from sessions_db.errors import InvalidInput, Shown
+from sessions_db.limits import (
+    MAX_AGE,
+    MAX_INTEGER,
+    MAX_JSON_DEPTH,
+    MAX_JSON_INTEGER_BITS,
+    MAX_MESSAGE_CAP,
+    MAX_NAME_LENGTH,
+    MAX_POOL_SIZE,
+    MAX_SECONDS,
+    MAX_TEXT_BYTES,
+)
 
 JsonValue: TypeAlias = "str | int | float | bool | Mapping[str, JsonValue] | Sequence[JsonValue] | None"
 """What JSON can hold. Numbers are finite."""
 
 _Choice = TypeVar("_Choice", bound=StrEnum)
 
-MAX_NAME_LENGTH = 255
-"""Characters in an agent id, a label, a tool name or an idempotency key.
-
-PostgreSQL refuses index rows of more than about 2,700 bytes, and an index holds two of these at most.
-"""
-
-MAX_TEXT_BYTES = 256 * 1024 * 1024
-"""Bytes of UTF-8 in any other text. PostgreSQL's limit for a value is 1 GB, SQLite's for a row 1,000,000,000 bytes."""
-
-MAX_JSON_DEPTH = 100
-"""Levels of nesting in metadata. SQLite's JSON functions stop at 1,000, Python's parser at its recursion limit."""
-
-MAX_JSON_INTEGER_BITS = 14_000
-"""Bits of an integer in metadata: about 4,200 digits. Python prints 4,300 (`sys.set_int_max_str_digits`)."""
-
-MAX_SECONDS = 2_147_483
-"""The longest wait, 24 days: the databases count milliseconds in 32 bits."""
-
-MAX_AGE_MS = 36_500 * 24 * 60 * 60 * 1000
-"""The longest age that retention goes by, 100 years. More is a mistake about the unit."""
-
-MAX_INTEGER = 2**63 - 1
-"""The largest `BIGINT`."""
-
 
 def text(argument: str, value: object) -> str:
     """A text that both databases can store: well-formed Unicode without NUL."""
     if not isinstance(value, str):
-        raise InvalidInput.of(argument, "must be a str", value)
+        raise InvalidInput(argument, "must be a str", value)
     if "\x00" in value:
-        raise InvalidInput.of(argument, "must not contain NUL (U+0000)", value)
+        raise InvalidInput(argument, "must not contain NUL (U+0000)", value)
     if value.isascii():
         size = len(value)
     else:
         try:
             size = len(value.encode())
         except UnicodeEncodeError:
-            raise InvalidInput.of(argument, "must not contain lone surrogates", value) from None
+            raise InvalidInput(argument, "must not contain lone surrogates", value) from None
     if size > MAX_TEXT_BYTES:
-        raise InvalidInput.of(argument, f"must be at most {MAX_TEXT_BYTES} bytes of UTF-8", value)
+        raise InvalidInput(argument, f"must be at most {MAX_TEXT_BYTES} bytes of UTF-8", value)
     # A subclass of str (an enum member, say) is not a type that every driver knows.
     return value if type(value) is str else str.__str__(value)
 
@@ -73,7 +62,7 @@ def name(argument: str, value: object) -> str:
     """A text short enough for an index."""
     checked = text(argument, value)
     if len(checked) > MAX_NAME_LENGTH:
-        raise InvalidInput.of(argument, f"must be at most {MAX_NAME_LENGTH} characters", value)
+        raise InvalidInput(argument, f"must be at most {MAX_NAME_LENGTH} characters", value)
     return checked
 
 
@@ -82,19 +71,14 @@ def optional_name(argument: str, value: object) -> str | None:
     return None if value is None else name(argument, value)
 
 
-def idempotency_key(value: object) -> str | None:
-    """A non-empty name, or None. An empty key is a bug of the caller's that would swallow every later message."""
-    checked = optional_name("idempotency_key", value)
-    if checked == "":
-        raise InvalidInput.of("idempotency_key", "must not be empty", value)
-    return checked
+def optional_nonempty_name(argument: str, value: object) -> str | None:
+    """A non-empty name, or None.
 
-
-def actor(value: object) -> str | None:
-    """A non-empty name, or None."""
-    checked = optional_name("actor", value)
+    An empty idempotency key or actor is a bug of the caller's: the key would swallow every later message.
+    """
+    checked = optional_name(argument, value)
     if checked == "":
-        raise InvalidInput.of("actor", "must not be empty", value)
+        raise InvalidInput(argument, "must not be empty", value)
     return checked
 
 
@@ -102,37 +86,64 @@ def agent_id(value: object) -> str:
     """A name that can't forge a session key: not empty, no colon, no control character."""
     checked = name("agent_id", value)
     if not checked:
-        raise InvalidInput.of("agent_id", "must not be empty", value)
+        raise InvalidInput("agent_id", "must not be empty", value)
     if ":" in checked or any(unicodedata.category(character) == "Cc" for character in checked):
-        raise InvalidInput.of("agent_id", "must not contain ':' or control characters", value)
+        raise InvalidInput("agent_id", "must not contain ':' or control characters", value)
     return checked
 
 
 def integer(argument: str, value: object, *, minimum: int, maximum: int = MAX_INTEGER) -> int:
     """A whole number within bounds. A bool is not one."""
     if not isinstance(value, int) or isinstance(value, bool):
-        raise InvalidInput.of(argument, "must be an int", value)
+        raise InvalidInput(argument, "must be an int", value)
     if not minimum <= value <= maximum:
-        raise InvalidInput.of(argument, f"must be from {minimum} to {maximum}", value)
+        raise InvalidInput(argument, f"must be from {minimum} to {maximum}", value)
     return int(value)
+
+
+def message_cap(value: object) -> int:
+    """How many messages a session retains."""
+    return integer("message_cap", value, minimum=1, maximum=MAX_MESSAGE_CAP)
 
 
 def pool_size(value: object) -> int:
     """A number of connections."""
-    return integer("pool_size", value, minimum=1, maximum=10_000)
+    return integer("pool_size", value, minimum=1, maximum=MAX_POOL_SIZE)
 
 
 def seconds(argument: str, value: object) -> float:
-    """A span of time that both databases can wait for."""
+    """A number of seconds that both databases can wait for."""
     if not isinstance(value, int | float) or isinstance(value, bool) or not 0 <= value <= MAX_SECONDS:
-        raise InvalidInput.of(argument, f"must be a number of seconds from 0 to {MAX_SECONDS}", value)
+        raise InvalidInput(argument, f"must be a number of seconds from 0 to {MAX_SECONDS}", value)
     return float(value)
+
+
+def cutoff_ms(older_than: object, before: object) -> int:
+    """The time in the past that either `older_than`, a `timedelta`, or `before`, an aware `datetime`, names.
+
+    In milliseconds since the epoch, UTC.
+    """
+    if (older_than is None) == (before is None):
+        raise InvalidInput("older_than", "must be given, or before, and not both", older_than)
+    now = clock.now_ms()
+    if before is None:
+        if not isinstance(older_than, timedelta):
+            raise InvalidInput("older_than", "must be a datetime.timedelta", older_than)
+        if not timedelta(milliseconds=1) <= older_than <= MAX_AGE:
+            raise InvalidInput("older_than", f"must be from 1 ms to {MAX_AGE.days} days", older_than)
+        return now - older_than // timedelta(milliseconds=1)
+    if not isinstance(before, datetime) or before.utcoffset() is None:
+        raise InvalidInput("before", "must be an aware datetime.datetime", before)
+    before_ms = clock.to_ms(before)
+    if before_ms > now:
+        raise InvalidInput("before", "must not be in the future", before)
+    return before_ms
 
 
 def flag(argument: str, value: object) -> bool:
     """A bool, not something that is merely truthy."""
     if not isinstance(value, bool):
-        raise InvalidInput.of(argument, "must be a bool", value)
+        raise InvalidInput(argument, "must be a bool", value)
     return value
 
 
@@ -142,14 +153,19 @@ def choice(argument: str, value: object, choices: type[_Choice]) -> _Choice:
     if isinstance(value, str):
         with suppress(ValueError):
             return choices(value)
-    raise InvalidInput.of(argument, f"must be one of {', '.join(choices)}", value)
+    raise InvalidInput(argument, f"must be one of {', '.join(choices)}", value)
 
 
 def choices(argument: str, values: object, allowed: type[_Choice]) -> list[_Choice]:
     """The members that `values` holds. A single text is refused: its letters are not what was meant."""
     if isinstance(values, str) or not isinstance(values, Iterable):
-        raise InvalidInput.of(argument, "must be a collection", values)
+        raise InvalidInput(argument, "must be a collection", values)
     return [choice(argument, value, allowed) for value in values]
+
+
+def optional_choices(argument: str, values: object, allowed: type[_Choice]) -> list[_Choice] | None:
+    """As `choices`, or None."""
+    return None if values is None else choices(argument, values, allowed)
 
 
 def metadata(argument: str, value: object) -> dict[str, JsonValue] | None:
@@ -157,7 +173,7 @@ def metadata(argument: str, value: object) -> dict[str, JsonValue] | None:
     if value is None:
         return None
     if not isinstance(value, Mapping):
-        raise InvalidInput.of(argument, "must be a mapping", value)
+        raise InvalidInput(argument, "must be a mapping", value)
     return _json_object(argument, value, 1)
 
 
@@ -176,7 +192,7 @@ def _json_object(argument: str, value: Mapping[object, object], depth: int) -> d
 
 def _json(argument: str, value: object, depth: int) -> JsonValue:
     if depth > MAX_JSON_DEPTH:
-        raise InvalidInput.of(argument.partition("[")[0], f"must be nested at most {MAX_JSON_DEPTH} levels deep", value)
+        raise InvalidInput(argument.partition("[")[0], f"must be nested at most {MAX_JSON_DEPTH} levels deep", value)
     match value:
         case None | bool():
             return value
@@ -184,15 +200,15 @@ def _json(argument: str, value: object, depth: int) -> JsonValue:
             return text(argument, value)
         case int():
             if value.bit_length() > MAX_JSON_INTEGER_BITS:
-                raise InvalidInput(argument, f"must have at most {MAX_JSON_INTEGER_BITS} bits", "a longer int")
+                raise InvalidInput(argument, f"must have at most {MAX_JSON_INTEGER_BITS} bits", Shown("a longer int"))
             return int(value)
         case float():
             if not math.isfinite(value):
-                raise InvalidInput.of(argument, "must be finite: JSON has no NaN or Infinity", value)
+                raise InvalidInput(argument, "must be finite: JSON has no NaN or Infinity", value)
             return float(value)
         case Mapping():
             return _json_object(argument, value, depth + 1)
         case list() | tuple():
             return [_json(f"{argument}[{index}]", item, depth + 1) for index, item in enumerate(value)]
         case _:
-            raise InvalidInput.of(argument, "must be made of JSON values", value)
+            raise InvalidInput(argument, "must be made of JSON values", value)

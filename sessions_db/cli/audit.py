@@ -9,7 +9,7 @@ from rich.console import Console
 
 from sessions_db.cli import terminal
 from sessions_db.cli.group import acting, as_json, cli, database, one_of, reader, writer
-from sessions_db.models import EventKind
+from sessions_db.enums import EventKind
 
 
 @cli.group()

@@ -8,10 +8,11 @@ from rich.text import Text
 
 from sessions_db.cli import terminal
 from sessions_db.cli.group import as_json, cli, database
-from sessions_db.doctor import Outcome, examine
-from sessions_db.manager import default_url
+from sessions_db.default import default_url
+from sessions_db.doctor import examine
+from sessions_db.enums import Severity
 
-_STYLES = {Outcome.OK: "green", Outcome.WARNING: "yellow", Outcome.FAILURE: "bold red"}
+_STYLES = {Severity.OK: "green", Severity.WARNING: "yellow", Severity.FAILURE: "bold red"}
 
 
 @cli.command()
@@ -41,5 +42,5 @@ def doctor(ctx: click.Context, url: str | None, quick: bool, as_json: bool) -> N
                 ]
             )
         )
-    if any(finding.outcome is Outcome.FAILURE for finding in findings):
+    if any(finding.outcome is Severity.FAILURE for finding in findings):
         ctx.exit(1)

@@ -8,17 +8,19 @@ import os
 import re
 import sys
 from collections.abc import Callable
+from datetime import timedelta
 from enum import StrEnum
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import click
 from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, TextColumn, TimeRemainingColumn
 
 from sessions_db.cli import terminal
+from sessions_db.default import DEFAULT_URL, default_url
 from sessions_db.errors import SessionsError
-from sessions_db.manager import DEFAULT_URL, SessionManager, default_url
-from sessions_db.validation import MAX_AGE_MS
+from sessions_db.limits import MAX_AGE
+from sessions_db.manager import SessionManager
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 
@@ -112,21 +114,24 @@ def one_of(choices: type[StrEnum]) -> click.Choice[str]:
     return click.Choice([choice.value for choice in choices])
 
 
-class Duration(click.ParamType[int]):
-    """A span of time such as `30d`, `2h`, `15m` or `90s`, as milliseconds."""
+class Duration(click.ParamType[timedelta]):
+    """A span of time such as `30d`, `2h`, `15m` or `90s`."""
 
     name = "duration"
-    _UNITS_MS = {"d": 86_400_000, "h": 3_600_000, "m": 60_000, "s": 1000}  # noqa: RUF012  # never changed
+    _UNITS: ClassVar = {"d": "days", "h": "hours", "m": "minutes", "s": "seconds"}
 
-    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        """The milliseconds; a usage error for what is no duration, is 0, or is longer than 100 years."""
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> timedelta:
+        """The span of time; a usage error for anything that is no duration, is 0, or is longer than 100 years."""
         found = re.fullmatch(r"([0-9]{1,12})([dhms])", str(value))
         if found is None:
             self.fail(f"{value!r} is not a duration such as 30d, 2h, 15m or 90s.", param, ctx)
-        ms = int(found[1]) * self._UNITS_MS[found[2]]
-        if not 0 < ms <= MAX_AGE_MS:
-            self.fail(f"{value!r} is not between 1s and {MAX_AGE_MS // self._UNITS_MS['d']}d.", param, ctx)
-        return ms
+        try:
+            duration = timedelta(**{self._UNITS[found[2]]: int(found[1])})
+        except OverflowError:
+            duration = timedelta.max
+        if not timedelta(0) < duration <= MAX_AGE:
+            self.fail(f"{value!r} is not between 1s and {MAX_AGE.days}d.", param, ctx)
+        return duration
 
 
 def progress_bar(*columns: ProgressColumn, hidden: bool = False) -> Progress:

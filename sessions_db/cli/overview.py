@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import click
 from rich.console import Console
 
+from sessions_db import clock
 from sessions_db.cli import terminal
 from sessions_db.cli.group import as_json, cli, database, reader
-from sessions_db.errors import SessionNotFound, translated
-from sessions_db.manager import Transaction
-from sessions_db.models import Session, clock_ms
-from sessions_db.operations.reading import count_descendants
-from sessions_db.operations.statistics import Statistics, statistics
+from sessions_db.errors import SessionNotFound
+from sessions_db.models import Session, Statistics
+from sessions_db.transaction import Transaction
 from sessions_db.validation import JsonValue
 
 # Of more agents `stats` prints those with the most sessions.
@@ -35,14 +34,14 @@ def tree(url: str | None, key: str, depth: int, limit: int, as_json: bool) -> No
     Where a tree is larger than --depth and --limit allow, the levels next to KEY come first, and of one session's
     children the newest; how many are left out is said in the end.
     """
-    with reader(url) as manager, manager.transaction() as tx, translated(tx.connection):
+    with reader(url) as manager, manager.snapshot() as tx:
         root = tx.get(key)
         if root is None:
             raise SessionNotFound(key)
         children = _children(tx, key, depth, limit)
         shown = [*_in_order(root, children)]
         # The root is one of its own descendants where a cycle was made by hand.
-        left_out = count_descendants(tx.connection, key) - (len(shown) - 1)
+        left_out = tx.count_sessions(descendants_of=key) - (len(shown) - 1)
     if as_json:
         sessions: list[JsonValue] = [
             {"depth": level, **_without_messages(session), "messageCount": session.message_count}
@@ -98,8 +97,8 @@ def stats(url: str | None, as_json: bool) -> None:
     Sessions are counted by kind, status and agent. Of the messages, those that a session no longer retains are
     trimmed; where the session says so, they are archived instead of deleted.
     """
-    with reader(url) as manager, manager.transaction() as tx, translated(tx.connection):
-        found = statistics(tx.connection)
+    with reader(url) as manager:
+        found = manager.statistics()
     if as_json:
         click.echo(terminal.to_json(_to_dict(found)))
     else:
@@ -148,7 +147,7 @@ def _fields(found: Statistics) -> dict[str, str | None]:
     }
 
 
-def _listed(counts: dict[str, int]) -> str:
+def _listed(counts: Mapping[str, int]) -> str:
     return ", ".join(f"{count:,} {name}" for name, count in counts.items())
 
 
@@ -159,5 +158,5 @@ def _at(what: str, session: tuple[str, int] | None) -> str | None:
 def _idle(session: tuple[str, int] | None) -> str | None:
     if session is None:
         return None
-    idle_s = max(0, clock_ms() - session[1]) // 1000
+    idle_s = max(0, clock.now_ms() - session[1]) // 1000
     return f"{session[0]}, for {idle_s:,} s, since {terminal.utc(session[1])} UTC"

@@ -9,8 +9,9 @@ from rich.console import Console
 
 from sessions_db.cli import terminal
 from sessions_db.cli.group import as_json, cli, database, one_of, reader
+from sessions_db.enums import SessionKind, SessionStatus
 from sessions_db.errors import SessionNotFound
-from sessions_db.models import Session, SessionKind, SessionStatus
+from sessions_db.models import Session
 from sessions_db.validation import JsonValue
 
 # Of a session with more children `show` prints the newest.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from datetime import timedelta
 
 import click
 from rich.console import Console
@@ -10,10 +11,9 @@ from rich.progress import MofNCompleteColumn
 
 from sessions_db.cli import terminal
 from sessions_db.cli.group import Duration, acting, as_json, cli, database, one_of, progress_bar, reader, writer
-from sessions_db.errors import SessionNotFound, translated
-from sessions_db.models import SessionKind, clock_ms
-from sessions_db.operations import archive as archived
-from sessions_db.validation import JsonValue
+from sessions_db.enums import SessionKind
+from sessions_db.errors import SessionNotFound
+from sessions_db.models import Archive
 
 _kinds = click.option(
     "--kind", "kinds", type=one_of(SessionKind), multiple=True, help="Only this kind; may be repeated."
@@ -22,7 +22,7 @@ _dry_run = click.option("--dry-run", is_flag=True, help="Change nothing, and tel
 
 
 def _older_than(help_: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    return click.option("--older-than", "age_ms", type=Duration(), required=True, metavar="DURATION", help=help_)
+    return click.option("--older-than", "age", type=Duration(), required=True, metavar="DURATION", help=help_)
 
 
 @cli.command("timeout-idle")
@@ -42,7 +42,7 @@ def _older_than(help_: str) -> Callable[[Callable[..., None]], Callable[..., Non
 @database
 @click.pass_obj
 def timeout_idle(
-    url: str | None, age_ms: int, kinds: Sequence[str], dry_run: bool, as_json: bool, actor: str | None
+    url: str | None, age: timedelta, kinds: Sequence[str], dry_run: bool, as_json: bool, actor: str | None
 ) -> None:
     """End active sessions in which nothing happens any more.
 
@@ -52,7 +52,7 @@ def timeout_idle(
     """
     with reader(url) if dry_run else writer(url, actor) as manager:
         ended = _with_progress(
-            "Ending", lambda progress: manager.timeout_idle(age_ms, kinds, dry_run=dry_run, progress=progress)
+            "Ending", lambda progress: manager.timeout_idle(age, kinds, dry_run=dry_run, progress=progress)
         )
     _report("ended as timed out", ended, dry_run=dry_run, as_json=as_json)
 
@@ -65,20 +65,19 @@ def timeout_idle(
 @acting
 @database
 @click.pass_obj
-def prune(url: str | None, age_ms: int, kinds: Sequence[str], dry_run: bool, as_json: bool, actor: str | None) -> None:
+def prune(
+    url: str | None, age: timedelta, kinds: Sequence[str], dry_run: bool, as_json: bool, actor: str | None
+) -> None:
     """Delete sessions that ended long ago.
 
     Their messages, archived ones too, and their labels go with them; the log tells that they were deleted. Active
     sessions are never deleted, however old. Durations are such as 30d, 2h, 15m or 90s. It works in batches, so that
     nobody waits for long; what an interrupted run has deleted stays deleted.
     """
-    before_ms = clock_ms() - age_ms
-    if before_ms <= 0:
-        raise click.BadParameter("that is before 1970.", param_hint="--older-than")
     with reader(url) if dry_run else writer(url, actor) as manager:
         deleted = _with_progress(
             "Deleting",
-            lambda progress: manager.prune(before_ms, kinds=kinds or None, dry_run=dry_run, progress=progress),
+            lambda progress: manager.prune(age, kinds=kinds or None, dry_run=dry_run, progress=progress),
         )
     _report("deleted", deleted, dry_run=dry_run, as_json=as_json)
 
@@ -113,25 +112,24 @@ def archive(url: str | None, key: str | None, limit: int, as_json: bool) -> None
     they are deleted. With KEY, list the newest archived messages of that session, oldest first; without, list the
     sessions that have any, those with the most first.
     """
-    with reader(url) as manager, manager.transaction() as tx, translated(tx.connection):
+    with reader(url) as manager:
         if key is None:
-            _print_archives(archived.archives(tx.connection, limit), limit, as_json=as_json)
+            _print_archives(manager.archives(limit), limit, as_json=as_json)
             return
-        if tx.get(key) is None:
-            raise SessionNotFound(key)
-        messages = archived.archived_messages_of(tx.connection, key, limit)
+        messages = manager.archived(key, limit)
+    if messages is None:
+        raise SessionNotFound(key)
     if as_json:
-        lines: list[JsonValue] = [{**message.to_dict(), "archivedMs": archived_ms} for message, archived_ms in messages]
-        click.echo(terminal.to_json(lines))
+        click.echo(terminal.to_json([message.to_dict() for message in messages]))
     elif messages:
-        terminal.print_messages(Console(), [message for message, _ in messages])
+        terminal.print_messages(Console(), messages)
         if len(messages) == limit:
             click.echo(f"These are the newest {limit:,}; --limit shows more.")
     else:
         click.echo("No archived messages.")
 
 
-def _print_archives(archives: Sequence[archived.Archive], limit: int, *, as_json: bool) -> None:
+def _print_archives(archives: Sequence[Archive], limit: int, *, as_json: bool) -> None:
     if as_json:
         click.echo(terminal.to_json([archive.to_dict() for archive in archives]))
     elif archives:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import uuid
 from typing import Final
 
+from sessions_db.enums import Role
 from sessions_db.manager import SessionManager
-from sessions_db.models import NewMessage, Role
+from sessions_db.models import NewMessage
 
 AGENT: Final = "demo"
 LABEL: Final = "demo-report"

@@ -17,8 +17,8 @@ from rich.filesize import decimal
 from rich.table import Table
 from rich.text import Text
 
-from sessions_db.models import Message, Role, Session, SessionEvent, SessionStatus
-from sessions_db.operations.archive import Archive
+from sessions_db.enums import Role, SessionStatus
+from sessions_db.models import Archive, Message, Session, SessionEvent
 from sessions_db.validation import JsonValue
 
 # The control characters but tab and newline, line separators, and what changes the direction of text.

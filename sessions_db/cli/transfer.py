@@ -16,9 +16,8 @@ from rich.text import Text
 
 from sessions_db.cli import terminal
 from sessions_db.cli.group import acting, as_json, cli, database, one_of, progress_bar, reader, writer
-from sessions_db.exporting import export_lines
-from sessions_db.importing import Line, Outcome, import_lines
-from sessions_db.models import SessionKind, SessionStatus
+from sessions_db.enums import SessionKind, SessionStatus
+from sessions_db.transfer import Line, Outcome, export_lines, import_lines
 
 
 @cli.command("import")

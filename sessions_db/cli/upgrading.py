@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import click
 
-from sessions_db import migrate
 from sessions_db.cli import terminal
 from sessions_db.cli.group import as_json, cli, database, writer
 
@@ -20,7 +19,7 @@ def upgrade(url: str | None, as_json: bool) -> None:
     Doing it again does nothing.
     """
     with writer(url, migrate=True) as manager:
-        before, after = manager.found_revision, migrate.head_revision()
+        before, after = manager.found_revision, manager.revision
     if as_json:
         click.echo(terminal.to_json({"before": before, "after": after}))
     elif before == after:

@@ -1,22 +1,22 @@
-"""Who is acting, for the triggers that write the log. Needs a transaction, and lasts as long."""
+"""Who is acting, for the triggers that write the log."""
 
 from __future__ import annotations
 
-from sqlalchemy import Connection, delete, func, insert, select
+from collections.abc import Iterator
+from contextlib import contextmanager
 
-from sessions_db.schema import event_actor
+from sqlalchemy import Connection
 
-
-def act_as(conn: Connection, actor: str) -> None:
-    """Have what the transaction does from here on logged under this name."""
-    if conn.dialect.name == "sqlite":
-        conn.execute(insert(event_actor).values(name=actor))
-    else:
-        # Local to the transaction: behind PgBouncer the next one is somebody else's.
-        conn.execute(select(func.set_config("sessions_db.actor", actor, True)))
+from sessions_db.schema import ACT_AS, STOP_ACTING
 
 
-def stop_acting(conn: Connection) -> None:
-    """Forget the name before the transaction is committed."""
-    if conn.dialect.name == "sqlite":
-        conn.execute(delete(event_actor))
+@contextmanager
+def acting_as(conn: Connection, actor: str | None) -> Iterator[None]:
+    """Have the log name this actor for what the block does, which must be all of a transaction."""
+    if actor is None:
+        yield
+        return
+    conn.execute(ACT_AS[conn.dialect.name], {"actor": actor})
+    yield
+    if (stop := STOP_ACTING[conn.dialect.name]) is not None:
+        conn.execute(stop)

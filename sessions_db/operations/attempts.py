@@ -1,19 +1,20 @@
-"""Turns for an operation of several statements that others can get between."""
+"""Repeated attempts of an operation of several statements, where other writers may come in between."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Final
 
-from sessions_db.errors import SessionsError
+from sessions_db.errors import WriteUndone
 
-_TURNS = 20
+_ATTEMPTS: Final = 20
 
 
 def attempts(key: str) -> Iterator[None]:
-    """A turn for each `next`, until so many have come to nothing that it can't be chance.
+    """An item for each attempt, until so many have failed that it can't be chance.
 
     Raises:
-        SessionsError: something undoes what is done to the session `key`, a trigger of somebody's, say.
+        WriteUndone: something undoes what is done to the session `key`, such as a trigger.
     """
-    yield from [None] * _TURNS
-    raise SessionsError(f"What is written to {key} does not stay: tried {_TURNS} times")
+    yield from [None] * _ATTEMPTS
+    raise WriteUndone(key, _ATTEMPTS)

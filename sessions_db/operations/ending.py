@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from dataclasses import dataclass
 
 from sqlalchemy import (
     Column,
@@ -19,23 +20,27 @@ from sqlalchemy import (
     update,
 )
 
+from sessions_db import clock
+from sessions_db.enums import SessionKind, SessionStatus
 from sessions_db.errors import SessionNotActive, SessionNotFound
-from sessions_db.models import Session, SessionKind, SessionStatus, clock_ms
+from sessions_db.models import Session
 from sessions_db.operations.attempts import attempts
+from sessions_db.operations.operation import Needs, needs
 from sessions_db.operations.reading import get, status_of
 from sessions_db.schema import sessions
 
 
+@needs(Needs.LOGGED_STATEMENT)
 def end(conn: Connection, key: str, status: SessionStatus, reason: str | None) -> bool:
-    """Whether this call ended the session: one compare-and-set, and a look only where it lost."""
+    """Whether this call ended the session: one compare-and-set, and a second statement only if it lost."""
     won = (
         update(sessions)
         .where(sessions.c.key == key, sessions.c.status == SessionStatus.ACTIVE.value)
-        .values(status=status.value, finished_ms=clock_ms(), end_reason=reason)
+        .values(status=status.value, finished_ms=clock.now_ms(), end_reason=reason)
     )
-    turns = attempts(key)
+    tries = attempts(key)
     while True:
-        next(turns)
+        next(tries)
         if conn.execute(won).rowcount:
             return True
         current = status_of(conn, key)
@@ -43,14 +48,15 @@ def end(conn: Connection, key: str, status: SessionStatus, reason: str | None) -
             raise SessionNotFound(key)
         if current is status:
             return False
-        # The loop goes on only if the session was reopened between the two statements.
+        # The loop continues only if the session was reopened between the two statements.
         if current is not SessionStatus.ACTIVE:
             raise SessionNotActive(key, current)
 
 
+@needs(Needs.TRANSACTION)
 def reopen(conn: Connection, key: str) -> Session:
-    """The session, active again if it had ended. Needs a transaction."""
-    at_ms = clock_ms()
+    """The session, active again if it had ended."""
+    at_ms = clock.now_ms()
     conn.execute(
         update(sessions)
         .where(sessions.c.key == key, sessions.c.status != SessionStatus.ACTIVE.value)
@@ -58,7 +64,7 @@ def reopen(conn: Connection, key: str) -> Session:
             status=SessionStatus.ACTIVE.value,
             finished_ms=None,
             end_reason=None,
-            # Reopening is activity: the next sweep for idle sessions must not end it at once.
+            # Reopening is activity: the next sweep for idle sessions must not end the session at once.
             last_activity_ms=case((sessions.c.last_activity_ms < at_ms, at_ms), else_=sessions.c.last_activity_ms),
         )
     )
@@ -68,63 +74,74 @@ def reopen(conn: Connection, key: str) -> Session:
     return session
 
 
+@needs(Needs.LOGGED_STATEMENT)
 def remove(conn: Connection, key: str) -> bool:
-    """Whether there was such a session; its messages and labels go with it."""
+    """Whether there was such a session; its messages and labels are deleted with it."""
     return conn.execute(delete(sessions).where(sessions.c.key == key)).rowcount > 0
 
 
+@dataclass(frozen=True, slots=True)
+class Sweep:
+    """Sessions to be ended or deleted in batches: those that meet the conditions, in this order of time and key."""
+
+    conditions: tuple[ColumnElement[bool], ...]
+    order: tuple[Column[int], Column[str]]
+
+    def query(self, limit: int | None) -> Select[int, str]:
+        """The times and keys of the sessions, at most `limit`."""
+        return select(*self.order).where(*self.conditions).order_by(*self.order).limit(limit)
+
+
 def idle(idle_since_ms: int, kinds: Collection[SessionKind]) -> Sweep:
-    """The active sessions of these kinds whose last activity was then or before, the oldest first."""
-    return Sweep(
+    """The active sessions of these kinds whose last activity was at that time or before, the oldest first."""
+    conditions = (
         sessions.c.status == SessionStatus.ACTIVE.value,
         sessions.c.kind.in_(kinds),
         sessions.c.last_activity_ms <= idle_since_ms,
-        order=(sessions.c.created_ms, sessions.c.key),
     )
+    return Sweep(conditions, (sessions.c.created_ms, sessions.c.key))
 
 
 def finished(finished_before_ms: int, kinds: Collection[SessionKind] | None) -> Sweep:
-    """The sessions (of these kinds) that ended before that time, the longest ended first."""
+    """The sessions (of these kinds) that ended before that time, the first to end first."""
     conditions = [sessions.c.finished_ms < finished_before_ms]
     if kinds is not None:
         conditions.append(sessions.c.kind.in_(kinds))
-    return Sweep(*conditions, order=(sessions.c.finished_ms, sessions.c.key))
+    return Sweep(tuple(conditions), (sessions.c.finished_ms, sessions.c.key))
 
 
-class Sweep:
-    """Sessions to be ended or deleted, a batch at a time."""
+@needs(Needs.READ)
+def swept_keys(conn: Connection, sweep: Sweep, limit: int | None = None) -> list[str]:
+    """The keys of the sessions of the sweep (at most `limit`), in its order."""
+    return _keys_in_order(conn.execute(sweep.query(limit)))
 
-    def __init__(self, *conditions: ColumnElement[bool], order: tuple[Column[int], Column[str]]) -> None:
-        self._conditions = conditions
-        self._order = order
 
-    def keys(self, conn: Connection, limit: int | None = None) -> list[str]:
-        """The keys of the sessions (at most `limit`), in their order."""
-        return _keys_in_order(conn.execute(self._query(limit)))
+@needs(Needs.READ)
+def count_swept(conn: Connection, sweep: Sweep) -> int:
+    """How many sessions the sweep has."""
+    return conn.execute(select(func.count()).select_from(sessions).where(*sweep.conditions)).scalar_one()
 
-    def count(self, conn: Connection) -> int:
-        """How many sessions there are."""
-        return conn.execute(select(func.count()).select_from(sessions).where(*self._conditions)).scalar_one()
 
-    def time_out(self, conn: Connection, reason: str, limit: int) -> list[str]:
-        """The keys of at most `limit` sessions that this one statement ended, in their order."""
-        ended = {"status": SessionStatus.TIMEOUT.value, "finished_ms": clock_ms(), "end_reason": reason}
-        return self._swept(conn, update(sessions).values(ended), limit)
+@needs(Needs.LOGGED_STATEMENT)
+def time_out_swept(conn: Connection, sweep: Sweep, limit: int, reason: str) -> list[str]:
+    """The keys of at most `limit` sessions that this one statement ended, in the order of the sweep."""
+    ended = {"status": SessionStatus.TIMEOUT.value, "finished_ms": clock.now_ms(), "end_reason": reason}
+    return _change(conn, sweep, update(sessions).values(ended), limit)
 
-    def delete(self, conn: Connection, limit: int) -> list[str]:
-        """The keys of at most `limit` sessions that this one statement deleted, in their order."""
-        return self._swept(conn, delete(sessions), limit)
 
-    def _swept(self, conn: Connection, change: Update | Delete, limit: int) -> list[str]:
-        # The conditions are looked at again after a wait for a lock: a session that was reopened meanwhile stays.
-        keys = select(self._query(limit).subquery().c.key)
-        batch = change.where(sessions.c.key.in_(keys), *self._conditions)
-        return _keys_in_order(conn.execute(batch.returning(*self._order)))
+@needs(Needs.LOGGED_STATEMENT)
+def delete_swept(conn: Connection, sweep: Sweep, limit: int) -> list[str]:
+    """The keys of at most `limit` sessions that this one statement deleted, in the order of the sweep."""
+    return _change(conn, sweep, delete(sessions), limit)
 
-    def _query(self, limit: int | None) -> Select[int, str]:
-        return select(*self._order).where(*self._conditions).order_by(*self._order).limit(limit)
+
+def _change(conn: Connection, sweep: Sweep, change: Update | Delete, limit: int) -> list[str]:
+    # The conditions are checked again after a wait for a lock: a session that was reopened meanwhile is left alone.
+    keys = select(sweep.query(limit).subquery().c.key)
+    batch = change.where(sessions.c.key.in_(keys), *sweep.conditions)
+    return _keys_in_order(conn.execute(batch.returning(*sweep.order)))
 
 
 def _keys_in_order(rows: CursorResult[int, str]) -> list[str]:
-    # Here, as one of the databases gives what it changed in no order, and each has its own order of text.
+    # Sorted here: Postgres returns changed rows in no order, and each database has its own collation.
     return [key for _, key in sorted((at_ms, key) for at_ms, key in rows)]

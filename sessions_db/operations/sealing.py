@@ -1,10 +1,9 @@
-"""Seals: digests over the log that somebody keeps elsewhere, so that a rewritten log can't pass for the old one.
+"""Seals: digests over the log that are kept elsewhere, so that a rewritten log can't pass for the original.
 
-An event's digest is the SHA-256 of its columns as a JSON array in UTF-8, without spaces, in the order of
-the table's columns.
-A seal's digest is the SHA-256 of these lines, each ended by a line feed: the digest of the seal before it (64 zeros for
-the first), then for each event since then, by id: its id, its at_ms and its digest, separated by spaces. Digests are
-written in hexadecimal. Who holds the last seal's digest can thus check the log without trusting whoever keeps it.
+An event's digest is the SHA-256 of its columns as a JSON array in UTF-8, without spaces, in the order of the table's
+columns. A seal's digest is the SHA-256 of these lines, each ended by a line feed: the digest of the seal before it (64
+zeros for the first one), then for each event since then, by id: its id, its at_ms and its digest, separated by spaces.
+Digests are in hexadecimal. Anyone who holds the last seal's digest can check the log without trusting its owner.
 """
 
 from __future__ import annotations
@@ -13,36 +12,41 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from datetime import timedelta
+from typing import Any, Final
 
 from sqlalchemy import Connection, Row, Table, func, insert, select
 
-from sessions_db.models import Seal, Verdict, clock_ms
+from sessions_db import clock
+from sessions_db.database import backend_of
+from sessions_db.limits import EVENT_RETENTION
+from sessions_db.models import Seal, Verdict
+from sessions_db.operations.operation import Needs, needs
 from sessions_db.schema import event_digests, event_seals, session_events
 
-_FIRST = "0" * 64
-_PAGE = 1000
+_FIRST: Final = "0" * 64
+_PAGE: Final = 1000
 
-# As the triggers have it: a younger event can't have been deleted.
-_KEPT_MS = 30 * 24 * 60 * 60 * 1000
+# A younger event can't have been deleted: the triggers refuse it.
+_KEPT_MS: Final = EVENT_RETENTION // timedelta(milliseconds=1)
 
 
+@needs(Needs.TRANSACTION)
 def last_event_id(conn: Connection) -> int:
-    """The id of the newest event, 0 if there is none; no event with a lower id can come later. Needs a transaction."""
-    if conn.dialect.name == "postgresql":
-        # Ids are taken before a writer commits. The lock waits for those who have one, and is gone with this
-        # transaction: writers wait for a moment, not for the seal.
-        conn.exec_driver_sql(f"LOCK TABLE {session_events.name} IN SHARE MODE")
+    """The id of the newest event, 0 if there is none. No event with a lower id can come later."""
+    # On Postgres, ids are taken before a writer commits. The lock waits for the writers that have one, and is released
+    # with this transaction: other writers wait for a moment, not for the seal.
+    backend_of(conn).lock_table(conn, session_events.name, "SHARE")
     return conn.execute(select(func.max(session_events.c.id))).scalar_one() or 0
 
 
+@needs(Needs.TRANSACTION)
 def seal(conn: Connection, through_event_id: int, actor: str | None) -> Seal | None:
     """The seal over the events up to this one, or the last seal if it reaches as far; None if there is no event.
 
-    Takes as long as there are events since the last seal. Needs a transaction.
+    Takes time in proportion to the events since the last seal.
     """
-    if conn.dialect.name == "postgresql":
-        conn.exec_driver_sql(f"LOCK TABLE {event_seals.name} IN EXCLUSIVE MODE")
+    backend_of(conn).lock_table(conn, event_seals.name, "EXCLUSIVE")
     last = _newest_seal(conn)
     after_id = last.through_event_id if last else 0
     if through_event_id <= after_id:
@@ -57,7 +61,7 @@ def seal(conn: Connection, through_event_id: int, actor: str | None) -> Seal | N
         after_id = events[-1].id
     made = Seal(
         id=last.id + 1 if last else 1,
-        sealed_ms=clock_ms(),
+        sealed_ms=clock.now_ms(),
         actor=actor,
         through_event_id=through_event_id,
         event_count=chain.length,
@@ -68,10 +72,11 @@ def seal(conn: Connection, through_event_id: int, actor: str | None) -> Seal | N
     return made
 
 
+@needs(Needs.SNAPSHOT)
 def verify(conn: Connection, *, expect: str | None, since: str | None) -> Verdict:
-    """Whether the sealed events are as they were sealed. Needs a transaction that sees one moment.
+    """Whether the sealed events are as they were sealed.
 
-    Takes as long as there are events since the seal `since`.
+    Takes time in proportion to the events since the seal `since`.
     """
     seals = [Seal(**row) for row in conn.execute(select(event_seals).order_by(event_seals.c.id)).mappings()]
     newest = seals[-1] if seals else None
@@ -147,7 +152,7 @@ def _look_for_fault(
 
 def _check(conn: Connection, made: Seal, previous_digest: str, after_id: int, found: _Found) -> None:
     """Count what this seal covers; the fault that comes first, by the events' ids, is raised."""
-    kept_since_ms = clock_ms() - _KEPT_MS
+    kept_since_ms = clock.now_ms() - _KEPT_MS
     chain = _Chain(previous_digest)
     while after_id < made.through_event_id:
         leaves = _rows(conn, event_digests, after_id, made.through_event_id)

@@ -1,9 +1,9 @@
-"""Reading whole sessions out of one database and writing them into another, with all that is stored of them."""
+"""Reading whole sessions out of one database and writing them into another, with everything that is stored of them."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import fields, replace
 from itertools import groupby
 from typing import Any
 
@@ -11,12 +11,13 @@ from sqlalchemy import (
     BigInteger,
     ColumnElement,
     Connection,
+    Insert,
     Select,
+    Table,
     Text,
     and_,
     bindparam,
     cast,
-    func,
     insert,
     literal,
     null,
@@ -26,101 +27,43 @@ from sqlalchemy import (
     update,
 )
 
+from sessions_db.database.statement import Statement
+from sessions_db.enums import SessionKind, SessionStatus
 from sessions_db.errors import InvalidInput
-from sessions_db.models import SessionKind, SessionStatus
-from sessions_db.operations.rendered import Rendered
+from sessions_db.models import StoredMessage, StoredSession
+from sessions_db.operations.labels import take_over
+from sessions_db.operations.operation import Needs, needs
+from sessions_db.operations.reading import filters
+from sessions_db.operations.rows import as_read
 from sessions_db.schema import Json, archived_messages, insert_into, labels, messages, sessions
 
-_PAGE = 100
+_SESSION_FIELDS = [field.name for field in fields(StoredSession) if field.name in sessions.c]
+_MESSAGE_FIELDS = [field.name for field in fields(StoredMessage)]
 
 
-@dataclass(frozen=True, slots=True)
-class WholeMessage:
-    """A stored message; `metadata` is JSON text on one line, `archived_ms` is None for one that is retained."""
-
-    seq: int
-    role: str
-    content: str
-    tool_name: str | None
-    metadata: str | None
-    timestamp_ms: int
-    idempotency_key: str | None
-    archived_ms: int | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class WholeSession:
-    """All that is stored of a session; `metadata` is JSON text on one line.
-
-    `labels` are those that it owns, each with the time when it got it. Messages come by their numbers.
-    """
-
-    key: str
-    agent_id: str
-    kind: str
-    status: str
-    label: str | None
-    task: str | None
-    run_id: str | None
-    parent_key: str | None
-    created_ms: int
-    finished_ms: int | None
-    end_reason: str | None
-    metadata: str | None
-    message_cap: int
-    archive_trimmed: bool
-    message_count: int
-    last_activity_ms: int
-    labels: Sequence[tuple[str, int]] = field(default=())
-    messages: Sequence[WholeMessage] = field(default=())
-    archived_messages: Sequence[WholeMessage] = field(default=())
+@needs(Needs.SNAPSHOT)
+def export(
+    conn: Connection,
+    *,
+    agent_id: str | None,
+    kinds: Collection[SessionKind] | None,
+    statuses: Collection[SessionStatus] | None,
+    after: StoredSession | None,
+    limit: int,
+) -> list[StoredSession]:
+    """The sessions that pass every filter, the oldest first, those of one millisecond by the bytes of their keys."""
+    query = _sessions().where(*filters(agent_id=agent_id, kinds=kinds, statuses=statuses))
+    if after is not None:
+        # The first condition is the one that an index can start from.
+        later = or_(sessions.c.created_ms > after.created_ms, sessions.c.key > after.key)
+        query = query.where(and_(sessions.c.created_ms >= after.created_ms, later))
+    found = _read(conn, query.order_by(sessions.c.created_ms, sessions.c.key).limit(limit))
+    return [_with_messages(conn, session) for session in found]
 
 
-def on_one_line(metadata: str | None) -> str | None:
-    """The same JSON without line breaks, and without blanks around it."""
-    # They can only stand between tokens: within a string they are escapes. Only SQL past the library writes them.
-    return None if metadata is None else metadata.replace("\n", " ").replace("\r", " ").strip(" \t")
-
-
-class Selection:
-    """The sessions that pass each filter given, read a page at a time in an order that both databases have.
-
-    All of it needs a transaction that sees one moment.
-    """
-
-    def __init__(
-        self,
-        *,
-        agent_id: str | None = None,
-        kinds: Collection[SessionKind] | None = None,
-        statuses: Collection[SessionStatus] | None = None,
-    ) -> None:
-        self._conditions: list[ColumnElement[bool]] = []
-        if agent_id is not None:
-            self._conditions.append(sessions.c.agent_id == agent_id)
-        if kinds is not None:
-            self._conditions.append(sessions.c.kind.in_(kinds))
-        if statuses is not None:
-            self._conditions.append(sessions.c.status.in_(statuses))
-
-    def count(self, conn: Connection) -> int:
-        """How many sessions there are."""
-        return conn.execute(select(func.count()).select_from(sessions).where(*self._conditions)).scalar_one()
-
-    def read(self, conn: Connection) -> Iterator[WholeSession]:
-        """The sessions, the oldest first, those of one millisecond by the bytes of their keys."""
-        page = _sessions().where(*self._conditions).order_by(sessions.c.created_ms, sessions.c.key).limit(_PAGE)
-        found = _read(conn, page)
-        while found:
-            yield from (_with_messages(conn, session) for session in found)
-            last = found[-1]
-            after = or_(sessions.c.created_ms > last.created_ms, sessions.c.key > last.key)
-            # The first condition is what an index can be entered by.
-            found = _read(conn, page.where(and_(sessions.c.created_ms >= last.created_ms, after)))
-
-
-def write(conn: Connection, session: WholeSession) -> bool:
-    """Whether the session was stored now, and not there already. Needs a transaction.
+@needs(Needs.TRANSACTION)
+def write(conn: Connection, session: StoredSession) -> bool:
+    """Whether the session was stored now, and not there already.
 
     A label that another session owns is taken over if that one has had it for longer.
 
@@ -130,57 +73,34 @@ def write(conn: Connection, session: WholeSession) -> bool:
     if session.run_id is not None:
         owner = select(sessions.c.key).where(sessions.c.run_id == session.run_id, sessions.c.key != session.key)
         if conn.execute(owner).first() is not None:
-            raise InvalidInput("run_id", "must not be that of another session", repr(session.run_id))
+            raise InvalidInput("run_id", "must not be that of another session", session.run_id)
     if not _insert(conn, session):
         there = [_with_messages(conn, found) for found in _read(conn, _sessions().where(_is(session.key)))]
-        # Since then its labels may have gone to others.
+        # Other sessions may have taken its labels since.
         if [replace(found, labels=session.labels) for found in there] == [session]:
             return False
-        raise InvalidInput("key", "must not be that of a session that is there with other content", repr(session.key))
+        raise InvalidInput("key", "must not be that of a session that is there with other content", session.key)
     if session.archived_messages:
-        rows = [_row(session.key, message, archived=True) for message in session.archived_messages]
+        rows = [_row(session.key, message) for message in session.archived_messages]
         conn.execute(_WRITE_ARCHIVED, rows)
     for run in _runs(session.messages):
-        # The trigger takes no number but the one that goes on from the counter.
+        # The trigger accepts only the number that follows the counter.
         conn.execute(update(sessions).where(_is(session.key)).values(last_seq=run[0].seq - 1))
         conn.execute(_WRITE, [_row(session.key, message) for message in run])
-    counters = {"last_seq": session.message_count, "last_activity_ms": session.last_activity_ms}
+    counters = {"last_seq": session.last_seq, "last_activity_ms": session.last_activity_ms}
     conn.execute(update(sessions).where(_is(session.key)).values(counters))
     for label, assigned_ms in session.labels:
-        own = insert_into(conn.dialect.name, labels).values(
-            label=label, session_key=session.key, assigned_ms=assigned_ms
-        )
-        conn.execute(
-            own.on_conflict_do_update(
-                index_elements=[labels.c.label],
-                set_={"session_key": own.excluded.session_key, "assigned_ms": own.excluded.assigned_ms},
-                where=labels.c.assigned_ms < own.excluded.assigned_ms,
-            )
-        )
+        take_over(conn, label, session.key, assigned_ms, only_from_older=True)
     return True
 
 
-def _insert(conn: Connection, session: WholeSession) -> bool:
-    row = insert_into(conn.dialect.name, sessions).values(
-        key=session.key,
-        agent_id=session.agent_id,
-        kind=session.kind,
-        status=session.status,
-        label=session.label,
-        task=session.task,
-        run_id=session.run_id,
-        parent_key=session.parent_key,
-        created_ms=session.created_ms,
-        finished_ms=session.finished_ms,
-        end_reason=session.end_reason,
-        metadata=cast(literal(session.metadata, Text), Json),
-        message_cap=session.message_cap,
-        archive_trimmed=int(session.archive_trimmed),
-        last_seq=session.message_count,
-        last_activity_ms=session.last_activity_ms,
-    )
-    new = row.on_conflict_do_nothing(index_elements=[sessions.c.key]).returning(sessions.c.key)
-    return conn.execute(new).first() is not None
+def _insert(conn: Connection, session: StoredSession) -> bool:
+    row: dict[str, Any] = {name: getattr(session, name) for name in _SESSION_FIELDS}
+    row["metadata"] = cast(literal(session.metadata, Text), Json)
+    row["archive_trimmed"] = int(session.archive_trimmed)
+    insert_new = insert_into(conn.dialect.name, sessions).values(row)
+    insert_new = insert_new.on_conflict_do_nothing(index_elements=[sessions.c.key])
+    return conn.execute(insert_new.returning(sessions.c.key)).first() is not None
 
 
 def _is(key: str) -> ColumnElement[bool]:
@@ -188,27 +108,10 @@ def _is(key: str) -> ColumnElement[bool]:
 
 
 def _sessions() -> Select[Any]:
-    return select(
-        sessions.c.key,
-        sessions.c.agent_id,
-        sessions.c.kind,
-        sessions.c.status,
-        sessions.c.label,
-        sessions.c.task,
-        sessions.c.run_id,
-        sessions.c.parent_key,
-        sessions.c.created_ms,
-        sessions.c.finished_ms,
-        sessions.c.end_reason,
-        cast(sessions.c.metadata, Text).label("metadata"),
-        sessions.c.message_cap,
-        sessions.c.archive_trimmed,
-        sessions.c.last_seq.label("message_count"),
-        sessions.c.last_activity_ms,
-    )
+    return select(*(as_read(sessions, name) for name in _SESSION_FIELDS))
 
 
-def _read(conn: Connection, query: Select[Any]) -> list[WholeSession]:
+def _read(conn: Connection, query: Select[Any]) -> list[StoredSession]:
     """The sessions with their labels, without their messages."""
     rows = conn.execute(query).mappings().all()
     owned: dict[str, list[tuple[str, int]]] = {row["key"]: [] for row in rows}
@@ -217,10 +120,9 @@ def _read(conn: Connection, query: Select[Any]) -> list[WholeSession]:
     ):
         owned[key].append((label, assigned_ms))
     return [
-        WholeSession(
+        StoredSession(
             **{
                 **row,
-                "metadata": on_one_line(row["metadata"]),
                 "archive_trimmed": bool(row["archive_trimmed"]),
                 "labels": tuple(sorted(owned[row["key"]])),
             }
@@ -229,9 +131,9 @@ def _read(conn: Connection, query: Select[Any]) -> list[WholeSession]:
     ]
 
 
-def _with_messages(conn: Connection, session: WholeSession) -> WholeSession:
+def _with_messages(conn: Connection, session: StoredSession) -> StoredSession:
     rows = _MESSAGES.rows(conn, {"key": session.key})
-    found = [WholeMessage(*[*row[:4], on_one_line(row[4]), *row[5:]]) for row in rows]
+    found = [StoredMessage(**dict(zip(_MESSAGE_FIELDS, row, strict=True))) for row in rows]
     return replace(
         session,
         messages=tuple(message for message in found if message.archived_ms is None),
@@ -240,53 +142,39 @@ def _with_messages(conn: Connection, session: WholeSession) -> WholeSession:
 
 
 def _messages(_dialect: str) -> Any:
-    def columns(table: Any) -> list[ColumnElement[Any]]:
-        # In the order of the fields of `WholeMessage`.
-        return [
-            table.c.seq,
-            table.c.role,
-            table.c.content,
-            table.c.tool_name,
-            cast(table.c.metadata, Text).label("metadata"),
-            table.c.timestamp_ms,
-            table.c.idempotency_key,
-        ]
+    def rows(table: Table) -> Select[Any]:
+        columns = (
+            as_read(table, name) if name in table.c else cast(null(), BigInteger).label(name)
+            for name in _MESSAGE_FIELDS
+        )
+        return select(*columns).where(table.c.session_key == bindparam("key"))
 
-    retained = select(*columns(messages), cast(null(), BigInteger).label("archived_ms"))
-    archived = select(*columns(archived_messages), archived_messages.c.archived_ms)
-    return union_all(
-        retained.where(messages.c.session_key == bindparam("key")),
-        archived.where(archived_messages.c.session_key == bindparam("key")),
-    ).order_by("seq")
+    return union_all(rows(messages), rows(archived_messages)).order_by("seq")
 
 
-_MESSAGES = Rendered(_messages)
+_MESSAGES = Statement(_messages)
 
 
-# With RETURNING, SQLAlchemy sends many rows as one statement: on Postgres the trigger then fires once for all of them.
-_WRITE = insert(messages).values(metadata=cast(bindparam("metadata_text", type_=Text), Json)).returning(messages.c.seq)
-_WRITE_ARCHIVED = (
-    insert(archived_messages)
-    .values(metadata=cast(bindparam("metadata_text", type_=Text), Json))
-    .returning(archived_messages.c.seq)
-)
+def _write(table: Table) -> Insert:
+    # With RETURNING, SQLAlchemy sends many rows as one statement, and on Postgres the trigger fires once for all.
+    metadata = cast(bindparam("metadata_text", type_=Text), Json)
+    return insert(table).values(metadata=metadata).returning(table.c.seq)
 
 
-def _row(key: str, message: WholeMessage, *, archived: bool = False) -> dict[str, object]:
-    row: dict[str, object] = {
-        "session_key": key,
-        "seq": message.seq,
-        "role": message.role,
-        "content": message.content,
-        "tool_name": message.tool_name,
-        "metadata_text": message.metadata,
-        "timestamp_ms": message.timestamp_ms,
-        "idempotency_key": message.idempotency_key,
-    }
-    return {**row, "archived_ms": message.archived_ms} if archived else row
+_WRITE = _write(messages)
+_WRITE_ARCHIVED = _write(archived_messages)
 
 
-def _runs(ordered: Iterable[WholeMessage]) -> Iterator[list[WholeMessage]]:
+def _row(key: str, message: StoredMessage) -> dict[str, object]:
+    row = {name: getattr(message, name) for name in _MESSAGE_FIELDS}
+    row["session_key"] = key
+    row["metadata_text"] = row.pop("metadata")
+    if message.archived_ms is None:
+        del row["archived_ms"]
+    return row
+
+
+def _runs(ordered: Iterable[StoredMessage]) -> Iterator[Sequence[StoredMessage]]:
     """The messages in runs without a gap in their numbers."""
     for _, run in groupby(enumerate(ordered), lambda numbered: numbered[1].seq - numbered[0]):
         yield [message for _, message in run]

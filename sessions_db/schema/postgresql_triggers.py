@@ -4,17 +4,22 @@ from __future__ import annotations
 
 from typing import Final
 
+from sessions_db.limits import EVENT_RETENTION
+from sessions_db.schema.tables import messages
+
 # Milliseconds since the epoch by the database's clock.
 _NOW: Final = "floor(extract(epoch FROM clock_timestamp()) * 1000)"
 
-# Whom the manager named, or else the user who logged in: inside of SECURITY DEFINER `current_user` is the owner.
+# The name that the manager gave, or else the user who logged in: within SECURITY DEFINER `current_user` is the owner.
 _ACTOR: Final = "coalesce(nullif(current_setting('sessions_db.actor', true), ''), session_user)"
 
-_MESSAGE: Final = "session_key, seq, role, content, tool_name, metadata, timestamp_ms, idempotency_key"
+_MESSAGE: Final = ", ".join(messages.columns.keys())
+
+_DAYS: Final = EVENT_RETENTION.days
 
 
 def _in_its_schema(function: str) -> str:
-    # The tables that a function means are those beside it, whatever the writer's search_path or temporary tables.
+    # A function finds the tables of its own schema, whatever the writer's search_path or temporary tables.
     return f"""\
 DO $$
 BEGIN
@@ -24,8 +29,8 @@ $$"""
 
 
 def _owners_only(function: str) -> str:
-    # It writes the log as its owner. Whoever may execute it could make it the trigger of a temporary table and have it
-    # log what never happened. Triggers that exist fire without this right.
+    # The function writes the log as its owner. Anyone allowed to execute it could make it the trigger of a temporary
+    # table, and so log what never happened. Existing triggers fire without this right.
     return f"REVOKE EXECUTE ON FUNCTION {function}() FROM PUBLIC"
 
 
@@ -41,9 +46,9 @@ FOR EACH {each}{condition} EXECUTE FUNCTION {trigger}()"""
 
 
 TRIGGERS: Final = {
-    # One counter update and one delete for each session in the statement, however many messages it adds.
-    # The loop goes by key, so that two statements over the same sessions lock them in one order. Each statement
-    # of a function takes a new snapshot: a writer that waited behind a large batch trims that batch too.
+    # One counter update and one delete for each session in the statement, however many messages it adds. The loop goes
+    # by key, so that two statements over the same sessions lock them in the same order. Each statement of a function
+    # takes a new snapshot: a writer that waited behind a large batch trims that batch too.
     "messages_append": f"""\
 CREATE FUNCTION messages_append() RETURNS trigger LANGUAGE plpgsql AS $$
 DECLARE
@@ -77,7 +82,7 @@ $$;
 CREATE TRIGGER messages_append AFTER INSERT ON messages
 REFERENCING NEW TABLE AS appended FOR EACH STATEMENT EXECUTE FUNCTION messages_append();
 {_in_its_schema("messages_append")}""",
-    # A cap that is lowered holds at once.
+    # A lowered cap takes effect at once.
     "sessions_message_cap": f"""\
 CREATE FUNCTION sessions_message_cap() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
@@ -106,7 +111,7 @@ FOR EACH ROW WHEN (NEW.message_cap < OLD.message_cap) EXECUTE FUNCTION sessions_
 WHEN ((NEW.key, NEW.agent_id, NEW.kind, NEW.run_id, NEW.parent_key, NEW.created_ms)
   IS DISTINCT FROM (OLD.key, OLD.agent_id, OLD.kind, OLD.run_id, OLD.parent_key, OLD.created_ms))""",
     ),
-    # The log. Its functions run as their owner, so a writer needs no right to the log itself.
+    # The log. Its functions run as their owner, so a writer needs no right on the log itself.
     "sessions_log": f"""\
 CREATE FUNCTION sessions_log() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER AS $$
 BEGIN
@@ -164,18 +169,18 @@ FOR EACH ROW WHEN ((NEW.label, NEW.session_key) IS DISTINCT FROM (OLD.label, OLD
 EXECUTE FUNCTION labels_log();
 {_in_its_schema("labels_log")};
 {_owners_only("labels_log")}""",
-    # What was logged stays as it is.
+    # The log is append-only.
     "session_events_update": _refusal("session_events_update", "UPDATE ON session_events", "an event is not changed"),
     "session_events_delete": _refusal(
         "session_events_delete",
         "DELETE ON session_events",
-        "an event is kept for 30 days",
-        condition=f" WHEN (OLD.at_ms > {_NOW} - 30::bigint * 24 * 60 * 60 * 1000)",
+        f"an event is kept for {_DAYS} days",
+        condition=f" WHEN (OLD.at_ms > {_NOW} - {_DAYS}::bigint * 24 * 60 * 60 * 1000)",
     ),
     "session_events_truncate": _refusal(
-        "session_events_truncate", "TRUNCATE ON session_events", "an event is kept for 30 days", "STATEMENT"
+        "session_events_truncate", "TRUNCATE ON session_events", f"an event is kept for {_DAYS} days", "STATEMENT"
     ),
-    # It fires no trigger for the rows.
+    # TRUNCATE fires no row triggers, so nothing would be logged.
     **{
         f"{table}_truncate": _refusal(
             f"{table}_truncate", f"TRUNCATE ON {table}", "rows are deleted, so that each is logged", "STATEMENT"
@@ -188,3 +193,14 @@ EXECUTE FUNCTION labels_log();
     for name, when, each in (("change", "UPDATE OR DELETE", "ROW"), ("truncate", "TRUNCATE", "STATEMENT"))
 }
 """The statements that create each trigger and its function, by the function's name."""
+
+STORED: Final = """\
+SELECT t.tgname, CASE WHEN t.tgenabled IN ('O', 'A') THEN '' ELSE 'disabled' END, p.prosrc
+FROM pg_trigger AS t JOIN pg_proc AS p ON p.oid = t.tgfoid
+WHERE NOT t.tgisinternal AND pg_table_is_visible(t.tgrelid)"""
+"""The query for the triggers that a database has: name, what disables it, text."""
+
+
+def stored_text(statements: str) -> str:
+    """The text that the database keeps of the function in an entry of `TRIGGERS`."""
+    return statements.split("$$")[1]

@@ -1,22 +1,27 @@
 """The triggers on SQLite.
 
-SQLite has row triggers only and ignores foreign keys unless a connection turns them on, so `sessions_delete`,
-`labels_insert` and `labels_update` repeat what the foreign keys promise.
+SQLite has row triggers only, and ignores foreign keys unless a connection turns them on. So `sessions_delete`,
+`labels_insert` and `labels_update` do what the foreign keys promise.
 """
 
 from __future__ import annotations
 
 from typing import Final
 
+from sessions_db.limits import EVENT_RETENTION
+from sessions_db.schema.tables import messages
+
 # Milliseconds since the epoch by the database's clock.
 _NOW: Final = "CAST(round((julianday('now') - 2440587.5) * 86400000) AS INTEGER)"
 
 _ACTOR: Final = "(SELECT name FROM event_actor)"
 
-_MESSAGE: Final = "session_key, seq, role, content, tool_name, metadata, timestamp_ms, idempotency_key"
+_MESSAGE: Final = ", ".join(messages.columns.keys())
+
+_DAYS: Final = EVENT_RETENTION.days
 
 TRIGGERS: Final = {
-    # The rest of an append: take the next number, move the counters, run the trim query.
+    # The rest of an append: check the number, move the counters, run the trim query.
     "messages_append": f"""\
 CREATE TRIGGER messages_append AFTER INSERT ON messages
 BEGIN
@@ -33,7 +38,7 @@ BEGIN
   WHERE session_key = NEW.session_key
     AND seq <= NEW.seq - (SELECT message_cap FROM sessions WHERE key = NEW.session_key);
 END""",
-    # A cap that is lowered holds at once.
+    # A lowered cap takes effect at once.
     "sessions_message_cap": f"""\
 CREATE TRIGGER sessions_message_cap AFTER UPDATE OF message_cap ON sessions
 WHEN NEW.message_cap < OLD.message_cap
@@ -43,13 +48,11 @@ BEGIN
   WHERE NEW.archive_trimmed = 1 AND session_key = NEW.key AND seq <= NEW.last_seq - NEW.message_cap;
   DELETE FROM messages WHERE session_key = NEW.key AND seq <= NEW.last_seq - NEW.message_cap;
 END""",
-    # A message keeps its place.
     "messages_place": """\
 CREATE TRIGGER messages_place BEFORE UPDATE OF session_key, seq ON messages
 BEGIN
   SELECT RAISE(ABORT, 'messages_place: a message keeps its session and its number');
 END""",
-    # A session stays the one that it is.
     "sessions_identity": """\
 CREATE TRIGGER sessions_identity BEFORE UPDATE OF key, agent_id, kind, run_id, parent_key, created_ms ON sessions
 WHEN NEW.key <> OLD.key OR NEW.agent_id <> OLD.agent_id OR NEW.kind <> OLD.kind OR NEW.run_id IS NOT OLD.run_id
@@ -77,7 +80,7 @@ BEGIN
   SELECT RAISE(ABORT, 'labels_update: a label must point to an existing session');
 END""",
     # The log. INSERT OR REPLACE deletes the row that it replaces without firing a trigger. A deletion is logged before
-    # the labels go, by foreign keys or by a trigger.
+    # foreign keys or a trigger delete the labels.
     "sessions_log_insert": f"""\
 CREATE TRIGGER sessions_log_insert AFTER INSERT ON sessions
 BEGIN
@@ -129,7 +132,7 @@ BEGIN
   INSERT INTO session_events (at_ms, actor, event, session_key, label)
   SELECT {_NOW}, {_ACTOR}, 'label_removed', OLD.session_key, OLD.label;
 END""",
-    # What was logged stays as it is. The first of each three is against INSERT OR REPLACE.
+    # The log is append-only. The insert triggers are against INSERT OR REPLACE.
     "session_events_insert": """\
 CREATE TRIGGER session_events_insert BEFORE INSERT ON session_events
 WHEN NEW.id >= 1 AND NEW.id <= (SELECT max(id) FROM session_events)
@@ -143,9 +146,9 @@ BEGIN
 END""",
     "session_events_delete": f"""\
 CREATE TRIGGER session_events_delete BEFORE DELETE ON session_events
-WHEN OLD.at_ms > {_NOW} - 30 * 24 * 60 * 60 * 1000
+WHEN OLD.at_ms > {_NOW} - {_DAYS} * 24 * 60 * 60 * 1000
 BEGIN
-  SELECT RAISE(ABORT, 'session_events_delete: an event is kept for 30 days');
+  SELECT RAISE(ABORT, 'session_events_delete: an event is kept for {_DAYS} days');
 END""",
 } | {
     f"{table}_{event}": f"""\
@@ -158,3 +161,11 @@ END"""
     for event in ("insert", "update", "delete")
 }
 """The statement that creates each trigger, by its name."""
+
+STORED: Final = "SELECT name, '', sql FROM sqlite_master WHERE type = 'trigger'"
+"""The query for the triggers that a database has: name, what disables it, text."""
+
+
+def stored_text(statement: str) -> str:
+    """The text that the database keeps of a statement of `TRIGGERS`."""
+    return statement

@@ -1,7 +1,7 @@
 """The views for auditors. Their columns are a public interface, alike on both databases.
 
-Times come twice: as milliseconds to count with, and as text in UTC (`2026-01-31T23:59:59.999Z`), which sorts by time
-and whose first ten characters are the day.
+Each time comes twice: in milliseconds to calculate with, and as text in UTC (`2026-01-31T23:59:59.999Z`), which sorts
+by time and begins with the day.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ _NOW_MS: Final = {
 def _utc(dialect: str, ms: str) -> str:
     text = {
         "sqlite": f"strftime('%Y-%m-%dT%H:%M:%fZ', {ms} / 1000.0, 'unixepoch')",
-        # Not to_timestamp, whose double precision loses a millisecond now and then before 1970 and after 2242.
+        # Not to_timestamp: its double precision is sometimes off by a millisecond before 1970 and after 2242.
         "postgresql": f"""to_char(timestamp '1970-01-01' + make_interval(secs => {ms} / 1000)
     + {ms} % 1000 * interval '1 millisecond', 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"')""",
     }
-    # The years 1 to 9999: beyond them the databases have no text for it, or different ones.
+    # The years 1 to 9999. Beyond them, the databases have no text for a time, or different ones.
     return f"CASE WHEN {ms} BETWEEN -62135596800000 AND 253402300799999 THEN {text[dialect]} END"
 
 
@@ -89,7 +89,7 @@ FROM archived_messages"""
 
 
 def _events(dialect: str) -> str:
-    # A key is agent:<agent_id>:<kind>, with :<uuid> for all but main sessions.
+    # The grammar of `keys.py`: agent:<agent_id>:<kind>, followed by :<uuid> for all but main sessions.
     after_agent = "substr(substr(e.session_key, 7), instr(substr(e.session_key, 7), ':') + 1)"
     agent_id, kind = {
         "sqlite": (
@@ -137,8 +137,8 @@ SELECT
 FROM event_seals"""
 
 
-# From the roots down, so a cycle, which has none, is never walked: what is in one or below one comes without a root.
-# A session whose parent is gone is a root.
+# From the roots down. A cycle has no root and is never walked: its sessions, and those below it, come without a root.
+# A session whose parent was deleted is a root.
 _LINEAGE: Final = """\
 CREATE VIEW audit_lineage AS
 WITH RECURSIVE tree(session_key, parent_key, root_key, depth, path) AS (

@@ -1,4 +1,7 @@
-"""Statements that are sent often: rendered once for each database, and sent by the driver's own cursor."""
+"""Frequent statements: compiled once for each database, and sent through the driver's own cursor.
+
+The only module that uses private names of SQLAlchemy's.
+"""
 
 from __future__ import annotations
 
@@ -11,20 +14,20 @@ from sqlalchemy.sql.compiler import SQLCompiler
 _Text: TypeAlias = tuple[str, dict[str, Any], list[str] | None]
 
 SENT_DIRECTLY = "sessions_db_sent_directly"
-"""The execution option of an engine whose connections `Rendered` may use past SQLAlchemy's execution."""
+"""The execution option of an engine whose connections `Statement` may use without SQLAlchemy's execution."""
 
 
-class Rendered:
-    """A statement that is built and rendered when it is first sent to a database of each kind.
+class Statement:
+    """A statement that is built and compiled when it is first sent to a database of each kind.
 
-    `Connection.execute` looks a statement up in a cache by its structure, processes each parameter and row by its
-    type, and keeps a context and a result for each execution. That takes as long as SQLite takes to append a message,
-    and none of it is needed here: values are passed as the drivers take them (JSON as text) and come back as the
-    drivers give them.
+    `Connection.execute` looks up a statement by its structure, converts each parameter and row by type, and creates a
+    context and a result for each execution. That takes as long as SQLite takes to append a message, and none of it is
+    needed here: values are passed in the form that the drivers take (JSON as text) and come back as the drivers return
+    them.
     """
 
     def __init__(self, build: Callable[[str], ClauseElement]) -> None:
-        """`build` makes the statement for a dialect, given by its name."""
+        """`build` makes the statement for a dialect, given by name."""
         self._build = build
         self._by_dialect: dict[str, _Text] = {}
 
@@ -32,7 +35,7 @@ class Rendered:
         """All rows of the statement, with values for its named parameters."""
         text = self._by_dialect.get(conn.dialect.name)
         if text is None:
-            text = self._by_dialect[conn.dialect.name] = self._render(conn)
+            text = self._by_dialect[conn.dialect.name] = self._compile(conn)
         sql, literals, order = text
         named = {**literals, **parameters}
         values = named if order is None else tuple([named[name] for name in order])
@@ -41,26 +44,31 @@ class Rendered:
         cursor = conn.connection.cursor()
         try:
             cursor.execute(sql, values)
-            # To the end: SQLite commits with the last step, and says only then what went wrong.
+            # Fetch to the end: SQLite commits in the last step, and reports only then what went wrong.
             rows = cursor.fetchall()
         except BaseException as error:  # noqa: BLE001  # it is raised again
-            # As SQLAlchemy's own error. If the connection is broken, or was left in the middle, the pool drops it.
+            # Raises SQLAlchemy's own error. The pool drops a connection that is broken or was left mid-statement.
             conn._handle_dbapi_exception(error, sql, None, cursor, None)  # noqa: SLF001  # it has no public name
         cursor.close()
         return rows
 
-    def _render(self, conn: Connection) -> _Text:
+    def _compile(self, conn: Connection) -> _Text:
         compiled = cast(SQLCompiler, self._build(conn.dialect.name).compile(dialect=conn.dialect))
         return compiled.string, dict(compiled.params), compiled.positiontup
 
 
 def _is_watched(conn: Connection) -> bool:
-    """Whether SQLAlchemy is to know of each statement: for a log, for somebody's listeners (tracing, say), or because
-    the engine is the caller's, who may have it begin transactions by itself.
+    """Whether SQLAlchemy must see each statement: for its log, for listeners such as tracing, or because the engine is
+    the caller's, and may begin transactions by itself.
     """
     return (
         not conn.get_execution_options().get(SENT_DIRECTLY)
-        or conn._has_events  # noqa: SLF001  # what SQLAlchemy itself asks before it calls listeners
+        or conn._has_events  # noqa: SLF001  # what SQLAlchemy itself checks before it calls listeners
         or conn.engine._has_events  # noqa: SLF001
         or conn._echo  # noqa: SLF001
     )
+
+
+def logs_as_its_engine(conn: Connection) -> bool:
+    """Whether the connection logs statements as its engine does now; it goes by the setting when it was made."""
+    return bool(conn._echo == conn.engine._should_log_info())  # noqa: SLF001  # neither has a public name

@@ -1,7 +1,7 @@
 """Messages in the chat-completions format, converted exactly in both directions.
 
-What has a column goes there, so that SQL finds it; the rest is kept in the message's metadata under its own name.
-A key that is in both, where the column could not hold the original, is rebuilt from the metadata.
+What has a column goes there, so that SQL finds it; the rest is kept in the message's metadata under its own name. A key
+that is in both, because the column could not hold the original, is rebuilt from the metadata.
 """
 
 from __future__ import annotations
@@ -9,8 +9,9 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 
+from sessions_db.enums import Role
 from sessions_db.errors import InvalidInput
-from sessions_db.models import Message, NewMessage, Role
+from sessions_db.models import Message, NewMessage
 from sessions_db.validation import JsonValue
 
 KEY_ORDER = "_key_order"
@@ -28,7 +29,7 @@ def to_new_message(message: Mapping[str, JsonValue]) -> NewMessage:
         InvalidInput: it is not a chat-completions message, or it can't be stored.
     """
     if not isinstance(message, Mapping):
-        raise InvalidInput.of("message", "must be an object", message)
+        raise InvalidInput("message", "must be an object", message)
     role = _role(message.get("role"))
     text = _text(message.get("content"))
     name = message.get("name")
@@ -39,7 +40,7 @@ def to_new_message(message: Mapping[str, JsonValue]) -> NewMessage:
         metadata.setdefault(KEY_ORDER, [*message])
     new = NewMessage(role, text, tool_name, metadata or None)
     if json.dumps(to_chat(new)) != json.dumps(message, default=dict):
-        raise InvalidInput.of("message", f"must not have a key {KEY_ORDER!r}, which is used to rebuild it", message)
+        raise InvalidInput("message", f"must not have a key {KEY_ORDER!r}, which is used to rebuild it", message)
     return new
 
 
@@ -62,7 +63,7 @@ def _columns(role: Role, text: str, tool_name: str | None) -> dict[str, JsonValu
 
 def _role(role: JsonValue) -> Role:
     if not isinstance(role, str) or role not in _ROLES:
-        raise InvalidInput.of("role", f"must be one of {', '.join(_ROLES)}", role)
+        raise InvalidInput("role", f"must be one of {', '.join(_ROLES)}", role)
     return _ROLES[role]
 
 
@@ -75,7 +76,7 @@ def _text(content: JsonValue) -> str:
         case list() | tuple():
             return "\n".join(_texts(content))
         case _:
-            raise InvalidInput.of("content", "must be a text, a list of parts or null", content)
+            raise InvalidInput("content", "must be a text, a list of parts or null", content)
 
 
 def _texts(parts: Sequence[JsonValue]) -> Iterator[str]:

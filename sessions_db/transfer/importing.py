@@ -1,7 +1,7 @@
 """Importing JSON Lines: conversations, which become completed sub-agent sessions, and sessions that were exported.
 
-Each line is a transaction. A conversation has an idempotency key made of what it says and a session has its key, so an
-import that was cut off, is repeated or runs twice at once stores everything once.
+Each line is a transaction. A conversation's idempotency key is made of its content, and a session has its key, so an
+import that was cut off, is repeated or runs twice at the same time stores everything once.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from enum import Enum, auto
 from typing import NoReturn
 
 from sessions_db import validation
-from sessions_db.chat_completions import to_new_message
-from sessions_db.errors import DatabaseUnavailable, InvalidInput, SchemaMismatch, SessionsError, translated
+from sessions_db.enums import Role, SessionStatus
+from sessions_db.errors import DatabaseUnavailable, InvalidInput, SchemaMismatch, SessionsError
+from sessions_db.integrations.chat_completions import to_new_message
 from sessions_db.manager import SessionManager
-from sessions_db.models import NewMessage, Role, SessionStatus
-from sessions_db.operations import transferring
-from sessions_db.session_lines import from_line, is_session
+from sessions_db.models import NewMessage
+from sessions_db.transfer.lines import from_line, is_session
 from sessions_db.validation import JsonValue
 
 
@@ -82,18 +82,14 @@ def import_lines(manager: SessionManager, agent_id: str | None, lines: Iterable[
 
 def _import(manager: SessionManager, agent_id: str | None, line: bytes) -> int | None:
     """How many messages were stored; None if they were there already."""
-    text, value, twice = _parse(line)
-    # A session's metadata is kept as it was stored, where a key may stand twice.
+    value = _parse(line)
     if is_session(value):
-        session = from_line(text)
-        with manager.transaction() as tx, translated(tx.connection):
-            if not transferring.write(tx.connection, session):
-                return None
+        session = from_line(value)
+        if not manager.import_session(session):
+            return None
         return len(session.messages) + len(session.archived_messages)
     if agent_id is None:
-        raise InvalidInput("agent", "must be given (--agent) for a conversation", "None")
-    if twice:
-        raise InvalidInput.of("conversation", f"must be JSON (an object has the key {twice[0]!r} twice)", line)
+        raise InvalidInput("agent", "must be given (--agent) for a conversation", None)
     conversation = _read(value)
     return len(conversation.messages) if _store(manager, agent_id, conversation) else None
 
@@ -110,7 +106,7 @@ class _Conversation:
 def _read(rest: dict[str, JsonValue]) -> _Conversation:
     chat = rest.pop("messages", None)
     if not isinstance(chat, list):
-        raise InvalidInput.of("messages", "must be a list", chat)
+        raise InvalidInput("messages", "must be a list", chat)
     messages = [_message(position, message) for position, message in enumerate(chat)]
     label = validation.optional_name("label", rest.pop("label", None))
     task = validation.optional_text("task", rest.pop("task", None))
@@ -134,28 +130,27 @@ def _message(position: int, message: dict[str, JsonValue]) -> NewMessage:
         raise InvalidInput(f"messages[{position}]: {error.argument}", error.reason, error.value) from error
 
 
-def _parse(line: bytes) -> tuple[str, dict[str, JsonValue], list[str]]:
-    """The line's text, the object that it is, and the keys that some object has twice."""
-    twice: list[str] = []
-
-    def to_dict(pairs: list[tuple[str, JsonValue]]) -> dict[str, JsonValue]:
-        value = dict(pairs)
-        if len(value) < len(pairs):
-            twice.extend(key for key, count in Counter(key for key, _ in pairs).items() if count > 1)
-        return value
-
+def _parse(line: bytes) -> dict[str, JsonValue]:
+    """The object that the line is."""
     try:
         # Some programs begin a file with a byte order mark.
-        text = line.decode("utf-8-sig")
-        value = json.loads(text, object_pairs_hook=to_dict, parse_constant=_refuse_constant)
+        value = json.loads(line.decode("utf-8-sig"), object_pairs_hook=_to_dict, parse_constant=_refuse_constant)
     except json.JSONDecodeError as error:
-        raise InvalidInput.of("conversation", f"must be JSON ({error.msg}, column {error.colno})", line) from error
+        raise InvalidInput("conversation", f"must be JSON ({error.msg}, column {error.colno})", line) from error
     # Of the decoder, of the function below, or of Python, which limits the digits of integers and nesting.
     except (ValueError, RecursionError) as error:
-        raise InvalidInput.of("conversation", f"must be JSON in UTF-8 ({error})", line) from error
+        raise InvalidInput("conversation", f"must be JSON in UTF-8 ({error})", line) from error
     if not isinstance(value, dict):
-        raise InvalidInput.of("conversation", "must be a JSON object", value)
-    return text, value, twice
+        raise InvalidInput("conversation", "must be a JSON object", value)
+    return value
+
+
+def _to_dict(pairs: list[tuple[str, JsonValue]]) -> dict[str, JsonValue]:
+    value = dict(pairs)
+    if len(value) < len(pairs):
+        twice = next(key for key, count in Counter(key for key, _ in pairs).items() if count > 1)
+        raise ValueError(f"an object has the key {twice!r} twice")
+    return value
 
 
 def _refuse_constant(name: str) -> NoReturn:

@@ -1,0 +1,121 @@
+"""What the two databases do differently when connecting, locking, retrying and locating: one method for each.
+
+`SQLite` and `PostgreSQL` are the only two. A third is not planned: what the schema promises is kept by triggers, which
+would have to be written and attacked anew.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any, ClassVar, Final, TypeAlias
+
+from sqlalchemy import URL, Connection, Engine, TextClause, exc
+
+from sessions_db.enums import Severity
+
+Check: TypeAlias = Callable[[Connection], tuple[Severity, str]]
+"""One of the doctor's checks: how serious it is, and what was found, in one line."""
+
+# What `schema_cure` answers.
+DROPPED: Final = "something was dropped since the schema was made, restore it from a backup"
+NOT_OURS: Final = "it is not this library's, use a database of its own"
+NUMBER_TAKEN: Final = "the trigger messages_append is missing or disabled, or last_seq was changed by hand"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineOptions:
+    """How the library opens an engine of its own. Spans of time are in seconds."""
+
+    synchronous: str = "FULL"
+    retry_budget_s: float = 10.0
+    pool_size: int = 10
+    read_only: bool = False
+
+
+class Backend(ABC):
+    """One of the two databases."""
+
+    name: ClassVar[str]
+    """SQLAlchemy's name of the dialect."""
+
+    driver: ClassVar[str]
+    """SQLAlchemy's name of the one driver that is supported."""
+
+    is_on_a_server: ClassVar[bool]
+    """Whether connections lead to a server, which holds the locks, or into a file of this process."""
+
+    longest_wait_s: ClassVar[float]
+    """The longest wait between two attempts."""
+
+    database_bytes: ClassVar[TextClause]
+    """The query for the size of the database, in bytes."""
+
+    checks: ClassVar[Mapping[str, Check]]
+    """The doctor's checks of how a database of this kind is set up, by name."""
+
+    # Connecting
+
+    @abstractmethod
+    def engine_arguments(self, url: URL, options: EngineOptions) -> tuple[URL, dict[str, Any]]:
+        """The URL and the arguments for `sqlalchemy.create_engine`.
+
+        Raises:
+            InvalidInput, DatabaseUnavailable: no engine can be made of them.
+        """
+
+    @abstractmethod
+    def configure(self, engine: Engine, options: EngineOptions) -> None:
+        """Have each new connection of the library's own engine set up."""
+
+    # Locating
+
+    @abstractmethod
+    def is_in_memory(self, url: URL) -> bool:
+        """Whether the database is gone when its only connection closes."""
+
+    @abstractmethod
+    def file(self, engine: Engine) -> str | None:
+        """The file whose locks the process holds; None where a server holds the locks, or the database is in memory."""
+
+    @abstractmethod
+    def describe(self, conn: Connection) -> str:
+        """The database's product and version."""
+
+    # Transactions and locks
+
+    @abstractmethod
+    def begin(self, conn: Connection, *, read_only: bool) -> None:
+        """Begin a transaction on a connection in autocommit mode; a read-only one sees one moment."""
+
+    def reading_only(self, conn: Connection) -> AbstractContextManager[None]:
+        """Refuse statements that write within the block, where `begin` does not."""
+        return nullcontext()
+
+    @abstractmethod
+    def is_aborted(self, conn: Connection) -> bool:
+        """Whether a failed statement has undone the transaction, or made it one that can't be committed."""
+
+    @abstractmethod
+    def lock_migrations(self, conn: Connection) -> None:
+        """Let one migration run at a time, until the transaction ends."""
+
+    @abstractmethod
+    def lock_table(self, conn: Connection, table: str, mode: str) -> None:
+        """Take a table lock of this mode, in Postgres's words, until the transaction ends."""
+
+    # Errors
+
+    @abstractmethod
+    def is_rolled_back(self, error: exc.DBAPIError) -> bool:
+        """Whether the database is known to have undone the statement, so that repeating it is safe."""
+
+    @abstractmethod
+    def is_transient_refusal(self, error: exc.DBAPIError) -> bool:
+        """Whether retrying a refused connection may succeed."""
+
+    @abstractmethod
+    def schema_cure(self, error: exc.DBAPIError) -> str | None:
+        """What to do about an object of the schema that is missing or in the way; None if the error is another one."""

@@ -1,0 +1,203 @@
+"""Which thread uses which connection, and when."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import weakref
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Connection, Engine, QueuePool, event
+
+from sessions_db.database import BACKENDS
+from sessions_db.database.fair_semaphore import FairSemaphore
+from sessions_db.database.fork import guard_owner, in_child, keep_inherited
+from sessions_db.database.retry import RetryBudget
+from sessions_db.database.statement import logs_as_its_engine
+from sessions_db.errors import DatabaseUnavailable, ManagerClosed
+
+_log = logging.getLogger("sessions_db")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PoolStatus:
+    """A manager's connections at this moment.
+
+    Args:
+        size: the most that there can be; None where the caller's own engine sets no limit.
+        in_use: those that a call or a `transaction()` is using.
+        idle: those that are open and free.
+        waiting: threads that wait for a connection or, on SQLite, for the one write lock.
+    """
+
+    size: int | None
+    in_use: int
+    idle: int
+    waiting: int
+
+
+class Connections:
+    """The connections of an engine, each used by one thread at a time.
+
+    Those of an engine of the library's own are kept between calls as SQLAlchemy `Connection`s: checking one out of the
+    pool and returning it on each call takes a fifth of an append to SQLite (synchronous=NORMAL; `benchmarks`, section
+    floor).
+
+    Args:
+        engine: an engine of the library's own, or the caller's.
+        owned: whether it is the library's own. The caller may share the connections of another one.
+    """
+
+    def __init__(self, engine: Engine, *, owned: bool) -> None:
+        self.engine = engine
+        self.closed = False
+        self._owned = owned
+        self._idle: list[Connection] = []
+        self._renew_locks()
+        guard_owner(self)
+        in_child(self._begin_in_child)
+        if owned:
+            _drop_idle_on_disconnect(self)
+
+    def _renew_locks(self) -> None:
+        pool = self.engine.pool
+        self._semaphore = FairSemaphore(pool.size()) if self._owned and isinstance(pool, QueuePool) else None
+        # SQLite has one writer at a time; others sleep and retry. With 64 threads, a lock in the process brings the
+        # 99th percentile of an append from 520 to 94 ms. The lock is not fair: in order of arrival, up to a third less
+        # is written (synchronous=NORMAL; `benchmarks`, section concurrency).
+        has_one_writer = BACKENDS[self.engine.dialect.name].file(self.engine) is not None
+        self._write_lock = threading.Lock() if has_one_writer else None
+        self._waiting_writers = 0
+
+    @contextmanager
+    def use(
+        self,
+        budget: RetryBudget,
+        connect: Callable[[], Connection],
+        *,
+        writing: bool,
+        lent: bool = False,
+    ) -> Iterator[Connection]:
+        """A connection for the block, as soon as one is free.
+
+        Args:
+            budget: how long to wait for it.
+            connect: opens a new connection of the engine, if none is idle.
+            writing: whether the block writes.
+            lent: whether the caller gets hold of the connection, and may leave it with other options.
+
+        Raises:
+            DatabaseUnavailable: the budget was spent before.
+            ManagerClosed: the connections are closed.
+        """
+        if self.closed:
+            raise ManagerClosed
+        # Each is released where it was taken: a fork replaces them, and dropping idle connections replaces their list.
+        write_lock, semaphore, idle = self._write_lock if writing else None, self._semaphore, self._idle
+        # The write lock comes first: a writer that waits for it must not keep a connection from readers.
+        if write_lock is not None and not self._lock_for_writing(write_lock, budget):
+            raise DatabaseUnavailable("database is locked by another transaction of this process", budget.spent_s)
+        try:
+            if semaphore is not None and not semaphore.acquire(timeout=budget.left_s):
+                refusal = f"the pool's connections are in use, all {semaphore.size} of them"
+                raise DatabaseUnavailable(refusal, budget.spent_s)
+            try:
+                conn = self._take_idle(idle) or connect()
+                try:
+                    yield conn
+                finally:
+                    self._give_back(conn, idle, lent=lent)
+            finally:
+                if semaphore is not None:
+                    semaphore.release()
+        finally:
+            if write_lock is not None:
+                write_lock.release()
+
+    def status(self) -> PoolStatus:
+        """The figures at this moment, each read for itself: under load they may not add up exactly."""
+        pool = self.engine.pool
+        if not isinstance(pool, QueuePool):
+            return PoolStatus(size=None, in_use=0, idle=0, waiting=0)
+        kept = len(self._idle)
+        return PoolStatus(
+            size=pool.size() if self._owned else None,
+            in_use=max(0, pool.checkedout() - kept),
+            idle=pool.checkedin() + kept,
+            waiting=self._waiting_writers + (self._semaphore.waiting if self._semaphore else 0),
+        )
+
+    def _lock_for_writing(self, lock: threading.Lock, budget: RetryBudget) -> bool:
+        if lock.acquire(blocking=False):
+            return True
+        self._waiting_writers += 1
+        try:
+            return lock.acquire(timeout=budget.left_s)
+        finally:
+            self._waiting_writers -= 1
+
+    def _take_idle(self, idle: list[Connection]) -> Connection | None:
+        while conn := _newest(idle):
+            if logs_as_its_engine(conn):
+                return conn
+            conn.close()
+        return None
+
+    def _give_back(self, conn: Connection, idle: list[Connection], *, lent: bool) -> None:
+        if not self._owned or lent or conn.invalidated:
+            self._close(conn)
+            return
+        conn.rollback()
+        idle.append(conn)
+        if idle is not self._idle:
+            self._close_all(idle)
+
+    def _close(self, conn: Connection) -> None:
+        if self.closed and self._owned and not (conn.closed or conn.invalidated):
+            # The pool that it would return to is gone.
+            conn.detach()
+        conn.close()
+
+    def _close_all(self, idle: list[Connection]) -> None:
+        while conn := _newest(idle):
+            self._close(conn)
+
+    def drop_idle(self) -> None:
+        """Return to the engine's pool what is kept, and what is in use as soon as it is free."""
+        idle, self._idle = self._idle, []
+        self._close_all(idle)
+
+    def close(self) -> None:
+        """Close the connections, those in use as soon as they are free. The caller's own stay open."""
+        self.closed = True
+        self.drop_idle()
+        if self._owned:
+            self.engine.dispose()
+
+    def _begin_in_child(self) -> None:
+        if not BACKENDS[self.engine.dialect.name].is_in_memory(self.engine.url):
+            keep_inherited(self._idle)
+            self._idle = []
+        # Another thread of the parent's may have held one.
+        self._renew_locks()
+
+
+def _newest(idle: list[Connection]) -> Connection | None:
+    try:
+        return idle.pop()
+    except IndexError:
+        return None
+
+
+def _drop_idle_on_disconnect(connections: Connections) -> None:
+    # SQLAlchemy keeps listeners for as long as the process lives: one that held the object would keep it too.
+    reference = weakref.ref(connections)
+
+    @event.listens_for(connections.engine, "invalidate")
+    def drop_idle(_connection: Any, _record: object, error: BaseException | None) -> None:
+        if (found := reference()) is not None:
+            _log.warning("A connection broke and is replaced, with all idle ones: %s", type(error).__name__)
+            found.drop_idle()

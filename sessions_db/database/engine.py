@@ -1,0 +1,64 @@
+"""Engines: opened by the library, or adopted from the caller. Their connections are in autocommit mode.
+
+An operation of one statement is then one round trip; a transaction starts with an explicit BEGIN.
+"""
+
+from __future__ import annotations
+
+import sqlalchemy
+from sqlalchemy import URL, Engine, exc
+
+from sessions_db.database import BACKENDS, EngineOptions
+from sessions_db.database.fork import guard
+from sessions_db.database.statement import SENT_DIRECTLY
+from sessions_db.database.urls import SUPPORTED, parse_url, shown
+from sessions_db.errors import InvalidInput
+
+
+def open_engine(url: str | URL, options: EngineOptions) -> Engine:
+    """An engine of the library's own for `url`. Nothing is connected yet.
+
+    Raises:
+        InvalidInput: the URL can't be read, or names another database or driver.
+    """
+    parsed = parse_url(url)
+    backend = BACKENDS[parsed.get_backend_name()]
+    parsed, arguments = backend.engine_arguments(parsed, options)
+    try:
+        # By way of the module, which tracing replaces: opentelemetry-instrumentation-sqlalchemy wraps this function.
+        engine = sqlalchemy.create_engine(
+            parsed,
+            isolation_level="AUTOCOMMIT",
+            execution_options={SENT_DIRECTLY: True},
+            # With psycopg a rollback of nothing takes as long as the rest of the pool's work. A transaction that was
+            # begun is rolled back by `transactions.transaction`, or its connection is dropped.
+            skip_autocommit_rollback=True,
+            pool_reset_on_return=None,
+            hide_parameters=True,
+            max_overflow=0,
+            pool_timeout=options.retry_budget_s,
+            **arguments,
+        )
+    except ModuleNotFoundError as error:
+        raise InvalidInput("database", "needs psycopg: pip install 'sessions-db[postgres]'", shown(parsed)) from error
+    except (exc.ArgumentError, TypeError, ValueError):
+        raise InvalidInput("database", "must be a URL that the driver takes", shown(parsed)) from None
+    backend.configure(engine, options)
+    guard(engine)
+    return engine
+
+
+def adopt(engine: Engine) -> Engine:
+    """The caller's engine with its own pool and settings, its connections in autocommit mode.
+
+    Raises:
+        InvalidInput: it is not an engine for a database and driver that this library supports.
+    """
+    if not isinstance(engine, Engine):
+        raise InvalidInput("database", "must be a URL or a sqlalchemy.Engine", engine)
+    backend = BACKENDS.get(engine.dialect.name)
+    if backend is None or backend.driver != engine.dialect.driver:
+        raise InvalidInput("database", SUPPORTED, engine.url)
+    adopted = engine.execution_options(isolation_level="AUTOCOMMIT")
+    guard(adopted)
+    return adopted

@@ -1,0 +1,131 @@
+"""Fork safety: what must happen to connections, threads and locks when the process forks.
+
+SQLite keeps its file locks in tables of the process. A child that inherits an open connection assumes that it holds its
+parent's locks and takes none of its own, so what it commits can be lost: no connection may be open during a fork. Both
+ends of an inherited Postgres connection are the parent's: the child must neither use nor close it.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import threading
+import time
+import weakref
+from collections.abc import Callable
+from types import MethodType
+from typing import Any, Final, Protocol
+
+from sqlalchemy import Dialect, Engine, QueuePool, event
+
+from sessions_db.database import BACKENDS
+from sessions_db.database.sqlite import path_of
+from sessions_db.errors import UnsafeFork
+
+
+class Owner(Protocol):
+    """Something that keeps an engine's connections between calls."""
+
+    engine: Engine
+
+    def drop_idle(self) -> None:
+        """Return to the engine's pool what is kept, and what is in use as soon as it is free."""
+
+
+_engines: weakref.WeakSet[Engine] = weakref.WeakSet()
+_owners: weakref.WeakSet[Any] = weakref.WeakSet()
+_in_child: list[weakref.ref[Any]] = []
+
+# What a child inherited from its parent and never uses, kept so that nothing closes it.
+_inherited: list[object] = []
+
+# Held while connecting to a SQLite file, and while the process forks.
+_connecting = threading.Lock()
+
+# The SQLite files to which this process inherited an open connection.
+_in_use: set[str] = set()
+
+# For how long a fork waits for calls of other threads on SQLite.
+_WAIT_S: Final = 1.0
+
+
+def guard(engine: Engine) -> None:
+    """Keep the engine safe across forks."""
+    _engines.add(engine)
+    if _file(engine) is not None:
+        event.listen(engine, "do_connect", _connect_unless_forking)
+
+
+def guard_owner(owner: Owner) -> None:
+    """Have the owner drop its idle connections to a SQLite file before a fork."""
+    _owners.add(owner)
+
+
+def in_child(reset: Callable[[], None]) -> None:
+    """Call this in each forked child, for as long as the object lives whose method it is."""
+    reference = weakref.WeakMethod if isinstance(reset, MethodType) else weakref.ref
+    _in_child.append(reference(reset, _in_child.remove))
+
+
+def keep_inherited(value: object) -> None:
+    """Never close the parent's connections that this value holds."""
+    _inherited.append(value)
+
+
+def _file(engine: Engine) -> str | None:
+    return BACKENDS[engine.dialect.name].file(engine)
+
+
+def _connect_unless_forking(dialect: Dialect, _record: object, cargs: Any, cparams: Any) -> Any:
+    with _connecting:
+        if (file := path_of(cargs[0])) in _in_use:
+            raise UnsafeFork(file)
+        try:
+            return dialect.connect(*cargs, **cparams)
+        except sqlite3.OperationalError as error:
+            # "unable to open database file" does not say which.
+            error.args = (f"{error}: {file}",)
+            raise
+
+
+def _before_fork() -> None:
+    _connecting.acquire()
+    for engine in list(_engines):
+        file = _file(engine)
+        if file is None:
+            continue
+        pool = engine.pool
+        engine.dispose(close=False)
+        for owner in list(_owners):
+            if owner.engine is engine:
+                owner.drop_idle()
+        if isinstance(pool, QueuePool) and not _is_free_in_time(pool):
+            _in_use.add(file)
+        pool.dispose()
+
+
+def _is_free_in_time(pool: QueuePool) -> bool:
+    until = time.monotonic() + _WAIT_S
+    while pool.checkedout() and time.monotonic() < until:
+        time.sleep(0.001)
+    return not pool.checkedout()
+
+
+def _after_fork_in_parent() -> None:
+    _in_use.clear()
+    _connecting.release()
+
+
+def _after_fork_in_child() -> None:
+    _connecting.release()
+    for engine in list(_engines):
+        if BACKENDS[engine.dialect.name].is_on_a_server:
+            _inherited.append(engine.pool)
+            engine.dispose(close=False)
+    for reference in _in_child:
+        if (reset := reference()) is not None:
+            reset()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork_in_child)

@@ -1,0 +1,105 @@
+"""Migrations: find them, run them under a lock, refuse a schema of another revision."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from functools import cache
+from pathlib import Path
+
+from alembic import command
+from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from alembic.util import CommandError
+from sqlalchemy import Connection, Engine
+
+from sessions_db.database.fork import in_child
+from sessions_db.errors import SchemaMismatch
+from sessions_db.schema import trigger_faults
+
+_log = logging.getLogger("sessions_db")
+
+VERSION_TABLE = "sessions_db_version"
+"""Our table for Alembic; a host application's own `alembic_version` is left alone."""
+
+# Alembic's `context` and `op`, which the scripts use, are globals of the process.
+_alembic = threading.Lock()
+
+
+def _renew_lock() -> None:
+    global _alembic
+    # Another thread of the parent's may have held it.
+    _alembic = threading.Lock()
+
+
+in_child(_renew_lock)
+
+
+def ensure_head(engine: Engine, *, migrate: bool, create: bool) -> str | None:
+    """The revision that was found. The schema is created in an empty database if `create`, and upgraded if `migrate`.
+
+    Raises:
+        SchemaMismatch: the database is empty or behind and is to stay so, or it is ahead of this release.
+    """
+    head = head_revision()
+    with engine.connect() as conn:
+        try:
+            found = current_revision(conn)
+        except CommandError as error:
+            raise SchemaMismatch(f"{VERSION_TABLE} with several rows", head, "restore a backup") from error
+        if found == head:
+            # A reader is shown what there is, even a log that somebody has tampered with.
+            if create:
+                _require_triggers(conn)
+            return found
+    if found is not None and found not in _revisions():
+        raise SchemaMismatch(found, head, "a newer release has migrated it, install that one")
+    if found is None and not create:
+        raise SchemaMismatch(None, head, "nothing has created it yet, `sessions-db upgrade` does")
+    if found is not None and not migrate:
+        raise SchemaMismatch(found, head, "run `sessions-db upgrade` on it, or open it with migrate=True")
+    upgrade(engine)
+    _log.info("Migrated the database from revision %s to %s", found, head)
+    return found
+
+
+def head_revision() -> str | None:
+    """The newest revision that this release knows."""
+    return next(iter(_revisions()), None)
+
+
+@cache
+def _revisions() -> tuple[str, ...]:
+    """All revisions that this release knows, the newest first. Loading the scripts takes a fifth of an opening."""
+    return tuple(script.revision for script in ScriptDirectory.from_config(_config()).walk_revisions())
+
+
+def upgrade(engine: Engine, revision: str = "head") -> None:
+    """Run the migrations up to `revision`, in one transaction. Processes that do so at the same time wait in line."""
+    with _alembic, engine.connect() as conn:
+        config = _config()
+        config.attributes["connection"] = conn
+        command.upgrade(config, revision)
+
+
+def current_revision(conn: Connection) -> str | None:
+    """The revision of the database, or None where this library has no schema yet."""
+    return MigrationContext.configure(conn, opts={"version_table": VERSION_TABLE}).get_current_revision()
+
+
+def _require_triggers(conn: Connection) -> None:
+    # Without them, appends would trim nothing and deletions would not be logged, and it would go unnoticed for long.
+    faults = [f"trigger {name} is {fault}" for name, fault in trigger_faults(conn) if fault != "changed"]
+    if faults:
+        raise SchemaMismatch(None, None, f"{', '.join(faults)}; restore it from a backup")
+
+
+def _config() -> Config:
+    config = Config()
+    # A wheel carries the scripts inside the package; a checkout has them beside it.
+    package = Path(__file__).parent.parent
+    scripts = next(path for path in (package / "migrations", package.parent / "migrations") if path.is_dir())
+    # ConfigParser reads % as the start of an interpolation.
+    config.set_main_option("script_location", str(scripts).replace("%", "%%"))
+    return config

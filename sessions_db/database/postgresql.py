@@ -1,0 +1,188 @@
+"""Postgres: how to connect, lock, retry and locate."""
+
+from __future__ import annotations
+
+import logging
+import math
+import re
+from typing import Any, Final
+
+from sqlalchemy import URL, Connection, Engine, ExceptionContext, event, exc, text
+
+from sessions_db.database.backend import DROPPED, NOT_OURS, NUMBER_TAKEN, Backend, Check, EngineOptions
+from sessions_db.enums import Severity
+
+_log = logging.getLogger("sessions_db")
+
+OLDEST_MAJOR_VERSION: Final = 14
+
+# Any constant will do, as long as nothing else in the database takes the same advisory lock.
+_ADVISORY_LOCK: Final = 0x5E5510_0DB
+
+# When to give up a TCP connection whose other end no longer answers. Without these a call hangs for some 15 minutes,
+# and one that waits for its answer for two hours. The first limits how long sent data may stay unacknowledged; the
+# others probe an idle connection (https://www.postgresql.org/docs/current/libpq-connect.html).
+_DEAD_PEER: Final = {
+    "tcp_user_timeout": 10_000,
+    "keepalives_idle": 5,
+    "keepalives_interval": 2,
+    "keepalives_count": 3,
+}
+
+# Error codes (PostgreSQL, appendix A). The server is a standby, at least for now.
+_READ_ONLY_TRANSACTION: Final = "25006"
+
+# After serialization_failure, deadlock_detected and lock_not_available the server has rolled the statement back.
+_ROLLED_BACK: Final = frozenset({"40001", "40P01", "55P03", _READ_ONLY_TRANSACTION})
+_UNDEFINED: Final = frozenset({"42P01", "42703"})  # table, column
+_DUPLICATE: Final = frozenset({"42P07", "42710", "42723"})  # table, object, function
+
+# What a server says while it starts, stops or is full, in contrast to a wrong password or database name, where waiting
+# does not help. libpq gives a failed connection no error code, only the text.
+_TRANSIENT_REFUSALS: Final = (
+    "starting up",
+    "shutting down",
+    "recovery mode",
+    "not yet accepting connections",
+    "too many clients",
+    "too many connections",
+    "remaining connection slots",
+    # PgBouncer's.
+    "no more connections allowed",
+    "server login has been failing",
+)
+
+
+def _server_version(conn: Connection) -> tuple[Severity, str]:
+    number = int(str(_value(conn, "SHOW server_version_num")))
+    if number // 10_000 < OLDEST_MAJOR_VERSION:
+        oldest = f"PostgreSQL {OLDEST_MAJOR_VERSION}, the oldest that this release works with"
+        return Severity.FAILURE, f"older than {oldest}"
+    return Severity.OK, f"PostgreSQL {OLDEST_MAJOR_VERSION} or newer"
+
+
+def _durability(conn: Connection) -> tuple[Severity, str]:
+    risky = [
+        name for name in ("fsync", "full_page_writes", "synchronous_commit") if _value(conn, f"SHOW {name}") == "off"
+    ]
+    if risky:
+        return Severity.WARNING, f"{', '.join(risky)} off: what was committed can be lost in a crash"
+    return Severity.OK, f"synchronous_commit {_value(conn, 'SHOW synchronous_commit')}, fsync and full_page_writes on"
+
+
+def _autovacuum(conn: Connection) -> tuple[Severity, str]:
+    if _value(conn, "SHOW autovacuum") == "on":
+        return Severity.OK, "on"
+    return Severity.WARNING, "off: every append leaves dead rows, and only VACUUM removes them"
+
+
+def _value(conn: Connection, sql: str) -> object:
+    return conn.exec_driver_sql(sql).scalar_one()
+
+
+_CHECKS: dict[str, Check] = {
+    "server version": _server_version,
+    "durability": _durability,
+    "autovacuum": _autovacuum,
+}
+
+
+class PostgreSQL(Backend):
+    """Postgres, through psycopg 3."""
+
+    name = "postgresql"
+    driver = "psycopg"
+    is_on_a_server = True
+    longest_wait_s = 1.0
+    database_bytes = text("SELECT pg_database_size(current_database())")
+    checks = _CHECKS
+
+    def engine_arguments(self, url: URL, options: EngineOptions) -> tuple[URL, dict[str, Any]]:
+        """The URL and the arguments for `sqlalchemy.create_engine`. What the URL says itself is left as it is."""
+        timeouts = {"connect_timeout": max(1, math.ceil(options.retry_budget_s)), **_DEAD_PEER}
+        return url, {
+            "pool_size": options.pool_size,
+            "connect_args": {name: value for name, value in timeouts.items() if name not in url.query},
+        }
+
+    def configure(self, engine: Engine, options: EngineOptions) -> None:
+        """Set up each new connection, and replace all of them when the server has become a standby."""
+
+        @event.listens_for(engine, "connect")
+        def set_up(connection: Any, _record: object) -> None:
+            query = "SELECT pg_backend_pid(), current_setting('lock_timeout')"
+            pid, lock_timeout = connection.execute(query).fetchone()
+            if pid != connection.info.backend_pid:
+                # PgBouncer gives its clients process ids of its own making. In transaction mode it sends consecutive
+                # statements to different server processes: a prepared statement would not exist there, and a setting
+                # would stay behind for other clients.
+                connection.prepare_threshold = None
+                _log.info("PgBouncer noticed: connections prepare no statements and set no lock_timeout")
+                return
+            if lock_timeout == "0":
+                connection.execute(f"SET lock_timeout = {max(1, math.ceil(options.retry_budget_s * 1000))}")
+            if options.read_only:
+                connection.execute("SET default_transaction_read_only = on")
+
+        @event.listens_for(engine, "handle_error")
+        def leave_a_standby(context: ExceptionContext) -> None:
+            # The primary stepped down while its connections stayed open. All of the pool's are to be replaced: a URL
+            # with several hosts and target_session_attrs, or a name that has moved on, leads to the new primary.
+            if _state(context.original_exception) == _READ_ONLY_TRANSACTION and not options.read_only:
+                _log.warning("The server takes no writes, it may be a standby now: its connections are replaced")
+                context.is_disconnect = True
+
+    def is_in_memory(self, url: URL) -> bool:
+        """Never."""
+        return False
+
+    def file(self, engine: Engine) -> str | None:
+        """None: the server holds the locks."""
+        return None
+
+    def describe(self, conn: Connection) -> str:
+        """The version of the server."""
+        return f"PostgreSQL {_value(conn, 'SHOW server_version')}"
+
+    def begin(self, conn: Connection, *, read_only: bool) -> None:
+        """Begin a transaction."""
+        conn.exec_driver_sql("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY" if read_only else "BEGIN")
+
+    def is_aborted(self, conn: Connection) -> bool:
+        """Whether a statement failed."""
+        # Postgres then answers COMMIT with ROLLBACK, which no driver treats as an error.
+        driver: Any = conn.connection.driver_connection
+        return bool(driver.info.transaction_status.name == "INERROR")
+
+    def lock_migrations(self, conn: Connection) -> None:
+        """Take an advisory lock."""
+        conn.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_ADVISORY_LOCK})")
+
+    def lock_table(self, conn: Connection, table: str, mode: str) -> None:
+        """Lock the table."""
+        conn.exec_driver_sql(f"LOCK TABLE {table} IN {mode} MODE")
+
+    def is_rolled_back(self, error: exc.DBAPIError) -> bool:
+        """Whether the error's code says so."""
+        return _state(error.orig) in _ROLLED_BACK
+
+    def is_transient_refusal(self, error: exc.DBAPIError) -> bool:
+        """Whether the server is starting, stopping, full or out of reach."""
+        if not isinstance(error, exc.OperationalError):  # a URL that psycopg can't read
+            return False
+        message = str(error.orig)
+        return "FATAL" not in message or any(refusal in message for refusal in _TRANSIENT_REFUSALS)
+
+    def schema_cure(self, error: exc.DBAPIError) -> str | None:
+        """What to do, judged by the error's code."""
+        state = _state(error.orig)
+        if state in _UNDEFINED:
+            return DROPPED
+        if state in _DUPLICATE:
+            return NOT_OURS
+        taken = isinstance(error, exc.IntegrityError) and re.search("pk_messages", str(error.orig))
+        return NUMBER_TAKEN if taken else None
+
+
+def _state(error: BaseException | None) -> str | None:
+    return getattr(error, "sqlstate", None)

@@ -1,0 +1,107 @@
+"""How long a call goes on trying, and how it waits between attempts."""
+
+from __future__ import annotations
+
+import logging
+import random
+import time
+from collections.abc import Callable
+from typing import Final, TypeVar
+
+from sqlalchemy import exc
+
+from sessions_db.database.backend import Backend
+from sessions_db.database.translation import reason_of, translate
+
+_T = TypeVar("_T")
+
+_log = logging.getLogger("sessions_db")
+
+_FIRST_WAIT_S: Final = 0.01
+
+
+class RetryBudget:
+    """The time to spend on all attempts of one call, which starts when this object is made."""
+
+    def __init__(self, budget_s: float, *, longest_wait_s: float = 1.0) -> None:
+        self._started = time.monotonic()
+        self._budget_s = budget_s
+        self._longest_wait_s = longest_wait_s
+        self._longest_next_s = _FIRST_WAIT_S
+
+    @property
+    def spent_s(self) -> float:
+        """Seconds since the call began."""
+        return time.monotonic() - self._started
+
+    @property
+    def left_s(self) -> float:
+        """Seconds that may still be spent."""
+        return max(0.0, self._started + self._budget_s - time.monotonic())
+
+    def wait(self) -> bool:
+        """Sleep before the next attempt; False, immediately, if the budget is spent.
+
+        The sleep is a random part of a span that doubles, so that callers that failed together return at different
+        times ("full jitter", https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/).
+        """
+        left_s = self.left_s
+        if not left_s:
+            return False
+        time.sleep(min(left_s, random.uniform(0, self._longest_next_s)))
+        self._longest_next_s = min(self._longest_wait_s, self._longest_next_s * 2)
+        return True
+
+
+class Retry:
+    """Repeats what is known to have been rolled back, within a budget, and translates what is raised in the end.
+
+    `sent` is to be set by an attempt as soon as it may have sent a write: from then on it is not repeated if the
+    connection breaks.
+    """
+
+    def __init__(self, backend: Backend, budget: RetryBudget, *, password: str | None) -> None:
+        self.budget = budget
+        self.sent = False
+        self._backend = backend
+        self._password = password
+
+    def run(self, attempt: Callable[[], _T]) -> _T:
+        """What the attempt returns; it is repeated while the database is known to have undone it.
+
+        Raises:
+            SessionsError: the budget is spent, or repeating is not safe or of no use.
+        """
+        return self._run(attempt, self._backend.is_rolled_back)
+
+    def connect(self, attempt: Callable[[], _T]) -> _T:
+        """As `run`, for an attempt that connects."""
+        return self._run(attempt, self._backend.is_transient_refusal)
+
+    def _run(self, attempt: Callable[[], _T], is_safe: Callable[[exc.DBAPIError], bool]) -> _T:
+        failed: exc.SQLAlchemyError | None = None
+        while True:
+            self.sent = False
+            try:
+                result = attempt()
+            except exc.SQLAlchemyError as error:
+                # A connection that was cut while it lay idle is noticed by the first call that uses it.
+                again = isinstance(error, exc.DBAPIError) and (
+                    is_safe(error) or (error.connection_invalidated and not self.sent)
+                )
+                if not (again and self.budget.wait()):
+                    raise self.translated(error) from error
+                failed = error
+            else:
+                if failed is not None:
+                    _log.info("Succeeded after %.3f s and a retry: %s", self.budget.spent_s, self._first_line(failed))
+                return result
+
+    def translated(self, error: exc.SQLAlchemyError) -> Exception:
+        """The error of this library for `error`, which the caller raises from it."""
+        return translate(error, self._backend, waited_s=self.budget.spent_s, password=self._password, sent=self.sent)
+
+    def _first_line(self, error: exc.SQLAlchemyError) -> str:
+        # The lines after the first may hold values of rows.
+        cause = error.orig if isinstance(error, exc.DBAPIError) else error
+        return reason_of(Exception(str(cause).partition("\n")[0]), self._password)

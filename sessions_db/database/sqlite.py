@@ -1,0 +1,204 @@
+"""SQLite: how to connect, lock, retry and locate."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Final
+from urllib.parse import quote, unquote, urlsplit
+
+from sqlalchemy import URL, Connection, Engine, QueuePool, event, exc, text
+
+from sessions_db.database.backend import DROPPED, NOT_OURS, NUMBER_TAKEN, Backend, Check, EngineOptions
+from sessions_db.enums import Severity
+from sessions_db.errors import DatabaseUnavailable, InvalidInput
+
+# After a while SQLite looks for the lock only every 100 ms, and rarely finds it free among writers that never pause:
+# one of eight processes waited for 8 s. So SQLite waits only this long, and the retry budget the rest, in short waits.
+_BUSY_TIMEOUT_S: Final = 0.03
+
+# RETURNING came with SQLite 3.35, STRICT tables with 3.37.
+_OLDEST: Final = (3, 37, 0)
+
+
+# The doctor's checks
+
+
+def _journal_mode(conn: Connection) -> tuple[Severity, str]:
+    mode = _value(conn, "PRAGMA journal_mode")
+    if mode == "wal":
+        return Severity.OK, "WAL"
+    return Severity.WARNING, f"{mode}: the next SessionManager that writes makes it WAL, where the file system can"
+
+
+def _foreign_keys(conn: Connection) -> tuple[Severity, str]:
+    if _value(conn, "PRAGMA foreign_keys") == 1:
+        return Severity.OK, "on, in this library's connections"
+    return Severity.FAILURE, "off: this SQLite was built without them"
+
+
+def _version(_conn: Connection) -> tuple[Severity, str]:
+    # https://sqlite.org/wal.html, "The WAL-Reset Bug"
+    if (3, 7, 0) <= sqlite3.sqlite_version_info < (3, 51, 3):
+        return Severity.WARNING, (
+            f"{sqlite3.sqlite_version} has the WAL-reset bug, which can damage a file that several connections write "
+            "to at once; it is fixed in 3.51.3"
+        )
+    return Severity.OK, sqlite3.sqlite_version
+
+
+def _integrity(conn: Connection) -> tuple[Severity, str]:
+    found = [str(row[0]) for row in conn.exec_driver_sql("PRAGMA quick_check(5)")]
+    if found == ["ok"]:
+        return Severity.OK, "the file is sound"
+    return Severity.FAILURE, "; ".join(found)
+
+
+def _actor_left_over(conn: Connection) -> tuple[Severity, str]:
+    names = [str(row[0]) for row in conn.exec_driver_sql("SELECT name FROM event_actor")]
+    if names:
+        return Severity.WARNING, f"the log names {', '.join(names)} for everybody who gives no name: empty event_actor"
+    return Severity.OK, "nobody is named except by a manager"
+
+
+def _value(conn: Connection, sql: str) -> object:
+    return conn.exec_driver_sql(sql).scalar_one()
+
+
+_CHECKS: dict[str, Check] = {
+    "journal mode": _journal_mode,
+    "foreign keys": _foreign_keys,
+    "SQLite version": _version,
+    "integrity": _integrity,
+    "actor": _actor_left_over,
+}
+
+
+class SQLite(Backend):
+    """SQLite, through Python's own `sqlite3`."""
+
+    name = "sqlite"
+    driver = "pysqlite"
+    is_on_a_server = False
+    longest_wait_s = 0.02
+    database_bytes = text("SELECT page_count * page_size FROM pragma_page_count(), pragma_page_size()")
+    checks = _CHECKS
+
+    def engine_arguments(self, url: URL, options: EngineOptions) -> tuple[URL, dict[str, Any]]:
+        """The URL and the arguments for `sqlalchemy.create_engine`."""
+        if sqlite3.sqlite_version_info < _OLDEST:
+            needed = ".".join(map(str, _OLDEST))
+            raise DatabaseUnavailable(f"SQLite {sqlite3.sqlite_version} is older than {needed}", 0.0)
+        in_memory = self.is_in_memory(url)
+        if options.read_only and in_memory:
+            raise InvalidInput(
+                "read_only", "must be False for a database in memory, which begins empty", options.read_only
+            )
+        return _without_writing(url) if options.read_only else url, {
+            "poolclass": QueuePool,
+            # A database in memory belongs to its connection, so there is only one, and threads wait for it.
+            "pool_size": 1 if in_memory else options.pool_size,
+            "connect_args": {
+                "check_same_thread": False,
+                # A reader waits for no writer, only for another process that recovers the file after a crash.
+                "timeout": options.retry_budget_s
+                if options.read_only
+                else min(options.retry_budget_s, _BUSY_TIMEOUT_S),
+            },
+        }
+
+    def configure(self, engine: Engine, options: EngineOptions) -> None:
+        """Set the pragmas of each new connection."""
+        in_wal_mode = not (options.read_only or self.is_in_memory(engine.url))
+
+        @event.listens_for(engine, "connect")
+        def set_pragmas(connection: sqlite3.Connection, _record: object) -> None:
+            connection.execute("PRAGMA foreign_keys = ON")
+            if in_wal_mode:
+                connection.execute("PRAGMA journal_mode = WAL")
+            connection.execute(f"PRAGMA synchronous = {options.synchronous}")
+
+    def is_in_memory(self, url: URL) -> bool:
+        """Whether the database is gone when its only connection closes."""
+        no_file = url.database in (None, "", ":memory:", "file:", "file::memory:")
+        return no_file or url.query.get("mode") == "memory"
+
+    def file(self, engine: Engine) -> str | None:
+        """The path of the database's file."""
+        if self.is_in_memory(engine.url):
+            return None
+        return path_of(engine.dialect.create_connect_args(engine.url)[0][0])
+
+    def describe(self, conn: Connection) -> str:
+        """The version of SQLite."""
+        return f"SQLite {sqlite3.sqlite_version}"
+
+    def begin(self, conn: Connection, *, read_only: bool) -> None:
+        """Begin a transaction, unless a listener of the caller's own engine has, as in SQLAlchemy's SQLite recipe."""
+        # The write lock is taken at once: a transaction that first reads could not get it later if another one had
+        # written in between (SQLITE_BUSY, which no waiting resolves).
+        if not _is_in_transaction(conn):
+            conn.exec_driver_sql("BEGIN" if read_only else "BEGIN IMMEDIATE")
+
+    @contextmanager
+    def reading_only(self, conn: Connection) -> Iterator[None]:
+        """Refuse statements that write: SQLite has no read-only transactions."""
+        # Through the driver: SQLAlchemy would take it for the beginning of a transaction.
+        driver: Any = conn.connection.driver_connection
+        ((before,),) = driver.execute("PRAGMA query_only").fetchall()
+        driver.execute("PRAGMA query_only = ON")
+        try:
+            yield
+        finally:
+            if not conn.invalidated:
+                driver.execute(f"PRAGMA query_only = {before}")
+
+    def is_aborted(self, conn: Connection) -> bool:
+        """Whether SQLite has rolled back by itself, as it does when the disk is full or fails."""
+        return not _is_in_transaction(conn)
+
+    def lock_migrations(self, conn: Connection) -> None:
+        """Nothing: BEGIN IMMEDIATE has taken the one write lock."""
+
+    def lock_table(self, conn: Connection, table: str, mode: str) -> None:
+        """Nothing: BEGIN IMMEDIATE has taken the one write lock."""
+
+    def is_rolled_back(self, error: exc.DBAPIError) -> bool:
+        """Whether SQLite could not get a lock."""
+        # The low byte is the primary result code: BUSY_SNAPSHOT, BUSY_RECOVERY and the like count as BUSY.
+        code = getattr(error.orig, "sqlite_errorcode", None)
+        return code is not None and code & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
+
+    def is_transient_refusal(self, error: exc.DBAPIError) -> bool:
+        """Whether SQLite could not get a lock while connecting."""
+        return self.is_rolled_back(error)
+
+    def schema_cure(self, error: exc.DBAPIError) -> str | None:
+        """What to do, judged by the text: SQLite has only a generic error code for this."""
+        message = str(error.orig)
+        if isinstance(error.orig, sqlite3.IntegrityError) and "messages.session_key, messages.seq" in message:
+            return NUMBER_TAKEN
+        if not isinstance(error.orig, sqlite3.OperationalError):
+            return None
+        if message.startswith(("no such table", "no such column")) or " has no column " in message:
+            return DROPPED
+        return NOT_OURS if message.endswith("already exists") else None
+
+
+def path_of(database: str) -> str:
+    """The path of a file that SQLite is given by its path or as a URI."""
+    return unquote(urlsplit(database).path) if database.startswith("file:") else database
+
+
+def _is_in_transaction(conn: Connection) -> bool:
+    driver: Any = conn.connection.driver_connection
+    return bool(driver.in_transaction)
+
+
+def _without_writing(url: URL) -> URL:
+    """The same file, which SQLite then neither creates nor changes (https://sqlite.org/uri.html)."""
+    database = str(url.database)
+    if not database.startswith("file:"):
+        database = f"file:{quote(database)}"
+    return url.set(database=database).update_query_dict({"mode": "ro", "uri": "true"})

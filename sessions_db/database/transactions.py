@@ -1,0 +1,49 @@
+"""Transactions on a connection in autocommit mode."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+
+from sqlalchemy import Connection
+
+from sessions_db.database import backend_of
+from sessions_db.errors import TransactionRolledBack
+
+
+@contextmanager
+def transaction(conn: Connection, *, read_only: bool = False) -> Iterator[Connection]:
+    """Commit what the block does, or nothing of it. All statements of a read-only one see the same moment.
+
+    Raises:
+        TransactionRolledBack: a statement failed in the block, which went on all the same; nothing of it is stored.
+    """
+    backend = backend_of(conn)
+    with backend.reading_only(conn) if read_only else nullcontext():
+        root = conn.begin()
+        try:
+            backend.begin(conn, read_only=read_only)
+            yield conn
+            if is_aborted(conn):
+                raise TransactionRolledBack  # noqa: TRY301  # what the block did is rolled back below
+            root.commit()
+        except BaseException:
+            _roll_back(conn)
+            raise
+        finally:
+            root.close()
+
+
+def is_aborted(conn: Connection) -> bool:
+    """Whether a failed statement has undone the transaction, or made it one that can't be committed."""
+    return conn.invalidated or backend_of(conn).is_aborted(conn)
+
+
+def _roll_back(conn: Connection) -> None:
+    # Through the driver: SQLAlchemy assumes that there is nothing to roll back in autocommit mode.
+    if not conn.invalidated:
+        try:
+            conn.connection.rollback()
+        except conn.dialect.loaded_dbapi.Error:
+            # The connection broke. It must not go back to the pool with a transaction that may still be open.
+            conn.invalidate()

@@ -1,0 +1,42 @@
+"""SQLAlchemy's and the drivers' exceptions as errors of this library."""
+
+from __future__ import annotations
+
+from sqlalchemy import exc
+
+from sessions_db.database.backend import Backend
+from sessions_db.errors import DatabaseUnavailable, SchemaMismatch, SessionsError, StatementRefused
+
+
+def translate(
+    error: exc.SQLAlchemyError, backend: Backend, *, waited_s: float, password: str | None, sent: bool = False
+) -> SessionsError:
+    """The error of this library for `error`, which the caller raises from it.
+
+    `sent` says that a write had been sent, so that its outcome is unknown if the connection broke.
+    """
+    if not isinstance(error, exc.DBAPIError):
+        reason = reason_of(error, password)
+        return (
+            DatabaseUnavailable(reason, waited_s) if isinstance(error, exc.TimeoutError) else StatementRefused(reason)
+        )
+    reason = reason_of(error.orig, password)
+    if (cure := backend.schema_cure(error)) is not None:
+        return SchemaMismatch(None, None, f"{reason}; {cure}")
+    undone = backend.is_rolled_back(error)
+    # SQLite reports a corrupted file, and a file that is no database, as plain DatabaseError.
+    if (
+        error.connection_invalidated
+        or undone
+        or isinstance(error, exc.OperationalError | exc.InterfaceError)
+        or type(error) is exc.DatabaseError
+    ):
+        outcome_unknown = error.connection_invalidated and sent and not undone
+        return DatabaseUnavailable(reason, waited_s, outcome_unknown=outcome_unknown)
+    return StatementRefused(reason)
+
+
+def reason_of(error: BaseException | None, password: str | None) -> str:
+    """The error's text on one line, without the password."""
+    reason = " ".join(str(error).split())
+    return reason.replace(password, "***") if password else reason

@@ -1,0 +1,41 @@
+"""Database URLs: which ones are supported, and how to show one without its secrets."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from sqlalchemy import URL, exc, make_url
+
+from sessions_db.database import BACKENDS
+from sessions_db.errors import InvalidInput, Shown
+
+SUPPORTED: Final = "must be a SQLite or Postgres URL ({})".format(
+    ", ".join(f"{backend.name}+{backend.driver}" for backend in BACKENDS.values())
+)
+
+
+def parse_url(url: str | URL) -> URL:
+    """The URL with the driver that this library uses.
+
+    Raises:
+        InvalidInput: it can't be parsed, or names another database or driver.
+    """
+    try:
+        parsed = make_url(url)
+    except (exc.ArgumentError, ValueError):
+        # The text may hold a password.
+        raise InvalidInput(
+            "database",
+            "must be a database URL such as sqlite:///sessions.db",
+            Shown("a text that can't be read as one"),
+        ) from None
+    name, _, driver = parsed.drivername.partition("+")
+    backend = BACKENDS.get("postgresql" if name == "postgres" else name)
+    if backend is None or driver not in ("", backend.driver):
+        raise InvalidInput("database", SUPPORTED, shown(parsed))
+    return parsed.set(drivername=f"{backend.name}+{backend.driver}")
+
+
+def shown(url: URL) -> Shown:
+    """The URL without what may be secret: passwords occur in queries too."""
+    return Shown(url.set(query={}).render_as_string())

@@ -1,0 +1,47 @@
+"""The grammar of session keys.
+
+    agent:<agent_id>:main
+    agent:<agent_id>:subagent:<uuid>
+    agent:<agent_id>:cron:<uuid>
+
+The CHECK `ck_sessions_key` in `schema/tables.py` holds every writer to it, and the view `audit_events` splits keys.
+"""
+
+from __future__ import annotations
+
+import uuid
+from typing import Final
+
+from sessions_db import validation
+from sessions_db.enums import SessionKind
+from sessions_db.errors import InvalidInput
+from sessions_db.limits import MAX_NAME_LENGTH
+
+MAX_KEY_LENGTH: Final = len("agent::subagent:") + MAX_NAME_LENGTH + len(str(uuid.UUID(int=0)))
+"""The longest key that the library makes; two of these fit an index of Postgres's."""
+
+
+def main_key(agent_id: str) -> str:
+    """The key of an agent's one main session."""
+    return f"agent:{agent_id}:{SessionKind.MAIN}"
+
+
+def spawned_key(agent_id: str, kind: SessionKind, session_id: uuid.UUID) -> str:
+    """The key of a sub-agent or cron session."""
+    return f"agent:{agent_id}:{kind}:{session_id}"
+
+
+def checked_key(argument: str, value: object) -> str:
+    """A text that is no longer than the longest key."""
+    key = validation.text(argument, value)
+    if len(key) > MAX_KEY_LENGTH:
+        raise InvalidInput(argument, f"must be at most {MAX_KEY_LENGTH} characters", key)
+    return key
+
+
+def own_key(argument: str, value: object, agent_id: str, kind: SessionKind) -> str:
+    """A key that a session of this agent and kind may have."""
+    key, prefix = checked_key(argument, value), f"agent:{agent_id}:{kind}"
+    if not (key == prefix if kind is SessionKind.MAIN else key.startswith(f"{prefix}:")):
+        raise InvalidInput(argument, "must be made of the session's agent_id and kind", key)
+    return key

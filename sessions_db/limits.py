@@ -1,0 +1,46 @@
+"""Every cap, size and span of time that the library promises, each in one place."""
+
+from datetime import timedelta
+from typing import Final
+
+DEFAULT_MESSAGE_CAP: Final = 100
+"""How many messages a session retains unless told otherwise."""
+
+MAX_MESSAGE_CAP: Final = 2**31 - 1
+"""The largest cap: its column is an `INTEGER`."""
+
+EVENT_RETENTION: Final = timedelta(days=30)
+"""How long the database refuses to delete an entry of the log."""
+
+MAX_NAME_LENGTH: Final = 255
+"""Characters in an agent id, a label, a tool name or an idempotency key.
+
+Postgres refuses index rows of more than about 2,700 bytes, and an index holds at most two of these.
+"""
+
+MAX_TEXT_BYTES: Final = 256 * 1024 * 1024
+"""Bytes of UTF-8 in any other text. Postgres limits a value to 1 GB, SQLite a row to 1,000,000,000 bytes."""
+
+MAX_BATCH_BYTES: Final = 1_000_000_000
+"""Bytes of a batch of messages as JSON: SQLite's limit for a value. Postgres closes the connection above 2^30."""
+
+MAX_JSON_DEPTH: Final = 100
+"""Levels of nesting in metadata. SQLite's JSON functions stop at 1,000, Python's parser at its recursion limit."""
+
+MAX_JSON_INTEGER_BITS: Final = 14_000
+"""Bits of an integer in metadata: about 4,200 digits. Python prints 4,300 (`sys.set_int_max_str_digits`)."""
+
+MAX_INTEGER: Final = 2**63 - 1
+"""The largest `BIGINT`."""
+
+MAX_SECONDS: Final = 2_147_483
+"""The longest wait, 24 days: the databases count milliseconds in 32 bits."""
+
+MAX_AGE: Final = timedelta(days=36_500)
+"""The longest age that retention goes by, 100 years. More is a mistake."""
+
+MAX_POOL_SIZE: Final = 10_000
+"""The most connections that a manager keeps."""
+
+SWEEP_BATCH: Final = 500
+"""Sessions that one statement of `prune` or `timeout_idle` takes, so that a lock is held for milliseconds."""

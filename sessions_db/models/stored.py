@@ -1,0 +1,86 @@
+"""The rules for values that an import stores as they are, without the operations that make them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import Field, field, fields, replace
+from enum import StrEnum
+from typing import Any, NoReturn, TypeAlias, TypeVar
+
+from sessions_db import validation
+from sessions_db.errors import InvalidInput
+from sessions_db.limits import MAX_INTEGER
+
+Rule: TypeAlias = Callable[[str, Any], Any]
+"""What checks a field's value, given its name."""
+
+_Stored = TypeVar("_Stored")
+
+
+def required(rule: Rule) -> Any:
+    """A dataclass field with this rule."""
+    return field(metadata={"rule": rule})
+
+
+def optional(rule: Rule) -> Any:
+    """A dataclass field with this rule, or None."""
+    return field(default=None, metadata={"rule": lambda name, value: None if value is None else rule(name, value)})
+
+
+def checked(stored: _Stored) -> _Stored:
+    """The same dataclass, its fields with rules checked.
+
+    Raises:
+        InvalidInput: names the field that can't be stored.
+    """
+    ruled: list[Field[Any]] = [each for each in fields(stored) if "rule" in each.metadata]  # type: ignore[arg-type]
+    values = {each.name: each.metadata["rule"](each.name, getattr(stored, each.name)) for each in ruled}
+    return replace(stored, **values)  # type: ignore[type-var]
+
+
+def integer(name: str, value: object) -> int:
+    """Any `BIGINT`."""
+    return validation.integer(name, value, minimum=-MAX_INTEGER - 1)
+
+
+def count(name: str, value: object) -> int:
+    """0 or more."""
+    return validation.integer(name, value, minimum=0)
+
+
+def number(name: str, value: object) -> int:
+    """1 or more."""
+    return validation.integer(name, value, minimum=1)
+
+
+def one_of(choices: type[StrEnum]) -> Rule:
+    """The text of a member."""
+    return lambda name, value: validation.choice(name, value, choices).value
+
+
+def metadata_text(name: str, value: object) -> str:
+    """The text of a JSON object. It stays as it is, so that the order of its keys and its numbers come back exactly."""
+    text = validation.text(name, value)
+    try:
+        parsed = json.loads(text, parse_constant=_refuse_constant)
+    # Of the decoder, or of Python, which limits nesting and the digits of integers.
+    except (ValueError, RecursionError) as error:
+        raise InvalidInput(name, f"must be the text of a JSON object ({error})", value) from error
+    if validation.metadata(name, parsed) is None:
+        raise InvalidInput(name, "must be the text of a JSON object", value)
+    return text
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not JSON")
+
+
+def refuse_twice(place: str, name: str, values: Sequence[str | None]) -> None:
+    """Refuse a value, other than None, that stands there twice."""
+    known: set[str] = set()
+    for position, value in enumerate(values):
+        if value in known:
+            raise InvalidInput(f"{place}[{position}].{name}", "must not be there twice", value)
+        if value is not None:
+            known.add(value)

@@ -1,0 +1,120 @@
+"""Rows as values.
+
+One statement reads sessions and their messages, so that both are of the same moment and nothing is repeated: a session
+is a row whose `seq` is 0, a message a row with its own number.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import fields
+from functools import wraps
+from typing import Any, ParamSpec, TypeVar
+
+from sqlalchemy import ColumnElement, Table, Text, cast, literal_column
+
+from sessions_db.enums import Role, SessionKind, SessionStatus
+from sessions_db.errors import DatabaseUnavailable
+from sessions_db.models import Message, Session
+from sessions_db.schema import archived_messages, from_json, messages, sessions
+
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
+
+
+def as_read(table: Table, name: str) -> ColumnElement[Any]:
+    """The column, JSON as text, whatever deserializer the caller's engine has."""
+    column = table.c[name]
+    return cast(column, Text).label(name) if name == "metadata" else column
+
+
+_SESSION_FIELDS = [field.name for field in fields(Session) if field.name != "messages"]
+
+SESSION_COLUMNS: tuple[ColumnElement[Any], ...] = (
+    literal_column("0").label("seq"),
+    *(
+        sessions.c.last_seq.label(name) if name == "message_count" else as_read(sessions, name)
+        for name in _SESSION_FIELDS
+    ),
+)
+"""What `sessions_of` makes a session of; the key comes second."""
+
+MESSAGE_COLUMNS: tuple[ColumnElement[Any], ...] = tuple(
+    as_read(messages, name) for name in Message._fields if name in messages.c
+)
+"""What `messages_of` makes a message of."""
+
+ARCHIVED_COLUMNS: tuple[ColumnElement[Any], ...] = tuple(as_read(archived_messages, name) for name in Message._fields)
+"""What `archived_of` makes a message of."""
+
+
+def telling_damage(read: Callable[_P, _T]) -> Callable[_P, _T]:
+    """The function, which makes values of rows, with an error for values that no constraint would have allowed.
+
+    SQLite keeps no checksums, and does not notice when bytes of a file change within a value.
+    """
+
+    @wraps(read)
+    def call(*args: _P.args, **kwargs: _P.kwargs) -> _T:
+        try:
+            return read(*args, **kwargs)
+        except (KeyError, TypeError, ValueError) as error:
+            damage = f"the database is damaged, it holds what can't have been stored: {error!r:.100}"
+            raise DatabaseUnavailable(damage, 0.0) from error
+
+    return call
+
+
+@telling_damage
+def sessions_of(rows: Iterable[Sequence[Any]]) -> list[Session]:
+    """The sessions that rows of `SESSION_COLUMNS` and `MESSAGE_COLUMNS` hold, in the order of their rows."""
+    found: list[Sequence[Any]] = []
+    retained: dict[str, list[Sequence[Any]]] = {}
+    for row in rows:
+        seq, key = row[:2]
+        if seq == 0:
+            found.append(row[1 : len(SESSION_COLUMNS)])
+            retained[key] = []
+        else:
+            retained[key].append(row[len(SESSION_COLUMNS) :])
+    return [_session(row, retained[row[0]]) for row in found]
+
+
+def _session(row: Sequence[Any], retained: Sequence[Sequence[Any]]) -> Session:
+    values = dict(zip(_SESSION_FIELDS, row, strict=True))
+    values["kind"] = SessionKind(values["kind"])
+    values["status"] = SessionStatus(values["status"])
+    values["metadata"] = from_json(values["metadata"])
+    return Session(**values, messages=tuple(messages_of(retained)))
+
+
+# `Role(role)` takes four times as long as this look-up, for each message.
+_ROLES = {role.value: role for role in Role}
+
+
+@telling_damage
+def messages_of(rows: Iterable[Sequence[Any]]) -> list[Message]:
+    """The messages that rows of `MESSAGE_COLUMNS` hold."""
+    # Not `Message(...)`: its `__new__` is written in Python, which makes all of this a sixth slower.
+    new = tuple.__new__
+    return [
+        new(
+            Message,
+            (seq, _ROLES[role], content, timestamp_ms, tool_name, from_json(metadata) if metadata else None, None),
+        )
+        for seq, role, content, timestamp_ms, tool_name, metadata in rows
+    ]
+
+
+@telling_damage
+def archived_of(rows: Iterable[Sequence[Any]]) -> list[Message]:
+    """The messages that rows of `ARCHIVED_COLUMNS` hold."""
+    found = list(rows)
+    return [
+        message._replace(archived_ms=row[-1])
+        for message, row in zip(messages_of(row[:-1] for row in found), found, strict=True)
+    ]
+
+
+status_from = telling_damage(SessionStatus)
+"""The status that a text is."""

@@ -1,0 +1,57 @@
+"""The SQL expressions that the two databases write differently."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Final, NamedTuple
+
+from sqlalchemy import (
+    ColumnElement,
+    Executable,
+    Table,
+    TableValuedAlias,
+    Text,
+    bindparam,
+    delete,
+    func,
+    insert,
+    select,
+)
+from sqlalchemy.dialects import postgresql, sqlite
+
+from sessions_db.schema.json import Json
+from sessions_db.schema.tables import event_actor
+
+
+def insert_into(dialect: str, table: Table) -> postgresql.Insert | sqlite.Insert:
+    """The dialect's own INSERT: SQLAlchemy has no common form of ON CONFLICT."""
+    return postgresql.insert(table) if dialect == "postgresql" else sqlite.insert(table)
+
+
+class JsonRows(NamedTuple):
+    """A JSON array of arrays, as rows: the rows, the column that numbers them from 1, and the value at a position."""
+
+    rows: TableValuedAlias
+    number: ColumnElement[Any]
+    value: Callable[[int], ColumnElement[Any]]
+
+
+def json_rows(dialect: str, parameter: str) -> JsonRows:
+    """The rows of the JSON array of arrays that this parameter holds as text."""
+    if dialect == "postgresql":
+        array = func.json_array_elements(bindparam(parameter, type_=Json))
+        rows = array.table_valued("value", with_ordinality="number").render_derived(name="batch")
+        return JsonRows(rows, rows.c.number, lambda position: func.json_extract_path_text(rows.c.value, str(position)))
+    rows = func.json_each(bindparam(parameter, type_=Text)).table_valued("key", "value", name="batch")
+    return JsonRows(rows, rows.c.key + 1, lambda position: func.json_extract(rows.c.value, f"$[{position}]"))
+
+
+# Local to the transaction on both. Behind PgBouncer the next transaction is another client's.
+ACT_AS: Final[Mapping[str, Executable]] = {
+    "sqlite": insert(event_actor).values(name=bindparam("actor")),
+    "postgresql": select(func.set_config("sessions_db.actor", bindparam("actor", type_=Text), True)),
+}
+"""The statement that names who is acting, as the parameter `actor`, for the triggers that write the log."""
+
+STOP_ACTING: Final[Mapping[str, Executable | None]] = {"sqlite": delete(event_actor), "postgresql": None}
+"""The statement that takes the name back before the transaction ends; None where the end does it."""

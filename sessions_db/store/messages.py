@@ -1,0 +1,113 @@
+"""Appending messages and reading them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from sessions_db import validation
+from sessions_db.enums import Role
+from sessions_db.errors import InvalidInput
+from sessions_db.models import Archive, Message, NewMessage
+from sessions_db.operations import appending
+from sessions_db.operations import history as reading
+from sessions_db.store.runner import Runner
+from sessions_db.validation import JsonValue
+
+
+class Messages(Runner):
+    """Operations that append messages and read them."""
+
+    def history(self, key: str, limit: int | None = None, include_tools: bool = False) -> list[Message] | None:
+        """The newest retained messages, oldest first, or None if there is no such session.
+
+        Args:
+            key: the session's key.
+            limit: how many messages at most (default: all that are retained).
+            include_tools: False leaves tool messages out before the limit is applied.
+        """
+        return self._run(
+            reading.history,
+            validation.text("key", key),
+            limit=None if limit is None else validation.integer("limit", limit, minimum=0),
+            include_tools=validation.flag("include_tools", include_tools),
+        )
+
+    def send_message(self, key: str, message: str) -> Message:
+        """The message, stored with the role `user` in an active session.
+
+        Raises:
+            SessionNotFound: there is no such session.
+            SessionNotActive: it has ended.
+        """
+        new = NewMessage(Role.USER, validation.text("message", message))
+        return self._run(appending.append, validation.text("key", key), new, active_only=True)
+
+    def add_message(
+        self,
+        key: str,
+        role: Role | str,
+        content: str,
+        *,
+        tool_name: str | None = None,
+        metadata: Mapping[str, JsonValue] | None = None,
+        idempotency_key: str | None = None,
+    ) -> Message:
+        """The message, stored whatever the session's status.
+
+        Args:
+            key: the session's key.
+            role: `user`, `assistant`, `system` or `tool`.
+            content: the text; it may be empty.
+            tool_name: the tool that the message is from or about.
+            metadata: a JSON object of the caller's.
+            idempotency_key: makes it safe to repeat the call: while the session retains a message with this key,
+                that message is returned and nothing is stored.
+
+        Raises:
+            SessionNotFound: there is no such session.
+        """
+        new = NewMessage(role, content, tool_name, metadata, idempotency_key)
+        return self._run(appending.append, validation.text("key", key), new)
+
+    def add_messages(self, key: str, messages: Iterable[NewMessage]) -> list[Message]:
+        """The messages in their order, all stored or none, however many (as JSON, up to 1,000,000,000 bytes together).
+
+        A message whose `idempotency_key` the session already retains is returned as it is there.
+
+        Raises:
+            SessionNotFound: there is no such session.
+        """
+        batch = _batch(messages)
+        if any(new.idempotency_key is not None for new in batch):
+            return self._run(appending.append_many_once, validation.text("key", key), batch)
+        return self._run(appending.append_many, validation.text("key", key), batch)
+
+    def archived(self, key: str, limit: int | None = None) -> list[Message] | None:
+        """The newest archived messages, oldest first, or None if there is no such session.
+
+        They are those that the session no longer retains, if it was made with `archive_trimmed`.
+
+        Args:
+            key: the session's key.
+            limit: how many messages at most (default: all of them).
+        """
+        return self._run(
+            reading.archived,
+            validation.text("key", key),
+            limit=None if limit is None else validation.integer("limit", limit, minimum=0),
+        )
+
+    def archives(self, limit: int = 50) -> list[Archive]:
+        """The sessions that have archived messages, those with the most first."""
+        return self._run(reading.archives, limit=validation.integer("limit", limit, minimum=0))
+
+
+def _batch(messages: Iterable[NewMessage]) -> list[NewMessage]:
+    if isinstance(messages, str) or not isinstance(messages, Iterable):
+        raise InvalidInput("messages", "must be a collection", messages)
+    batch = []
+    for position, new in enumerate(messages):
+        if not isinstance(new, NewMessage):
+            raise InvalidInput(f"messages[{position}]", "must be a NewMessage", new)
+        batch.append(new)
+    return batch

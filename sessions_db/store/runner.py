@@ -1,0 +1,24 @@
+"""What all operations have in common: who runs them, and the defaults of new sessions."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import ParamSpec, TypeVar
+
+from sessions_db import validation
+from sessions_db.operations.operation import Operation
+
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
+
+
+class Runner(ABC):
+    """Runs operations on a connection that fits what they need."""
+
+    def __init__(self, *, message_cap: int, archive_trimmed: bool, actor: str | None) -> None:
+        self._message_cap = validation.message_cap(message_cap)
+        self._archive_trimmed = validation.flag("archive_trimmed", archive_trimmed)
+        self._actor = validation.optional_nonempty_name("actor", actor)
+
+    @abstractmethod
+    def _run(self, operation: Operation[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T: ...

@@ -1,0 +1,73 @@
+"""Figures about the whole database, and whole sessions out of it and into it."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+from sessions_db import keys, validation
+from sessions_db.enums import SessionKind, SessionStatus
+from sessions_db.errors import InvalidInput
+from sessions_db.limits import MAX_INTEGER
+from sessions_db.models import Statistics, StoredSession
+from sessions_db.operations import statistics, transferring
+from sessions_db.store.runner import Runner
+
+
+class Transfer(Runner):
+    """Operations on a database as a whole."""
+
+    def statistics(self) -> Statistics:
+        """How much the database holds, all of one moment. It reads every table once or more."""
+        return self._run(statistics.statistics)
+
+    def export_sessions(
+        self,
+        *,
+        agent_id: str | None = None,
+        kinds: Collection[SessionKind | str] | None = None,
+        statuses: Collection[SessionStatus | str] | None = None,
+        after: StoredSession | None = None,
+        limit: int = 100,
+    ) -> list[StoredSession]:
+        """A page of sessions with everything that is stored of them, for `import_session` into any database.
+
+        The oldest come first, those of one millisecond by the bytes of their keys: an order that both databases share.
+        Pages agree with each other within a `snapshot()`. To export to a file, use `sessions_db.transfer.export_lines`.
+
+        Args:
+            agent_id: only this agent's.
+            kinds: only these kinds.
+            statuses: only these statuses.
+            after: only sessions that come after this one, the last of the page before.
+            limit: how many sessions at most.
+        """
+        if after is not None:
+            _check_position(after)
+        return self._run(
+            transferring.export,
+            agent_id=validation.optional_text("agent_id", agent_id),
+            kinds=validation.optional_choices("kinds", kinds, SessionKind),
+            statuses=validation.optional_choices("statuses", statuses, SessionStatus),
+            after=after,
+            limit=validation.integer("limit", limit, minimum=0),
+        )
+
+    def import_session(self, session: StoredSession) -> bool:
+        """Store a session that was exported, as it was: True if this call did, False if it was there already.
+
+        Times, numbers and status are those of the export. A label that another session has owned since a later time
+        stays with it. The log records the session as created now.
+
+        Raises:
+            InvalidInput: a field can't be stored, or its key or run id belongs to a session with other content.
+        """
+        if not isinstance(session, StoredSession):
+            raise InvalidInput("session", "must be a StoredSession", session)
+        return self._run(transferring.write, session.checked())
+
+
+def _check_position(after: StoredSession) -> None:
+    if not isinstance(after, StoredSession):
+        raise InvalidInput("after", "must be a StoredSession", after)
+    keys.checked_key("after.key", after.key)
+    validation.integer("after.created_ms", after.created_ms, minimum=-MAX_INTEGER)

@@ -1,0 +1,6 @@
+"""Sessions as JSON Lines: out of a database, and into this or another one."""
+
+from sessions_db.transfer.exporting import Export, export_lines
+from sessions_db.transfer.importing import Line, Outcome, import_lines
+
+__all__ = ["Export", "Line", "Outcome", "export_lines", "import_lines"]

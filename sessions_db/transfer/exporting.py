@@ -1,0 +1,49 @@
+"""Exporting sessions: JSON Lines out, which `importing` reads into this or another database."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from sessions_db.enums import SessionKind, SessionStatus
+from sessions_db.manager import SessionManager
+from sessions_db.models import StoredSession
+from sessions_db.transfer.lines import to_line
+
+
+@dataclass(frozen=True, slots=True)
+class Export:
+    """How many lines there are, and the lines, which are read as they are consumed."""
+
+    total: int
+    lines: Iterator[bytes]
+
+
+@contextmanager
+def export_lines(
+    manager: SessionManager,
+    *,
+    agent_id: str | None = None,
+    kinds: Collection[SessionKind | str] | None = None,
+    statuses: Collection[SessionStatus | str] | None = None,
+) -> Iterator[Export]:
+    """The sessions that pass each filter that is given, one a line, the oldest first, as they were at one moment.
+
+    Consume the lines within the block. The same sessions give the same bytes on both databases. Other writers go on
+    meanwhile.
+
+    Raises:
+        InvalidInput: an argument is not what it must be.
+        DatabaseUnavailable: the database can't be read any more.
+    """
+    with manager.snapshot() as tx:
+
+        def stored_sessions() -> Iterator[StoredSession]:
+            last = None
+            while page := tx.export_sessions(agent_id=agent_id, kinds=kinds, statuses=statuses, after=last):
+                yield from page
+                last = page[-1]
+
+        total = tx.count_sessions(agent_id=agent_id, kinds=kinds, statuses=statuses)
+        yield Export(total, map(to_line, stored_sessions()))

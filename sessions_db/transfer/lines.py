@@ -1,0 +1,91 @@
+"""A whole session as a line of JSON, written and read.
+
+The fields are those of `StoredSession`. Metadata is a JSON string that holds the stored text, so that the order of its
+keys and its numbers come back exactly.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, fields
+from typing import Any, Final, TypeVar
+
+from sessions_db.errors import InvalidInput
+from sessions_db.models import StoredMessage, StoredSession
+from sessions_db.validation import JsonValue
+
+FORMAT: Final = "sessions-db/1"
+"""What each line says of itself, as `format`."""
+
+_FAMILY: Final = FORMAT.partition("/")[0] + "/"
+
+_T = TypeVar("_T")
+
+_encode = json.JSONEncoder(ensure_ascii=False, allow_nan=False).encode
+
+
+def to_line(session: StoredSession) -> bytes:
+    """The session as a line of JSON in UTF-8, with its line feed. Fields that are None are left out."""
+    line = {"format": FORMAT} | asdict(session, dict_factory=_without_none)
+    line["labels"] = [{"label": label, "assigned_ms": at_ms} for label, at_ms in session.labels]
+    return f"{_encode(line)}\n".encode()
+
+
+def _without_none(items: list[tuple[str, Any]]) -> dict[str, Any]:
+    return {name: value for name, value in items if value is not None}
+
+
+def is_session(value: Mapping[str, JsonValue]) -> bool:
+    """Whether the line's object says that it is a session, of this version of the format or another."""
+    name = value.get("format")
+    return isinstance(name, str) and name.startswith(_FAMILY)
+
+
+def from_line(value: Mapping[str, JsonValue]) -> StoredSession:
+    """The session that the line's object holds; its values are not checked.
+
+    Raises:
+        InvalidInput: it names a field that is missing, unknown or of the wrong shape.
+    """
+    if value.get("format") != FORMAT:
+        raise InvalidInput("format", f"must be {FORMAT!r} for this release", value.get("format"))
+    members: dict[str, Any] = {name: member for name, member in value.items() if name != "format"}
+    members["labels"] = _each(members, "labels", _label)
+    for name in ("messages", "archived_messages"):
+        members[name] = _each(members, name, lambda message: _of(StoredMessage, message))
+    return _of(StoredSession, members)
+
+
+def _label(members: Mapping[str, Any]) -> tuple[Any, Any]:
+    for name in members.keys() - {"label", "assigned_ms"}:
+        raise _unknown(name, members[name])
+    return members.get("label"), members.get("assigned_ms")
+
+
+def _each(members: Mapping[str, Any], name: str, make: Callable[[Mapping[str, Any]], _T]) -> tuple[_T, ...]:
+    elements = members.get(name)
+    if not isinstance(elements, list):
+        raise InvalidInput(name, "must be a list", elements)
+    made = []
+    for position, element in enumerate(elements):
+        place = f"{name}[{position}]"
+        if not isinstance(element, dict):
+            raise InvalidInput(place, "must be an object", element)
+        try:
+            made.append(make(element))
+        except InvalidInput as error:
+            raise InvalidInput(f"{place}.{error.argument}", error.reason, error.value) from error
+    return tuple(made)
+
+
+def _of(model: type[_T], members: Mapping[str, Any]) -> _T:
+    """The dataclass with these fields; None stands for those that are left out."""
+    known = {field.name for field in fields(model)}  # type: ignore[arg-type]
+    for name in members.keys() - known:
+        raise _unknown(name, members[name])
+    return model(**{name: members.get(name) for name in known})
+
+
+def _unknown(name: str, value: object) -> InvalidInput:
+    return InvalidInput(name, f"must not be there: {FORMAT} has no such field", value)
