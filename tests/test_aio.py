@@ -23,8 +23,8 @@ from sessions_db import (
     SessionsError,
     Transaction,
 )
-
-from .conftest import PlainClient, run_together
+from tests.support.client import PlainClient
+from tests.support.threads import run_together
 
 
 def public_methods(kind: type) -> dict[str, Any]:

@@ -15,8 +15,9 @@ import pytest
 import sqlalchemy as sa
 
 from sessions_db import NewMessage, SessionManager, SessionNotActive, schema
-
-from .conftest import Clock, PlainClient, PostgresDatabases, SQLiteDatabases
+from tests.support.client import PlainClient
+from tests.support.clock import Clock
+from tests.support.databases import PostgresDatabases, SQLiteDatabases
 
 PAGE = (Path(__file__).parent.parent / "docs" / "audit.md").read_text()
 

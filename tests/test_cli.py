@@ -10,19 +10,16 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import pytest
-from click.testing import CliRunner, Result
+from click.testing import CliRunner
 
 from sessions_db import Session, SessionManager, migrate
 from sessions_db.cli import cli
 from sessions_db.engine import open_engine
-from tests.conftest import PlainClient
-
-# What a user's environment or a CI's may hold, and what the tests have instead.
-ALTERING = {"FORCE_COLOR", "NO_COLOR", "PYTHONUNBUFFERED", "SESSIONS_DB_URL"}
-SETTLED = {"COLUMNS": "80", "TERM": "xterm"}
+from tests.support.client import PlainClient
+from tests.support.commands import ok, ok_json, process, read, run
+from tests.support.conversations import NASTY, jsonl
 
 COMMANDS = [
     "upgrade",
@@ -41,37 +38,6 @@ COMMANDS = [
     "doctor",
     "demo",
 ]
-
-
-def run(*arguments: str, db: str | None = None, stdin: bytes | None = None, columns: int = 80) -> Result:
-    environment = {**dict.fromkeys(ALTERING), **SETTLED, "COLUMNS": str(columns)}
-    database = () if db is None else ("--db", db)
-    return CliRunner(env=environment).invoke(cli, [*database, *arguments], prog_name="sessions-db", input=stdin)
-
-
-def ok(*arguments: str, db: str, columns: int = 80) -> str:
-    result = run(*arguments, db=db, columns=columns)
-    assert (result.exit_code, result.stderr) == (0, "")
-    return result.stdout
-
-
-def ok_json(*arguments: str, db: str) -> Any:
-    return json.loads(ok(*arguments, "--json", db=db))
-
-
-def process(*arguments: str, db: str, stdout: int = subprocess.PIPE, stderr: int = subprocess.PIPE) -> Any:
-    return subprocess.Popen(
-        [sys.executable, "-m", "sessions_db", "--db", db, *arguments],
-        stdin=subprocess.PIPE,
-        stdout=stdout,
-        stderr=stderr,
-        env={name: value for name, value in os.environ.items() if name not in ALTERING} | SETTLED,
-    )
-
-
-def jsonl(*texts: str) -> bytes:
-    lines = [{"messages": [{"role": "user", "content": text}]} for text in texts]
-    return "".join(f"{json.dumps(line)}\n" for line in lines).encode()
 
 
 @pytest.fixture
@@ -151,13 +117,6 @@ def test_import_shows_its_progress_on_a_terminal_only(url: str, file: Path) -> N
     assert b"Importing" in shown
     # `ok` insists on an empty stderr.
     assert ok("import", str(file), "--agent", "sales", db=url).startswith("Imported: 30")
-
-
-def read(descriptor: int) -> bytes:
-    try:
-        return os.read(descriptor, 4096)
-    except OSError:  # how Linux says that the other end of a terminal is closed
-        return b""
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="SIGINT can't be sent to another process there")
@@ -399,7 +358,6 @@ def test_an_agent_id_that_cannot_be_is_an_error(url: str, file: Path) -> None:
 
 
 # Markup, an emoji code, an escape sequence in both forms, a carriage return, and a change of direction.
-NASTY = "[red]x[/red] [/] :smile: \x1b[31mred \x9b31m \r \u202e end"
 
 
 def test_stored_text_is_shown_and_never_obeyed(url: str, manager: SessionManager) -> None:

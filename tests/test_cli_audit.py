@@ -5,9 +5,8 @@ from __future__ import annotations
 import pytest
 
 from sessions_db import SessionManager
-
-from .conftest import PlainClient
-from .test_cli import ok, ok_json, run
+from tests.support.client import PlainClient
+from tests.support.commands import ok, ok_json, run
 
 
 @pytest.fixture

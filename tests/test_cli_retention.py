@@ -11,9 +11,11 @@ import sys
 import pytest
 
 from sessions_db import NewMessage, SessionManager
-from tests.conftest import Clock, PlainClient, insert_cycle
-from tests.test_cli import NASTY, ok, ok_json, run
-from tests.test_transfer import insert, on_terminal
+from tests.support.client import PlainClient
+from tests.support.clock import Clock
+from tests.support.commands import ok, ok_json, on_terminal, run
+from tests.support.conversations import NASTY
+from tests.support.rows import insert, insert_cycle
 
 HOUR_MS = 3_600_000
 DAY_MS = 24 * HOUR_MS

@@ -12,16 +12,10 @@ import pytest
 
 from sessions_db import SessionManager, schema
 from sessions_db.exporting import export_lines
+from tests.support.client import PlainClient
+from tests.support.pages import ROOT, blocks
 
-from .conftest import PlainClient
-
-ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
-
-
-def blocks(page: Path, language: str) -> list[str]:
-    """The fenced blocks of a page that are in this language."""
-    return re.findall(rf"^ *```{language}\n(.*?)^ *```$", page.read_text(), flags=re.MULTILINE | re.DOTALL)
 
 
 def commands() -> list[str]:

@@ -10,9 +10,8 @@ import pytest
 from sqlalchemy import make_url
 
 from sessions_db import NewMessage, SessionManager, schema
-
-from .conftest import PlainClient
-from .test_cli import run
+from tests.support.client import PlainClient
+from tests.support.commands import run
 
 
 def findings(url: str, *options: str) -> dict[str, tuple[str, str]]:

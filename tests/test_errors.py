@@ -29,8 +29,8 @@ from sessions_db import (
     SessionsError,
     SessionStatus,
 )
-
-from .conftest import PlainClient, wait_for_lock
+from tests.support.client import PlainClient
+from tests.support.locks import wait_for_lock
 
 ERRORS = [
     SessionNotFound("agent:main:main"),

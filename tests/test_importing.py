@@ -12,7 +12,7 @@ from sessions_db import DatabaseUnavailable, InvalidInput, SchemaMismatch, Sessi
 from sessions_db.chat_completions import to_chat
 from sessions_db.importing import Line, Outcome, import_lines
 from sessions_db.validation import JsonValue
-from tests.conftest import PlainClient
+from tests.support.client import PlainClient
 
 CHAT: list[JsonValue] = [
     {"role": "system", "content": "Be brief"},

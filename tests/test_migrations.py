@@ -19,8 +19,8 @@ from sqlalchemy import make_url
 from sqlalchemy.schema import CreateIndex, CreateTable
 
 from sessions_db import SchemaMismatch, SessionManager, SessionsError, schema
-
-from .conftest import PlainClient, run_together
+from tests.support.client import PlainClient
+from tests.support.threads import run_together
 
 ROOT = Path(__file__).parent.parent
 STORED = Path(__file__).parent / "stored"

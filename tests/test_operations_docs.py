@@ -17,9 +17,10 @@ from psycopg import errors
 from sqlalchemy import make_url
 
 from sessions_db import NewMessage, SessionManager, doctor
-
-from .conftest import PlainClient, PostgresDatabases, SQLiteDatabases, driver_url, wait_for_lock
-from .test_docs import ROOT, blocks
+from tests.support.client import PlainClient, driver_url
+from tests.support.databases import PostgresDatabases, SQLiteDatabases
+from tests.support.locks import wait_for_lock
+from tests.support.pages import ROOT, blocks
 
 PAGE = ROOT / "docs" / "operations.md"
 PARTITIONS = next(block for block in blocks(PAGE, "postgresql") if "PARTITION BY HASH" in block)

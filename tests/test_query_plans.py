@@ -8,8 +8,7 @@ import pytest
 import sqlalchemy as sa
 
 from sessions_db import NewMessage, Session, SessionKind, SessionManager, SessionStatus
-
-from .conftest import PlainClient
+from tests.support.client import PlainClient
 
 TARGET = "agent:agent-7:subagent:7"
 

@@ -9,8 +9,7 @@ import sqlalchemy as sa
 from sqlalchemy import make_url
 
 from sessions_db import DatabaseUnavailable, InvalidInput, SchemaMismatch, SessionManager
-
-from .conftest import PlainClient
+from tests.support.client import PlainClient
 
 
 def test_statement_past_the_managers_methods_is_refused_too(url: str, manager: SessionManager) -> None:

@@ -18,8 +18,9 @@ from sqlalchemy import URL, make_url
 from sessions_db import Message, NewMessage, SessionManager, SessionsError, SessionStatus, doctor, schema
 from sessions_db.migrate import VERSION_TABLE
 from sessions_db.store import SessionStore
-
-from .conftest import Clock, PlainClient, PostgresDatabases, driver_url
+from tests.support.client import PlainClient, driver_url
+from tests.support.clock import Clock
+from tests.support.databases import PostgresDatabases
 
 SCRIPT = Path(__file__).parent.parent / "docs" / "roles.sql"
 ROLES = ("sessions_service", "sessions_auditor")

@@ -9,8 +9,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from sessions_db import AsyncSessionManager, NewMessage, SessionManager
-
-from .wire import Wire
+from tests.support.wire import Wire
 
 pytestmark = pytest.mark.parametrize("backend", ["postgresql"], indirect=True)
 

@@ -9,8 +9,8 @@ import psycopg
 import pytest
 
 from sessions_db import SessionManager
-
-from .conftest import PlainClient, insert_cycle
+from tests.support.client import PlainClient
+from tests.support.rows import insert_cycle
 
 REFUSAL = (sqlite3.IntegrityError, psycopg.errors.IntegrityError, psycopg.errors.DataError)
 

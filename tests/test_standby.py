@@ -10,9 +10,8 @@ from dataclasses import dataclass
 import pytest
 
 from sessions_db import DatabaseUnavailable, SessionManager, SessionsError
-
-from .conftest import PlainClient
-from .servers import postgres, standby_of
+from tests.support.client import PlainClient
+from tests.support.servers import postgres, standby_of
 
 
 @dataclass(frozen=True)

@@ -17,8 +17,10 @@ from sqlalchemy import URL
 from sessions_db import NewMessage, SessionManager
 from sessions_db.exporting import export_lines
 from sessions_db.importing import Line, Outcome, import_lines
-from tests.conftest import PlainClient, driver_url
-from tests.test_cli import jsonl, ok, ok_json, process, read, run
+from tests.support.client import PlainClient, driver_url
+from tests.support.commands import ok, ok_json, on_terminal, process, run
+from tests.support.conversations import jsonl
+from tests.support.rows import insert
 
 TEXT = 'Grüße 日本 😀 "quoted" \\ \x01 \x7f \x9b31m \u2028 \u202e\ttab\nnew line\r'
 NUMBERS: dict[str, Any] = {"z": 1.0, "a": [1e300, -0.0, 0.1, 10**30, 5e-324], "": {"z": None, "a": True}, "é": TEXT}
@@ -57,22 +59,6 @@ def refusal(url: str, line: bytes) -> str:
     (done,) = imported(url, line)
     assert done.outcome is Outcome.REFUSED
     return str(done.reason)
-
-
-def insert(plain: PlainClient, key: str, created_ms: int = 1, **columns: object) -> None:
-    """A cron session by SQL past the library."""
-    row: dict[str, object] = {
-        "key": key,
-        "agent_id": key.split(":")[1],
-        "kind": "cron",
-        "status": "active",
-        "run_id": key,
-        "created_ms": created_ms,
-        "last_activity_ms": created_ms,
-        **columns,
-    }
-    marks = ", ".join("CAST(? AS JSON)" if name == "metadata" and plain.backend != "sqlite" else "?" for name in row)
-    plain(f"INSERT INTO sessions ({', '.join(row)}) VALUES ({marks})", *row.values())
 
 
 @pytest.fixture
@@ -596,23 +582,6 @@ def test_export_from_a_database_that_lost_a_table_is_one_line(
     assert result.stderr.startswith("Error: The database's schema does not fit: ")
     assert result.stderr.count("\n") == 1
     assert [*tmp_path.iterdir()] == []
-
-
-def on_terminal(url: str, *arguments: str, stdout: bool) -> tuple[bytes, bytes]:
-    """What a command wrote to its terminal, which is its stderr and perhaps its stdout, and to its pipe."""
-    pty = pytest.importorskip("pty", reason="terminals of this kind are not there on Windows")
-    ours, theirs = pty.openpty()
-    command: subprocess.Popen[bytes] = process(
-        *arguments, db=url, stdout=theirs if stdout else subprocess.PIPE, stderr=theirs
-    )
-    os.close(theirs)
-    shown = b""
-    while chunk := read(ours):
-        shown += chunk
-    piped, _ = command.communicate(timeout=60)
-    os.close(ours)
-    assert command.returncode == 0
-    return shown, piped or b""
 
 
 def test_export_into_a_pipe_shows_its_progress_on_the_terminal(url: str, plain: PlainClient) -> None:

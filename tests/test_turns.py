@@ -6,8 +6,7 @@ import threading
 import time
 
 from sessions_db.turns import Turns
-
-from .conftest import run_together
+from tests.support.threads import run_together
 
 
 def wait_until_waiting(turns: Turns, number: int) -> None:

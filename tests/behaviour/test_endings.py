@@ -7,7 +7,10 @@ import threading
 import pytest
 
 from sessions_db import SessionKind, SessionManager, SessionNotActive, SessionNotFound, SessionStatus
-from tests.conftest import Clock, PlainClient, run_together, wait_for_lock
+from tests.support.client import PlainClient
+from tests.support.clock import Clock
+from tests.support.locks import wait_for_lock
+from tests.support.threads import run_together
 
 UNKNOWN = "agent:nobody:main"
 

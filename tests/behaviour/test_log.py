@@ -12,7 +12,10 @@ import sqlalchemy as sa
 
 from sessions_db import InvalidInput, NewMessage, SessionEvent, SessionManager, SessionNotActive, SessionsError
 from sessions_db.store import SessionStore
-from tests.conftest import Clock, PlainClient, run_together, wait_for_lock
+from tests.support.client import PlainClient
+from tests.support.clock import Clock
+from tests.support.locks import wait_for_lock
+from tests.support.threads import run_together
 
 
 def logged(manager: SessionManager, **filters: Any) -> list[str]:

@@ -19,7 +19,10 @@ from sessions_db import (
 )
 from sessions_db.operations import appending
 from sessions_db.validation import JsonValue
-from tests.conftest import Clock, PlainClient, run_together, wait_for_lock
+from tests.support.client import PlainClient
+from tests.support.clock import Clock
+from tests.support.locks import wait_for_lock
+from tests.support.threads import run_together
 
 UNKNOWN = "agent:nobody:main"
 

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 
 from sessions_db import NewMessage, Role, SessionKind, SessionManager, SessionsError, SessionStatus
-from tests.conftest import Clock, PlainClient
-
-from .model import Model
+from tests.support.client import PlainClient
+from tests.support.clock import Clock
+from tests.support.model import Model
 
 CAP = 4
 

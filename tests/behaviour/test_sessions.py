@@ -23,7 +23,10 @@ from sessions_db import (
     SessionStatus,
     session_manager,
 )
-from tests.conftest import Clock, PlainClient, insert_cycle, run_together
+from tests.support.client import PlainClient
+from tests.support.clock import Clock
+from tests.support.rows import insert_cycle
+from tests.support.threads import run_together
 
 UUID = r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}"
 

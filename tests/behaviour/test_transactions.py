@@ -17,7 +17,9 @@ from sessions_db import (
     SessionNotFound,
     SessionsError,
 )
-from tests.conftest import Clock, PlainClient, run_together
+from tests.support.client import PlainClient
+from tests.support.clock import Clock
+from tests.support.threads import run_together
 
 
 def test_block_is_committed_as_a_whole(manager: SessionManager, plain: PlainClient) -> None:

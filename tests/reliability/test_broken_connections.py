@@ -13,11 +13,11 @@ import pytest
 from sqlalchemy import make_url
 
 from sessions_db import DatabaseUnavailable, NewMessage, SessionManager
-from tests.conftest import PlainClient, run_together
-from tests.servers import Server, postgres
-from tests.wire import Wire
-
-from .retrying import RetryingWriters
+from tests.support.client import PlainClient
+from tests.support.retrying import RetryingWriters
+from tests.support.servers import Server, postgres
+from tests.support.threads import run_together
+from tests.support.wire import Wire
 
 Open = Callable[..., SessionManager]
 

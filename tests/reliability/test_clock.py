@@ -14,10 +14,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sessions_db import InvalidInput, NewMessage, Session, SessionManager, SessionNotActive, SessionStatus
-from tests.conftest import Clock, PlainClient
-from tests.test_cli import ok, ok_json
-
-from .examples import examples
+from tests.support.client import PlainClient
+from tests.support.clock import Clock
+from tests.support.commands import ok, ok_json
+from tests.support.examples import examples
 
 NOW = 1_700_000_000_000
 LAST = 2**63 - 1

@@ -16,11 +16,11 @@ import pytest
 
 from sessions_db import SessionManager
 from sessions_db.doctor import Outcome, examine
-from tests.conftest import PlainClient
-from tests.reliability.ledger import Account
-from tests.reliability.processes import Writer
-from tests.reliability.soundness import faults
-from tests.servers import Server, postgres
+from tests.support.client import PlainClient
+from tests.support.ledger import Account
+from tests.support.processes import Writer
+from tests.support.servers import Server, postgres
+from tests.support.soundness import faults
 
 pytestmark = pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="no SIGKILL on this system")
 

@@ -26,10 +26,9 @@ from sessions_db import (
     SessionsError,
 )
 from sessions_db.schema import TRIGGERS, labels, messages, sessions
-from tests.conftest import PlainClient
-from tests.test_cli import run
-
-from .examples import FACTOR, note
+from tests.support.client import PlainClient
+from tests.support.commands import run
+from tests.support.examples import FACTOR, note
 
 MAIN = "agent:main:main"
 

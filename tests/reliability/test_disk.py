@@ -21,8 +21,8 @@ import sqlalchemy as sa
 from sqlalchemy import URL, Engine, event
 
 from sessions_db import DatabaseUnavailable, NewMessage, SessionManager, SessionsError, migrate
-from tests.conftest import driver_url
-from tests.test_cli import run
+from tests.support.client import driver_url
+from tests.support.commands import run
 
 MAIN = "agent:main:main"
 NOBODY = 65534

@@ -11,10 +11,9 @@ import pytest
 from sqlalchemy import URL
 
 from sessions_db import DatabaseUnavailable, SessionManager
-from tests.conftest import PlainClient
-from tests.servers import Server, postgres, standby_of
-
-from .retrying import RetryingWriters
+from tests.support.client import PlainClient
+from tests.support.retrying import RetryingWriters
+from tests.support.servers import Server, postgres, standby_of
 
 Open = Callable[..., SessionManager]
 

@@ -41,11 +41,10 @@ from sessions_db import (
     SessionStatus,
 )
 from sessions_db.store import SessionStore
-from tests.conftest import PostgresDatabases, SQLiteDatabases
-from tests.test_cli import run
-
-from .both import CRON, MAIN, SUBAGENT, Both, Failure, State, both_databases
-from .examples import FACTOR, examples, note
+from tests.support.both import CRON, MAIN, SUBAGENT, Both, Failure, State, both_databases
+from tests.support.commands import run
+from tests.support.databases import PostgresDatabases, SQLiteDatabases
+from tests.support.examples import FACTOR, examples, note
 
 pytestmark = pytest.mark.usefixtures("clock")
 

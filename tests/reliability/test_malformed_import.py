@@ -20,11 +20,10 @@ from hypothesis import strategies as st
 
 from sessions_db import SessionManager, SessionStatus
 from sessions_db.importing import Line, Outcome, import_lines
-from tests.conftest import PostgresDatabases, SQLiteDatabases
-from tests.test_cli import process, run
-
-from .both import Both, both_databases
-from .examples import FACTOR, examples
+from tests.support.both import Both, both_databases
+from tests.support.commands import process, run
+from tests.support.databases import PostgresDatabases, SQLiteDatabases
+from tests.support.examples import FACTOR, examples
 
 pytestmark = pytest.mark.usefixtures("clock")
 

@@ -12,8 +12,10 @@ from contextlib import ExitStack
 import pytest
 
 from sessions_db import AsyncSessionManager, DatabaseUnavailable, SessionManager
-from tests.conftest import Blocking, PlainClient, wait_for_lock
-from tests.wire import CAN_DROP_PACKETS, Wire
+from tests.support.blocking import Blocking
+from tests.support.client import PlainClient
+from tests.support.locks import wait_for_lock
+from tests.support.wire import CAN_DROP_PACKETS, Wire
 
 # What a caller may be kept waiting for, at the most. The library's own bounds are far below.
 LIMIT_S = 60

@@ -13,7 +13,8 @@ from collections.abc import Callable
 import pytest
 
 from sessions_db import AsyncSessionManager, NewMessage, SessionManager
-from tests.conftest import PlainClient, run_together
+from tests.support.client import PlainClient
+from tests.support.threads import run_together
 
 Open = Callable[..., SessionManager]
 

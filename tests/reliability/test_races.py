@@ -19,9 +19,9 @@ from sessions_db import (
     SessionNotFound,
     SessionStatus,
 )
-from tests.conftest import PlainClient
-from tests.reliability.processes import Processes, over, results, together
-from tests.reliability.soundness import faults
+from tests.support.client import PlainClient
+from tests.support.processes import Processes, over, results, together
+from tests.support.soundness import faults
 
 # SQLite has no queue for its lock: with eight processes on a machine that is busy besides, one has waited for 8 s.
 BUDGET_S = 60

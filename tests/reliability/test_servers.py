@@ -13,10 +13,9 @@ from pathlib import Path
 import pytest
 
 from sessions_db import SessionManager
-from tests.conftest import PlainClient
-from tests.servers import pgbouncer, postgres
-
-from .retrying import RetryingWriters
+from tests.support.client import PlainClient
+from tests.support.retrying import RetryingWriters
+from tests.support.servers import pgbouncer, postgres
 
 ROOT = Path(__file__).parents[2]
 

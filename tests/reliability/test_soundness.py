@@ -9,8 +9,8 @@ import pytest
 from sqlalchemy import make_url
 
 from sessions_db import NewMessage, SessionManager
-from tests.conftest import PlainClient
-from tests.reliability.soundness import FAULTS, faults
+from tests.support.client import PlainClient
+from tests.support.soundness import FAULTS, faults
 
 # What somebody does to a sound database, past triggers and constraints, and the fault that it makes.
 DAMAGE = {

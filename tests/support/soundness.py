@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlite3
 from typing import Final
 
-from tests.conftest import PlainClient
+from tests.support.client import PlainClient
 
 # The newest event of each session, and of each label.
 _OF_SESSIONS: Final = """(SELECT e.id, e.session_key, e.event, e.to_status FROM session_events AS e JOIN (

@@ -7,7 +7,7 @@ from multiprocessing.connection import Connection
 
 from sessions_db import DatabaseUnavailable, SessionManager
 from sessions_db.store import SessionStore
-from tests.reliability.plan import Append, Complete, Delete, Operation, Spawn, Step, operations
+from tests.support.plan import Append, Complete, Delete, Operation, Spawn, Step, operations
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,9 @@ from dataclasses import dataclass, field, replace
 from itertools import islice
 
 from sessions_db import NewMessage, SessionManager
-from tests.conftest import PlainClient
-from tests.reliability.plan import Append, Complete, Delete, Operation, Spawn, Step, operations
-from tests.reliability.writer import Receipt, Task, perform
+from tests.support.client import PlainClient
+from tests.support.plan import Append, Complete, Delete, Operation, Spawn, Step, operations
+from tests.support.writer import Receipt, Task, perform
 
 
 @dataclass(frozen=True)

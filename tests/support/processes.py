@@ -13,7 +13,7 @@ from threading import BrokenBarrierError
 from types import TracebackType
 from typing import ParamSpec, Self, TypeVar
 
-from tests.reliability.writer import Over, Receipt, Task, write
+from tests.support.writer import Over, Receipt, Task, write
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
@@ -21,7 +21,7 @@ _T = TypeVar("_T")
 # To start an interpreter and import everything takes half a second, to fork this process some milliseconds.
 _context = multiprocessing.get_context("forkserver")
 _context.set_forkserver_preload(
-    ["__main__", "alembic.command", "psycopg", "sqlalchemy.dialects.postgresql", "tests.conftest", __name__]
+    ["__main__", "alembic.command", "psycopg", "pytest", "sqlalchemy.dialects.postgresql", __name__]
 )
 
 # Far beyond what anything here takes: a process that hangs fails its test.

@@ -11,7 +11,8 @@ from typing import Any
 
 from sessions_db import SessionEvent, SessionManager, SessionsError
 from sessions_db.schema import archived_messages, labels, messages, sessions
-from tests.conftest import PlainClient, PostgresDatabases, SQLiteDatabases
+from tests.support.client import PlainClient
+from tests.support.databases import PostgresDatabases, SQLiteDatabases
 
 MAIN = "agent:main:main"
 SUBAGENT = "agent:main:subagent:00000000-0000-7000-8000-000000000001"

@@ -1,0 +1,93 @@
+"""Databases for the tests: SQLite files, and databases of one real Postgres server."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import shutil
+import sqlite3
+import time
+from contextlib import closing, suppress
+from pathlib import Path
+from typing import Any
+
+import psycopg
+from sqlalchemy import URL, make_url
+
+from sessions_db import SessionManager, schema
+from tests.support.client import driver_url
+
+_counter = itertools.count(1)
+
+
+class SQLiteDatabases:
+    """Database files in a directory."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._at_head = directory / "at_head.db"
+        SessionManager(f"sqlite:///{self._at_head}").close()
+
+    def create(self, *, at_head: bool) -> str:
+        path = self._directory / f"{next(_counter)}.db"
+        if at_head:
+            shutil.copy(self._at_head, path)
+        return f"sqlite:///{path}"
+
+    def drop(self, url: str) -> None:
+        # SQLite removes the log when its last connection closes: one that is left was leaked. A connection that only
+        # reads can't remove it, so the last one is ours.
+        path = Path(str(make_url(url).database))
+        with closing(sqlite3.connect(path)) as connection, suppress(sqlite3.DatabaseError):
+            connection.execute("SELECT count(*) FROM sqlite_master").fetchall()
+        leaked = path.with_name(path.name + "-wal").exists()
+        path.unlink(missing_ok=True)
+        assert not leaked, "a connection to the database was left open"
+
+
+class PostgresDatabases:
+    """Databases of a server. Those at head are emptied and used again: creating one takes a tenth of a second."""
+
+    def __init__(self, server: URL) -> None:
+        self._server = server
+        self._prefix = f"sessions_db_test_{os.getpid()}"
+        self._at_head: set[str] = set()
+        self._free: list[str] = []
+
+    def create(self, *, at_head: bool) -> str:
+        if at_head and self._free:
+            return self._free.pop()
+        name = f"{self._prefix}_{next(_counter)}"
+        self._execute(self._server, f"CREATE DATABASE {name}")
+        url = self._server.set(database=name).render_as_string(hide_password=False)
+        if at_head:
+            SessionManager(url).close()
+            self._at_head.add(url)
+        return url
+
+    def drop(self, url: str) -> None:
+        database = make_url(url)
+        if url not in self._at_head:
+            # Refused while somebody is connected, so this finds leaked connections too.
+            self._execute(self._server, f"DROP DATABASE {database.database}")
+            return
+        # A server process ends a moment after its connection was closed.
+        deadline = time.monotonic() + 5
+        others = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
+        while (leaked := self._execute(database, others)) != [(0,)] and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert leaked == [(0,)], "a connection to the database was left open"
+        tables = ", ".join(table.name for table in schema.tables_of("postgresql"))
+        # The triggers let nobody empty the log. LOCAL: behind PgBouncer the connection is somebody else's afterwards.
+        emptying = f"SET LOCAL session_replication_role = replica; TRUNCATE {tables} RESTART IDENTITY"
+        self._execute(database, f"BEGIN; {emptying}; COMMIT")
+        self._free.append(url)
+
+    def close(self) -> None:
+        for url in self._at_head:
+            self._execute(self._server, f"DROP DATABASE {make_url(url).database}")
+
+    def _execute(self, database: URL, sql: str) -> list[tuple[Any, ...]]:
+        with psycopg.connect(driver_url(database), autocommit=True) as connection:
+            cursor = connection.execute(sql)
+            return cursor.fetchall() if cursor.description else []
