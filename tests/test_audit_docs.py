@@ -409,7 +409,7 @@ def by_hand(plain: PlainClient) -> None:
 
 def third_day(service: SessionManager, retention: SessionManager, clock: Clock) -> None:
     clock.now_ms = ms("2023-11-08T12:00:00")
-    retention.prune(ms("2023-11-06T08:06:00"))
+    retention.prune(before=datetime(2023, 11, 6, 8, 6, tzinfo=UTC))
     # Nothing is idle or old that is made in the future.
     clock.now_ms = ms("2100-01-01T00:00:00")
     service.get_or_create_main("monitor")

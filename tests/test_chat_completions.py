@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from sessions_db import InvalidInput, Message, Role, SessionManager
-from sessions_db.chat_completions import KEY_ORDER, to_chat, to_new_message
+from sessions_db.integrations.chat_completions import KEY_ORDER, to_chat, to_new_message
 from sessions_db.validation import JsonValue
 
 Chat = dict[str, JsonValue]

@@ -14,9 +14,10 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from sessions_db import Session, SessionManager, migrate
+from sessions_db import Session, SessionManager
 from sessions_db.cli import cli
-from sessions_db.engine import open_engine
+from sessions_db.database import EngineOptions, migrate
+from sessions_db.database.engine import open_engine
 from tests.support.client import PlainClient
 from tests.support.commands import ok, ok_json, process, read, run
 from tests.support.conversations import NASTY, jsonl
@@ -57,7 +58,7 @@ def test_upgrade_of_an_empty_database_says_what_it_made(empty_url: str) -> None:
 
 
 def test_a_database_that_is_behind_is_refused_until_upgraded(empty_url: str) -> None:
-    engine = open_engine(empty_url, synchronous="FULL", retry_budget_s=1, pool_size=1)
+    engine = open_engine(empty_url, EngineOptions(retry_budget_s=1, pool_size=1))
     migrate.upgrade(engine, "0001")
     engine.dispose()
     refused = run("list", db=empty_url)

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from sessions_db import SessionManager, schema
-from sessions_db.exporting import export_lines
+from sessions_db.transfer import export_lines
 from tests.support.client import PlainClient
 from tests.support.pages import ROOT, blocks
 

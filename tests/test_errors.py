@@ -30,6 +30,7 @@ from sessions_db import (
     SessionStatus,
 )
 from tests.support.client import PlainClient
+from tests.support.clock import ms
 from tests.support.locks import wait_for_lock
 
 ERRORS = [
@@ -239,7 +240,7 @@ def test_deadlock_is_resolved_without_the_caller_noticing(manager: SessionManage
     plain("BEGIN")
     plain("SELECT * FROM sessions WHERE key = ? FOR UPDATE", second)
     # It updates the first, then waits for the second.
-    sweep = threading.Thread(target=lambda: ended.append(manager.timeout_idle(1)))
+    sweep = threading.Thread(target=lambda: ended.append(manager.timeout_idle(ms(1))))
     plain("SELECT pg_sleep(0.01)")
     sweep.start()
     wait_for_lock(plain)

@@ -9,8 +9,8 @@ import pytest
 from sqlalchemy import make_url
 
 from sessions_db import DatabaseUnavailable, InvalidInput, SchemaMismatch, Session, SessionManager, SessionStatus
-from sessions_db.chat_completions import to_chat
-from sessions_db.importing import Line, Outcome, import_lines
+from sessions_db.integrations.chat_completions import to_chat
+from sessions_db.transfer import Line, Outcome, import_lines
 from sessions_db.validation import JsonValue
 from tests.support.client import PlainClient
 

@@ -17,6 +17,7 @@ from psycopg import errors
 from sqlalchemy import make_url
 
 from sessions_db import NewMessage, SessionManager, doctor
+from sessions_db.enums import Severity
 from tests.support.client import PlainClient, driver_url
 from tests.support.databases import PostgresDatabases, SQLiteDatabases
 from tests.support.locks import wait_for_lock
@@ -140,7 +141,7 @@ def test_partitioned_messages_keep_every_promise(databases: Callable[..., str]) 
 
         assert rows(plain) == before
         assert plain("SELECT count(*) FROM pg_inherits WHERE inhparent = 'messages'::regclass") == [(16,)]
-    assert [finding for finding in doctor.examine(url) if finding.outcome is doctor.Outcome.FAILURE] == []
+    assert [finding for finding in doctor.examine(url) if finding.outcome is Severity.FAILURE] == []
     works(url, key)
 
 

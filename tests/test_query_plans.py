@@ -9,6 +9,7 @@ import sqlalchemy as sa
 
 from sessions_db import NewMessage, Session, SessionKind, SessionManager, SessionStatus
 from tests.support.client import PlainClient
+from tests.support.clock import at, ms
 
 TARGET = "agent:agent-7:subagent:7"
 
@@ -70,7 +71,7 @@ READS: dict[str, tuple[Callable[[SessionManager], object], list[str]]] = {
     "history": (lambda m: m.history(TARGET, 50), ["pk_messages"]),
     "children": (lambda m: m.children(TARGET), ["ix_sessions_parent_created"]),
     "descendants": (lambda m: m.descendants(TARGET), ["ix_sessions_parent_created"]),
-    "prune": (lambda m: m.prune(20, dry_run=True), ["ix_sessions_finished"]),
+    "prune": (lambda m: m.prune(before=at(20), dry_run=True), ["ix_sessions_finished"]),
     "append": (lambda m: m.send_message("agent:agent-20:subagent:20", "Hello"), ["pk_sessions"]),
     "batch": (lambda m: m.add_messages(TARGET, [NewMessage("user", "Hello")]), ["pk_sessions"]),
     "idempotent append": (
@@ -78,7 +79,7 @@ READS: dict[str, tuple[Callable[[SessionManager], object], list[str]]] = {
         ["pk_sessions"],
     ),
     "end": (lambda m: m.stop_session("agent:agent-20:subagent:20"), ["pk_sessions"]),
-    "timeout_idle": (lambda m: m.timeout_idle(1, dry_run=True), ["ix_sessions_status_created"]),
+    "timeout_idle": (lambda m: m.timeout_idle(ms(1), dry_run=True), ["ix_sessions_status_created"]),
 }
 
 # SQLite names a primary key's index after its table.

@@ -16,10 +16,11 @@ from psycopg.errors import InsufficientPrivilege
 from sqlalchemy import URL, make_url
 
 from sessions_db import Message, NewMessage, SessionManager, SessionsError, SessionStatus, doctor, schema
-from sessions_db.migrate import VERSION_TABLE
+from sessions_db.database.migrate import VERSION_TABLE
+from sessions_db.enums import Severity
 from sessions_db.store import SessionStore
 from tests.support.client import PlainClient, driver_url
-from tests.support.clock import Clock
+from tests.support.clock import Clock, at, ms
 from tests.support.databases import PostgresDatabases
 
 SCRIPT = Path(__file__).parent.parent / "docs" / "roles.sql"
@@ -162,15 +163,15 @@ def starts_a_main_session(store: SessionStore, clock: Clock) -> bool:
 def prunes(store: SessionStore, clock: Clock) -> bool:
     key = finished(store, clock)
     counted: list[tuple[int, int]] = []
-    planned = store.prune(clock.now_ms, dry_run=True)
-    pruned = store.prune(clock.now_ms, progress=lambda *counts: counted.append(counts))
+    planned = store.prune(before=at(clock.now_ms), dry_run=True)
+    pruned = store.prune(before=at(clock.now_ms), progress=lambda *counts: counted.append(counts))
     return key in pruned and pruned == planned and bool(counted) and store.get(key) is None
 
 
 def times_out(store: SessionStore, clock: Clock) -> bool:
     key = active(store, clock)
-    planned = store.timeout_idle(500, dry_run=True)
-    return key in planned and store.timeout_idle(500, progress=lambda *_: None) == planned
+    planned = store.timeout_idle(ms(500), dry_run=True)
+    return key in planned and store.timeout_idle(ms(500), progress=lambda *_: None) == planned
 
 
 OPERATIONS: Mapping[str, Callable[[SessionStore, Clock], object]] = {
@@ -289,7 +290,7 @@ def test_service_can_not_seal_the_log(roles: Roles, owner: PlainClient, recorded
 def test_doctor_finds_no_failure_as_the_service(roles: Roles) -> None:
     findings = list(doctor.examine(roles.service))
 
-    assert [finding for finding in findings if finding.outcome is doctor.Outcome.FAILURE] == []
+    assert [finding for finding in findings if finding.outcome is Severity.FAILURE] == []
     assert len(findings) > 10
 
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from sessions_db import AsyncSessionManager, NewMessage, SessionManager
+from tests.support.clock import ms
 from tests.support.wire import Wire
 
 pytestmark = pytest.mark.parametrize("backend", ["postgresql"], indirect=True)
@@ -28,7 +29,7 @@ CALLS: dict[str, Callable[[SessionManager, str], object]] = {
     "list": lambda manager, _: manager.list(limit=20),
     "list with messages": lambda manager, _: manager.list(limit=20, message_limit=5),
     "descendants": lambda manager, key: manager.descendants(key),
-    "timeout_idle": lambda manager, _: manager.timeout_idle(1_000_000),
+    "timeout_idle": lambda manager, _: manager.timeout_idle(ms(1_000_000)),
 }
 
 

@@ -15,8 +15,7 @@ import pytest
 from sqlalchemy import URL
 
 from sessions_db import NewMessage, SessionManager
-from sessions_db.exporting import export_lines
-from sessions_db.importing import Line, Outcome, import_lines
+from sessions_db.transfer import Line, Outcome, export_lines, import_lines
 from tests.support.client import PlainClient, driver_url
 from tests.support.commands import ok, ok_json, on_terminal, process, run
 from tests.support.conversations import jsonl
@@ -613,7 +612,7 @@ def test_export_is_in_pages_not_in_memory(url: str, plain: PlainClient) -> None:
     command = (
         "import sys, tracemalloc\n"
         "from sessions_db import SessionManager\n"
-        "from sessions_db.exporting import export_lines\n"
+        "from sessions_db.transfer import export_lines\n"
         "with SessionManager(sys.argv[1], read_only=True) as manager, export_lines(manager) as export:\n"
         "    next(export.lines)\n"
         "    tracemalloc.start()\n"

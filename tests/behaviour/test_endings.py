@@ -8,7 +8,7 @@ import pytest
 
 from sessions_db import SessionKind, SessionManager, SessionNotActive, SessionNotFound, SessionStatus
 from tests.support.client import PlainClient
-from tests.support.clock import Clock
+from tests.support.clock import Clock, at, ms
 from tests.support.locks import wait_for_lock
 from tests.support.threads import run_together
 
@@ -140,7 +140,7 @@ def test_idle_sessions_are_timed_out(manager: SessionManager, clock: Clock) -> N
     clock.now_ms += 60_000
     manager.send_message(busy, "still here")
 
-    assert manager.timeout_idle(60_000) == sorted(idle)
+    assert manager.timeout_idle(ms(60_000)) == sorted(idle)
 
     statuses = {session.key: session.status for session in manager.list()}
     assert [statuses[key] for key in idle] == [SessionStatus.TIMEOUT] * 2
@@ -148,14 +148,14 @@ def test_idle_sessions_are_timed_out(manager: SessionManager, clock: Clock) -> N
     timed_out = manager.get(idle[0])
     assert timed_out is not None
     assert (timed_out.finished_ms, timed_out.end_reason) == (clock.now_ms, "idle for 60000 ms or more")
-    assert manager.timeout_idle(60_000) == []
+    assert manager.timeout_idle(ms(60_000)) == []
 
 
 def test_session_is_idle_only_when_the_whole_time_has_passed(manager: SessionManager, clock: Clock) -> None:
     manager.spawn_subagent("main", "Test")
     clock.now_ms += 59_999
 
-    assert manager.timeout_idle(60_000) == []
+    assert manager.timeout_idle(ms(60_000)) == []
 
 
 def test_idle_sessions_of_other_kinds_are_timed_out_on_request(manager: SessionManager, clock: Clock) -> None:
@@ -163,7 +163,7 @@ def test_idle_sessions_of_other_kinds_are_timed_out_on_request(manager: SessionM
     main = manager.get_or_create_main("main").key
     clock.now_ms += 60_000
 
-    assert manager.timeout_idle(60_000, [SessionKind.MAIN]) == [main]
+    assert manager.timeout_idle(ms(60_000), [SessionKind.MAIN]) == [main]
 
 
 # Deleting
@@ -205,7 +205,7 @@ def test_prune_deletes_what_ended_before_that_time_longest_ended_first(
     clock.now_ms += 1
     manager.error_session(keys[2])
 
-    assert manager.prune(clock.now_ms) == [keys[1], keys[0]]
+    assert manager.prune(before=at(clock.now_ms)) == [keys[1], keys[0]]
 
     assert {session.key for session in manager.list()} == set(keys[2:])
     assert plain("SELECT count(*) FROM messages") == [(0,)]
@@ -216,7 +216,7 @@ def test_prune_never_deletes_an_active_session(manager: SessionManager, clock: C
     manager.get_or_create_main("main")
     clock.now_ms += 1_000_000
 
-    assert manager.prune(clock.now_ms) == []
+    assert manager.prune(before=at(clock.now_ms)) == []
     assert len(manager.list()) == 1
 
 
@@ -227,8 +227,8 @@ def test_prune_takes_only_the_kinds_it_is_told(manager: SessionManager, clock: C
         manager.stop_session(key)
     clock.now_ms += 1
 
-    assert manager.prune(clock.now_ms, kinds=[]) == []
-    assert manager.prune(clock.now_ms, kinds=["cron"]) == [cron]
+    assert manager.prune(before=at(clock.now_ms), kinds=[]) == []
+    assert manager.prune(before=at(clock.now_ms), kinds=["cron"]) == [cron]
     assert [session.key for session in manager.list()] == [sub]
 
 
@@ -241,11 +241,11 @@ def test_dry_run_of_prune_deletes_nothing_and_gives_what_the_real_run_deletes(
     before = manager.list()
     clock.now_ms += 4
 
-    planned = manager.prune(clock.now_ms, kinds=["subagent"], dry_run=True)
+    planned = manager.prune(before=at(clock.now_ms), kinds=["subagent"], dry_run=True)
 
     assert len(planned) == 2
     assert manager.list() == before
-    assert manager.prune(clock.now_ms, kinds=["subagent"]) == planned
+    assert manager.prune(before=at(clock.now_ms), kinds=["subagent"]) == planned
 
 
 def test_prune_deletes_more_than_one_batch(manager: SessionManager, clock: Clock) -> None:
@@ -256,7 +256,7 @@ def test_prune_deletes_more_than_one_batch(manager: SessionManager, clock: Clock
     clock.now_ms += 1
     steps: list[tuple[int, int]] = []
 
-    assert manager.prune(clock.now_ms, progress=lambda *step: steps.append(step)) == sorted(keys)
+    assert manager.prune(before=at(clock.now_ms), progress=lambda *step: steps.append(step)) == sorted(keys)
     assert steps == [(500, 1100), (1000, 1100), (1100, 1100)]
     assert manager.list() == []
 
@@ -271,7 +271,7 @@ def test_prune_goes_on_where_another_has_deleted_its_batch(
             tx.complete_session(key)
     clock.now_ms += 1
     pruned: list[str] = []
-    thread = threading.Thread(target=lambda: pruned.extend(manager.prune(clock.now_ms)))
+    thread = threading.Thread(target=lambda: pruned.extend(manager.prune(before=at(clock.now_ms))))
     plain("BEGIN")
     plain("DELETE FROM sessions WHERE key <= ?", keys[499])
     thread.start()

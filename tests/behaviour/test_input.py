@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 
 from sessions_db import InvalidInput, NewMessage, Session, SessionKind, SessionManager, SessionStatus
 from sessions_db.validation import JsonValue
+from tests.support.clock import at, ms
 
 KEY = "agent:main:main"
 
@@ -216,12 +218,17 @@ REFUSED: dict[str, tuple[str, Callable[[SessionManager], object]]] = {
         "messages[1]",
         lambda m: m.add_messages(KEY, [NewMessage("user", "a"), ("user", "b")]),  # type: ignore[list-item]
     ),
-    "idle_ms 0": ("idle_ms", lambda m: m.timeout_idle(0)),
-    "idle_ms kinds": ("kinds", lambda m: m.timeout_idle(1, "main")),
-    "finished_before_ms": ("finished_before_ms", lambda m: m.prune(0)),
-    "finished_before_ms large": ("finished_before_ms", lambda m: m.prune(2**63)),
-    "dry_run": ("dry_run", lambda m: m.prune(1, dry_run=None)),  # type: ignore[arg-type]
-    "prune kinds": ("kinds", lambda m: m.prune(1, kinds=["all"])),
+    "older_than 0": ("older_than", lambda m: m.timeout_idle(ms(0))),
+    "older_than number": ("older_than", lambda m: m.timeout_idle(7200)),  # type: ignore[arg-type]
+    "older_than large": ("older_than", lambda m: m.prune(timedelta.max)),
+    "neither older_than nor before": ("older_than", lambda m: m.prune()),
+    "older_than and before": ("older_than", lambda m: m.prune(ms(1), before=at(1))),
+    "idle kinds": ("kinds", lambda m: m.timeout_idle(ms(1), "main")),
+    "before number": ("before", lambda m: m.prune(before=1)),  # type: ignore[arg-type]
+    "before naive": ("before", lambda m: m.prune(before=datetime(2026, 1, 1))),  # noqa: DTZ001
+    "before in the future": ("before", lambda m: m.prune(before=datetime.now(UTC) + timedelta(days=1))),
+    "dry_run": ("dry_run", lambda m: m.prune(ms(1), dry_run=None)),  # type: ignore[arg-type]
+    "prune kinds": ("kinds", lambda m: m.prune(ms(1), kinds=["all"])),
     "runtime_secs": ("now_ms", lambda m: m.get_or_create_main("main").runtime_secs(-1)),
 }
 

@@ -13,7 +13,7 @@ import sqlalchemy as sa
 from sessions_db import InvalidInput, NewMessage, SessionEvent, SessionManager, SessionNotActive, SessionsError
 from sessions_db.store import SessionStore
 from tests.support.client import PlainClient
-from tests.support.clock import Clock
+from tests.support.clock import Clock, at, ms
 from tests.support.locks import wait_for_lock
 from tests.support.threads import run_together
 
@@ -137,9 +137,9 @@ def act(manager: SessionStore, clock: Clock) -> None:
     manager.complete_session(key)
     manager.reopen_session(key)
     clock.now_ms += 10
-    manager.timeout_idle(5)
+    manager.timeout_idle(ms(5))
     clock.now_ms += 10
-    manager.prune(clock.now_ms)
+    manager.prune(before=at(clock.now_ms))
     manager.delete_session(manager.get_or_create_main("other").key)
 
 
@@ -490,7 +490,7 @@ def test_read_only_manager_reads_and_refuses_to_write(
     with open_manager(url, read_only=True) as reader:
         assert reader.get(key) == manager.get_by_label("research")
         assert len(reader.history(key) or []) == len(reader.list()) == 1
-        assert reader.prune(clock.now_ms, dry_run=True) == [key]
+        assert reader.prune(before=at(clock.now_ms), dry_run=True) == [key]
         assert reader.verify_log().unsealed == 3
         writes: list[Callable[[SessionStore], object]] = [
             lambda m: m.get_or_create_main("main"),
@@ -499,7 +499,7 @@ def test_read_only_manager_reads_and_refuses_to_write(
             lambda m: m.add_messages(key, []),
             lambda m: m.reopen_session(key),
             lambda m: m.delete_session(key),
-            lambda m: m.prune(clock.now_ms),
+            lambda m: m.prune(before=at(clock.now_ms)),
             lambda m: m.seal_log(),
         ]
         for write in writes:

@@ -11,7 +11,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from sessions_db import NewMessage, Role, SessionKind, SessionManager, SessionsError, SessionStatus
 from tests.support.client import PlainClient
-from tests.support.clock import Clock
+from tests.support.clock import Clock, at, ms
 from tests.support.model import Model
 
 CAP = 4
@@ -154,7 +154,7 @@ class Comparison(RuleBasedStateMachine):
 
     @rule(idle_ms=st.sampled_from([1, 1000, 60_000]), only=st.lists(kinds, max_size=3))
     def timeout_idle(self, idle_ms: int, only: list[SessionKind]) -> None:
-        self.same(lambda: self.manager.timeout_idle(idle_ms, only), lambda: self.model.timeout_idle(idle_ms, only))
+        self.same(lambda: self.manager.timeout_idle(ms(idle_ms), only), lambda: self.model.timeout_idle(idle_ms, only))
 
     @rule(position=st.integers(0, 9))
     def delete_session(self, position: int) -> None:
@@ -165,7 +165,7 @@ class Comparison(RuleBasedStateMachine):
     def prune(self, age_ms: int, only: list[SessionKind] | None, dry_run: bool) -> None:
         before_ms = self.clock.now_ms - age_ms
         self.same(
-            lambda: self.manager.prune(before_ms, kinds=only, dry_run=dry_run),
+            lambda: self.manager.prune(before=at(before_ms), kinds=only, dry_run=dry_run),
             lambda: self.model.prune(before_ms, only, dry_run),
         )
 

@@ -18,7 +18,7 @@ from sessions_db import (
     SessionsError,
 )
 from tests.support.client import PlainClient
-from tests.support.clock import Clock
+from tests.support.clock import Clock, at
 from tests.support.threads import run_together
 
 
@@ -116,7 +116,7 @@ def test_prune_in_a_block_is_undone_with_it(manager: SessionManager, clock: Cloc
 
     def fail() -> None:
         with manager.transaction() as tx:
-            assert tx.prune(clock.now_ms) == [key]
+            assert tx.prune(before=at(clock.now_ms)) == [key]
             raise KeyError("mine")
 
     with pytest.raises(KeyError, match="mine"):

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from sessions_db import InvalidInput, NewMessage, Session, SessionManager, SessionNotActive, SessionStatus
 from tests.support.client import PlainClient
-from tests.support.clock import Clock
+from tests.support.clock import Clock, at, ms
 from tests.support.commands import ok, ok_json
 from tests.support.examples import examples
 
@@ -86,7 +86,7 @@ class Run:
                 self.manager.reopen_session(key)
             case "sweep":
                 with suppress(InvalidInput):  # so long it was not since 1970
-                    self.manager.timeout_idle(60_000)
+                    self.manager.timeout_idle(ms(60_000))
 
     def check(self) -> None:
         for session in self.manager.list(limit=1000, message_limit=1000):
@@ -179,11 +179,11 @@ def test_every_operation_works_at_any_time(manager: SessionManager, clock: Clock
     assert [session.key for session in manager.list(active_within_ms=0)] == [key, main]
     assert [session.key for session in manager.list(active_within_ms=LAST)] == [key, main]
     if now_ms > 0:
-        assert manager.timeout_idle(1) == []
-        assert manager.prune(now_ms, dry_run=True) == []
+        assert manager.timeout_idle(ms(1)) == []
+        assert manager.prune(before=at(now_ms), dry_run=True) == []
     for idle_ms in (max(1, now_ms + 1), LAST):
         with suppress(InvalidInput):
-            assert manager.timeout_idle(idle_ms) == []
+            assert manager.timeout_idle(ms(idle_ms)) == []
     assert manager.complete_session(key)
     assert manager.reopen_session(key).last_activity_ms == now_ms
     assert manager.error_session(key)
@@ -191,7 +191,7 @@ def test_every_operation_works_at_any_time(manager: SessionManager, clock: Clock
     assert session is not None
     assert (session.created_ms, session.finished_ms, session.runtime_secs()) == (now_ms, now_ms, 0)
     clock.now_ms = LAST
-    assert manager.prune(LAST, dry_run=True) == ([key] if now_ms < LAST else [])
+    assert manager.prune(before=at(LAST), dry_run=True) == ([key] if now_ms < LAST else [])
     assert manager.delete_session(key)
 
 
@@ -232,11 +232,11 @@ def test_a_clock_that_stepped_back_ends_no_session_for_being_idle(manager: Sessi
     clock.now_ms -= 3_600_000
     manager.send_message(key, "Hello")
 
-    early = manager.timeout_idle(60_000)
+    early = manager.timeout_idle(ms(60_000))
     clock.now_ms = NOW + 59_999
-    still = manager.timeout_idle(60_000)
+    still = manager.timeout_idle(ms(60_000))
     clock.now_ms += 1
-    late = manager.timeout_idle(60_000)
+    late = manager.timeout_idle(ms(60_000))
 
     assert (early, still, late) == ([], [], [key])
 

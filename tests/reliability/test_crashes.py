@@ -15,7 +15,8 @@ from typing import TypeAlias
 import pytest
 
 from sessions_db import SessionManager
-from sessions_db.doctor import Outcome, examine
+from sessions_db.doctor import examine
+from sessions_db.enums import Severity
 from tests.support.client import PlainClient
 from tests.support.ledger import Account
 from tests.support.processes import Writer
@@ -109,7 +110,7 @@ def test_database_whose_creation_was_killed_is_created_by_the_next_who_opens_it(
 def ailments(url: str) -> list[str]:
     """What is not sound, and what the doctor finds."""
     findings = examine(url)
-    return faults(url) + [finding.detail for finding in findings if finding.outcome is Outcome.FAILURE]
+    return faults(url) + [finding.detail for finding in findings if finding.outcome is Severity.FAILURE]
 
 
 def wait_for_the_dead(url: str, *, living: int = 0) -> None:

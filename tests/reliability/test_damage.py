@@ -27,6 +27,7 @@ from sessions_db import (
 )
 from sessions_db.schema import TRIGGERS, labels, messages, sessions
 from tests.support.client import PlainClient
+from tests.support.clock import at, ms
 from tests.support.commands import run
 from tests.support.examples import FACTOR, note
 
@@ -60,7 +61,7 @@ READS: dict[str, Callable[[SessionManager], object]] = {
     "children": lambda m: m.children(MAIN),
     "descendants": lambda m: m.descendants(MAIN),
     "history": lambda m: [m.history(session.key, include_tools=True) for session in m.list(limit=1000)],
-    "dry prune": lambda m: m.prune(now_ms(), dry_run=True),
+    "dry prune": lambda m: m.prune(before=at(now_ms()), dry_run=True),
 }
 WRITES: dict[str, Callable[[SessionManager], object]] = {
     "main": lambda m: m.get_or_create_main("main"),
@@ -72,8 +73,8 @@ WRITES: dict[str, Callable[[SessionManager], object]] = {
     "keyed batch": lambda m: m.add_messages(MAIN, [NewMessage("user", "Hello", idempotency_key="key 2")]),
     "end": lambda m: m.error_session(MAIN, "because"),
     "reopen": lambda m: m.reopen_session(MAIN),
-    "sweep": lambda m: m.timeout_idle(10**12),
-    "prune": lambda m: m.prune(now_ms()),
+    "sweep": lambda m: m.timeout_idle(ms(10**12)),
+    "prune": lambda m: m.prune(before=at(now_ms())),
     "delete": lambda m: m.delete_session(MAIN),
 }
 
@@ -412,7 +413,7 @@ def test_prune_ends_where_a_trigger_of_somebodys_keeps_the_sessions(url: str, pl
 
     def prune(manager: SessionManager) -> None:
         try:
-            manager.prune(now_ms())
+            manager.prune(before=at(now_ms()))
         except SessionsError as error:
             told.append(error)
 

@@ -20,7 +20,8 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy import URL, Engine, event
 
-from sessions_db import DatabaseUnavailable, NewMessage, SessionManager, SessionsError, migrate
+from sessions_db import DatabaseUnavailable, NewMessage, SessionManager, SessionsError
+from sessions_db.database import migrate
 from tests.support.client import driver_url
 from tests.support.commands import run
 

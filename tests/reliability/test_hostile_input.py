@@ -379,7 +379,7 @@ def as_json(value: Any) -> Any:
 
 
 def shown(value: object) -> str:
-    return InvalidInput.of("", "", value).value
+    return InvalidInput("", "", value).value
 
 
 def is_named(argument: str, named: str) -> bool:

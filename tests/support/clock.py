@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime, timedelta
+
 
 class Clock:
     """A clock that stands still until it is set."""
@@ -11,3 +13,13 @@ class Clock:
 
     def time_ns(self) -> int:
         return self.now_ms * 1_000_000
+
+
+def ms(count: int) -> timedelta:
+    """So many milliseconds."""
+    return timedelta(milliseconds=count)
+
+
+def at(at_ms: int) -> datetime:
+    """The time that is so many milliseconds after the epoch."""
+    return datetime(1970, 1, 1, tzinfo=UTC) + ms(at_ms)
