@@ -19,8 +19,8 @@ from sessions_db import (
     DatabaseUnavailable,
     InvalidInput,
     LabelInUse,
+    ManagerClosed,
     SessionManager,
-    SessionsError,
     Transaction,
 )
 from tests.support.client import PlainClient
@@ -272,9 +272,9 @@ def test_closed_manager_says_so(url: str) -> None:
         await manager.close()
 
         assert manager.closed
-        with pytest.raises(SessionsError, match="This AsyncSessionManager is closed"):
+        with pytest.raises(ManagerClosed, match="This manager is closed"):
             await manager.list()
-        with pytest.raises(SessionsError, match="This AsyncSessionManager is closed"):
+        with pytest.raises(ManagerClosed, match="This manager is closed"):
             async with manager.transaction():
                 pass
 

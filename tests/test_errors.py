@@ -21,13 +21,20 @@ from sessions_db import (
     DatabaseUnavailable,
     InvalidInput,
     LabelInUse,
+    ManagerClosed,
     NewMessage,
+    ReadOnly,
     SchemaMismatch,
     SessionManager,
     SessionNotActive,
     SessionNotFound,
     SessionsError,
     SessionStatus,
+    StatementRefused,
+    TransactionOver,
+    TransactionRolledBack,
+    UnsafeFork,
+    WriteUndone,
 )
 from tests.support.client import PlainClient
 from tests.support.clock import ms
@@ -37,27 +44,33 @@ ERRORS = [
     SessionNotFound("agent:main:main"),
     SessionNotActive("agent:main:main", SessionStatus.ERROR),
     LabelInUse("research", "agent:main:main"),
-    InvalidInput("limit", "must be an int", "'x'"),
+    InvalidInput("limit", "must be an int", "x"),
     SchemaMismatch("0001", "0002", "upgrade it"),
     DatabaseUnavailable("connection refused", 1.25, outcome_unknown=True),
+    StatementRefused("a constraint"),
+    WriteUndone("agent:main:main", 20),
+    UnsafeFork("sessions.db"),
 ]
 
+# They say all there is to say by their name.
+BARE_ERRORS = [ReadOnly(), ManagerClosed(), TransactionOver(), TransactionRolledBack()]
 
-@pytest.mark.parametrize("error", ERRORS, ids=lambda error: type(error).__name__)
+
+@pytest.mark.parametrize("error", ERRORS + BARE_ERRORS, ids=lambda error: type(error).__name__)
 def test_error_survives_pickling_with_its_data(error: SessionsError) -> None:
     copy = pickle.loads(pickle.dumps(error))
 
     assert type(copy) is type(error)
     assert str(copy) == str(error)
+    assert repr(copy) == repr(error)
     assert vars(copy) == vars(error)
-    assert vars(error)
 
 
 def test_errors_have_one_root_and_the_builtin_ones_that_fit() -> None:
     public = [getattr(sessions_db, name) for name in sessions_db.__all__]
     exceptions = {item for item in public if isinstance(item, type) and issubclass(item, Exception)}
 
-    assert exceptions == {type(error) for error in ERRORS} | {SessionsError}
+    assert exceptions == {type(error) for error in ERRORS + BARE_ERRORS} | {SessionsError}
     assert all(issubclass(error, SessionsError) for error in exceptions)
     assert issubclass(SessionNotFound, LookupError)
     assert issubclass(InvalidInput, ValueError)
@@ -66,12 +79,25 @@ def test_errors_have_one_root_and_the_builtin_ones_that_fit() -> None:
 def test_errors_say_what_and_with_which_value() -> None:
     assert [str(error) for error in ERRORS] == [
         "Session not found: agent:main:main",
-        "Session is not active: Error",
+        "Session is not active: Error (agent:main:main)",
         "Label 'research' is in use by agent:main:main",
         "limit must be an int, got 'x'",
         "The database's schema is at revision 0001, this release needs 0002: upgrade it",
         "Database unavailable after 1.2 s: connection refused; the write may have been committed",
+        "The database refused the statement: a constraint",
+        "What is written to agent:main:main does not stay: tried 20 times",
+        "This process was forked while sessions.db was in use, so it can't use it safely",
     ]
+
+
+def test_errors_show_their_attributes() -> None:
+    unavailable = DatabaseUnavailable("connection refused", 1.25, outcome_unknown=True)
+
+    assert repr(unavailable) == (
+        "DatabaseUnavailable(reason='connection refused', waited_s=1.25, outcome_unknown=True)"
+    )
+    assert repr(SessionNotFound("agent:main:main")) == "SessionNotFound(key='agent:main:main')"
+    assert repr(ReadOnly()) == "ReadOnly()"
 
 
 # Databases that can't be reached

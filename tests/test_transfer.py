@@ -26,7 +26,6 @@ NUMBERS: dict[str, Any] = {"z": 1.0, "a": [1e300, -0.0, 0.1, 10**30, 5e-324], ""
 
 # As only SQL past the library writes it: line breaks between tokens, numbers in forms of their own, a key twice.
 FOREIGN = ' {"b":1.10,\r\n\t"a" : 1E5, "a": -0, "n": 1e-7,"e": "\\u00e9\\/"} \n'
-FOREIGN_ON_ONE_LINE = '{"b":1.10,  \t"a" : 1E5, "a": -0, "n": 1e-7,"e": "\\u00e9\\/"}'
 
 
 @pytest.fixture
@@ -162,11 +161,11 @@ def test_metadata_comes_as_the_text_that_is_stored(url: str, other_url: str, eve
     imported(other_url, *lines)
 
     (foreign,) = (line.decode() for line in lines if everything["foreign"].encode() in line)
-    assert f'"metadata": {FOREIGN_ON_ONE_LINE}, ' in foreign
+    assert json.loads(foreign)["metadata"] == FOREIGN
     client = PlainClient(other_url)
     stored = client("SELECT CAST(metadata AS text) FROM sessions WHERE key = ?", everything["foreign"])
     client.close()
-    assert stored == [(FOREIGN_ON_ONE_LINE,)]
+    assert stored == [(FOREIGN,)]
 
 
 def test_a_line_says_everything_about_its_session(url: str, manager: SessionManager) -> None:
@@ -197,7 +196,7 @@ def test_a_line_says_everything_about_its_session(url: str, manager: SessionMana
         "created_ms": session.created_ms,
         "finished_ms": session.finished_ms,
         "end_reason": "done",
-        "metadata": {"b": 1.0},
+        "metadata": '{"b": 1.0}',
         "message_cap": 1,
         "archive_trimmed": True,
         "message_count": 2,
@@ -331,7 +330,7 @@ def test_a_key_that_is_there_with_other_content_is_refused(url: str, manager: Se
     changes: list[dict[str, object]] = [
         {"task": "Other"},
         {"last_activity_ms": 1},
-        {"metadata": {"a": 1.0}},
+        {"metadata": '{"a": 1.0}'},
         {"messages": []},
         {"archived_messages": []},
         {"message_cap": 3},
@@ -377,9 +376,9 @@ MESSAGE = {"seq": 3, "role": "user", "content": "x", "timestamp_ms": 1}
         ({"status": "gone"}, "status must be one of"),
         ({"status": "active"}, "finished_ms must be left out for an active session"),
         ({"status": "active", "finished_ms": None}, "end_reason must be left out for an active session"),
-        ({"finished_ms": None}, "finished_ms must be an int, got None"),
+        ({"finished_ms": None}, "finished_ms must be given, got None"),
         ({"kind": "main", "key": "agent:worker:main"}, "run_id must be left out for a main session"),
-        ({"run_id": None}, "run_id must be a str, got None"),
+        ({"run_id": None}, "run_id must be given, got None"),
         ({"label": 5}, "label must be a str, got 5"),
         ({"task": "a\0b"}, "task must not contain NUL"),
         ({"task": "\ud800"}, "task must not contain lone surrogates"),
@@ -388,11 +387,14 @@ MESSAGE = {"seq": 3, "role": "user", "content": "x", "timestamp_ms": 1}
         ({"created_ms": 1.5}, "created_ms must be an int, got 1.5"),
         ({"created_ms": 2**63}, "created_ms must be from -9223372036854775808 to 9223372036854775807"),
         ({"last_activity_ms": True}, "last_activity_ms must be an int, got True"),
-        ({"metadata": []}, "metadata must be a mapping"),
-        ({"metadata": {"a": "\0"}}, "metadata['a'] must not contain NUL"),
+        ({"metadata": {"a": 1}}, "metadata must be a str"),
+        ({"metadata": "[]"}, "metadata must be a mapping"),
+        ({"metadata": "null"}, "metadata must be the text of a JSON object, got 'null'"),
+        ({"metadata": "{"}, "metadata must be the text of a JSON object (Expecting property name"),
+        ({"metadata": '{"a": "\\u0000"}'}, "metadata['a'] must not contain NUL"),
         ({"message_cap": 0}, "message_cap must be from 1 to 2147483647"),
         ({"archive_trimmed": 1}, "archive_trimmed must be a bool"),
-        ({"message_count": -1}, "message_count must be from 0"),
+        ({"last_seq": -1}, "last_seq must be from 0"),
         ({"labels": None}, "labels must be a list"),
         ({"labels": ["l"]}, "labels[0] must be an object, got 'l'"),
         ({"labels": [{"label": "l"}]}, "labels[0].assigned_ms must be an int, got None"),
@@ -400,18 +402,18 @@ MESSAGE = {"seq": 3, "role": "user", "content": "x", "timestamp_ms": 1}
         ({"messages": {}}, "messages must be a list"),
         ({"messages": [MESSAGE | {"role": "critic"}]}, "messages[0].role must be one of"),
         ({"messages": [MESSAGE | {"content": None}]}, "messages[0].content must be a str"),
-        ({"messages": [MESSAGE | {"metadata": "x"}]}, "messages[0].metadata must be a mapping"),
+        ({"messages": [MESSAGE | {"metadata": "1"}]}, "messages[0].metadata must be a mapping"),
         ({"messages": [MESSAGE | {"tool_name": "x" * 256}]}, "messages[0].tool_name must be at most 255"),
         ({"messages": [MESSAGE | {"idempotency_key": ""}]}, "messages[0].idempotency_key must not be empty"),
-        ({"messages": [MESSAGE | {"archived_ms": 1}]}, "messages[0].archived_ms must not be there"),
+        ({"messages": [MESSAGE | {"archived_ms": 1}]}, "messages[0].archived_ms must be left out"),
         ({"messages": [MESSAGE | {"seq": 2}]}, "messages[0].seq must go up, from 3 (message_cap says)"),
         ({"messages": [MESSAGE | {"seq": 5}]}, "messages[0].seq must go up"),
         ({"messages": [MESSAGE, MESSAGE]}, "messages[1].seq must go up"),
         (
             {"messages": [MESSAGE | {"seq": seq, "idempotency_key": "k"} for seq in (3, 4)]},
-            "messages[1].idempotency_key must not be that of another message, got 'k'",
+            "messages[1].idempotency_key must not be there twice, got 'k'",
         ),
-        ({"archived_messages": [MESSAGE]}, "archived_messages[0].archived_ms must be an int, got None"),
+        ({"archived_messages": [MESSAGE]}, "archived_messages[0].archived_ms must be given, got None"),
         ({"archived_messages": [MESSAGE | {"archived_ms": 1}]}, "archived_messages[0].seq must not be that of a ret"),
         ({"archived_messages": [MESSAGE | {"archived_ms": 1, "seq": 5}]}, "archived_messages[0].seq must go up"),
         ({"colour": "red"}, "colour must not be there: sessions-db/1 has no such field, got 'red'"),
@@ -441,16 +443,20 @@ def test_each_field_is_needed_unless_it_may_be_null(url: str, line: bytes) -> No
             assert (done.outcome, (done.reason or "").split()[0]) == (Outcome.REFUSED, name)
 
 
-@pytest.mark.parametrize("metadata", [b'{"a": 1e999}', b'{"a": NaN}', b'{"a": "\\ud800"}', b"[" * 200 + b"]" * 200])
-def test_metadata_beyond_the_limits_is_refused(url: str, line: bytes, metadata: bytes) -> None:
-    assert refusal(url, line.replace(b'{"a": 1}', metadata))
+@pytest.mark.parametrize(
+    "metadata", ['{"a": 1e999}', '{"a": NaN}', '{"a": "\\ud800"}', '{"a": ' * 200 + "1" + "}" * 200]
+)
+def test_metadata_beyond_the_limits_is_refused(url: str, line: bytes, metadata: str) -> None:
+    refused = refusal(url, json.dumps(json.loads(line) | {"metadata": metadata}).encode())
+
+    assert refused.startswith("metadata")
     assert exported(url) == []
 
 
 def test_a_field_that_is_there_twice_is_refused(url: str, line: bytes) -> None:
     twice = line.replace(b'"task": "Test"', b'"task": "Test", "task": "Other"')
 
-    assert refusal(url, twice) == "task must not be there twice, got 'Other'"
+    assert "an object has the key 'task' twice" in refusal(url, twice)
 
 
 def test_sessions_and_conversations_may_be_mixed(url: str, line: bytes) -> None:

@@ -147,7 +147,7 @@ def test_idle_sessions_are_timed_out(manager: SessionManager, clock: Clock) -> N
     assert (statuses[busy], statuses[main], statuses[done]) == ("active", "active", "completed")
     timed_out = manager.get(idle[0])
     assert timed_out is not None
-    assert (timed_out.finished_ms, timed_out.end_reason) == (clock.now_ms, "idle for 60000 ms or more")
+    assert (timed_out.finished_ms, timed_out.end_reason) == (clock.now_ms, "idle for 0:01:00 or longer")
     assert manager.timeout_idle(ms(60_000)) == []
 
 

@@ -12,6 +12,7 @@ import sqlalchemy as sa
 from sessions_db import (
     InvalidInput,
     LabelInUse,
+    ManagerClosed,
     NewMessage,
     SessionManager,
     SessionNotFound,
@@ -252,9 +253,9 @@ def test_closed_manager_says_so(url: str) -> None:
     manager.close()
 
     assert manager.closed
-    with pytest.raises(SessionsError, match="This SessionManager is closed"):
+    with pytest.raises(ManagerClosed, match="This manager is closed"):
         manager.list()
-    with pytest.raises(SessionsError, match="This SessionManager is closed"), manager.transaction():
+    with pytest.raises(ManagerClosed, match="This manager is closed"), manager.transaction():
         pass
 
 

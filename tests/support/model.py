@@ -8,6 +8,7 @@ from __future__ import annotations
 import builtins
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
+from datetime import timedelta
 
 from sessions_db import (
     InvalidInput,
@@ -21,6 +22,7 @@ from sessions_db import (
     SessionNotFound,
     SessionStatus,
 )
+from tests.support.clock import at
 
 
 @dataclass
@@ -200,7 +202,7 @@ class Model:
             and record.last_activity_ms <= self.now_ms - idle_ms
         )
         for _, key in ended:
-            self.end(key, SessionStatus.TIMEOUT, f"idle for {idle_ms} ms or more")
+            self.end(key, SessionStatus.TIMEOUT, f"idle for {timedelta(milliseconds=idle_ms)} or longer")
         return [key for _, key in ended]
 
     def delete_session(self, key: str) -> bool:
@@ -211,7 +213,7 @@ class Model:
         self, finished_before_ms: int, kinds: Collection[SessionKind] | None, dry_run: bool
     ) -> builtins.list[str]:
         if finished_before_ms > self.now_ms:
-            raise InvalidInput.of("finished_before_ms", f"must be from 1 to {self.now_ms}", finished_before_ms)
+            raise InvalidInput("before", "must not be in the future", at(finished_before_ms))
         ended = sorted(
             (record.finished_ms, record.key)
             for record in self.sessions.values()
