@@ -1,5 +1,7 @@
 """Runs the migrations: on the connection that `sessions_db.migrate` hands over, or on `alembic -x url=…`."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from logging.config import fileConfig
 
 from alembic import context
@@ -28,9 +30,34 @@ OPTIONS = {
 }
 
 
+@contextmanager
+def tables_replaceable(conn: Connection) -> Iterator[None]:
+    """Let batch mode replace a table on SQLite without touching what refers to it.
+
+    It copies the table, drops the original and renames the copy. With foreign keys on, the DROP deletes the rows that
+    refer to the table too: messages and labels, for `sessions`. Without `legacy_alter_table`, the RENAME fails because
+    views and other tables' triggers name a table that is gone at that moment.
+    See https://sqlite.org/lang_altertable.html#otheralter
+    """
+    if conn.dialect.name != "sqlite":
+        yield
+        return
+    # Through the driver: a statement of SQLAlchemy's could begin a transaction, in which `foreign_keys` can't be set.
+    driver = conn.connection.driver_connection
+    before = {name: driver.execute(f"PRAGMA {name}").fetchone()[0] for name in ("foreign_keys", "legacy_alter_table")}
+    try:
+        driver.execute("PRAGMA foreign_keys = OFF")
+        driver.execute("PRAGMA legacy_alter_table = ON")
+        yield
+    finally:
+        if not conn.invalidated:
+            for name, value in before.items():
+                driver.execute(f"PRAGMA {name} = {value}")
+
+
 def run(conn: Connection) -> None:
     """Run in one transaction, alone."""
-    with transaction(conn):
+    with tables_replaceable(conn), transaction(conn):
         migrate.lock(conn)
         context.configure(connection=conn, **OPTIONS)
         with context.begin_transaction():
@@ -56,6 +83,8 @@ elif (connection := config.attributes.get("connection")) is not None:
     run(connection)
 else:
     engine = open_engine(url(), synchronous="FULL", retry_budget_s=10.0, pool_size=1)
-    with engine.connect() as connection:
-        run(connection)
-    engine.dispose()
+    try:
+        with engine.connect() as connection:
+            run(connection)
+    finally:
+        engine.dispose()

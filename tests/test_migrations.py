@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import sqlite3
 import subprocess
 import sys
 import threading
@@ -24,20 +25,24 @@ from sqlalchemy.schema import CreateIndex, CreateTable
 from sessions_db import SchemaMismatch, SessionManager, SessionsError, schema
 
 from .conftest import PlainClient, run_together
+from .stored.make import fill
 
 ROOT = Path(__file__).parent.parent
 MIGRATIONS = ROOT / "migrations"
 HEAD = "0003"
 
 
-def alembic(url: str, *arguments: str) -> str:
-    """What `alembic` prints in the checkout, run in this process."""
+def alembic(url: str, *arguments: str, later: Path | None = None) -> str:
+    """What `alembic` prints in the checkout, run in this process. `later` holds migrations on top of head."""
     command = CommandLine()
     options = command.parser.parse_args(["-x", f"url={url}", *arguments])
     printed = StringIO()
     # Not alembic.ini, which would set up logging for the tests that follow.
     config = Config(cmd_opts=options, stdout=printed, output_buffer=printed)
     config.set_main_option("script_location", str(MIGRATIONS))
+    if later:
+        config.set_main_option("path_separator", "os")
+        config.set_main_option("version_locations", os.pathsep.join(map(str, (MIGRATIONS / "versions", later))))
     command.run_cmd(config, options)
     return printed.getvalue()
 
@@ -354,3 +359,157 @@ def test_upgrade_that_fails_leaves_nothing(empty_url: str, empty: PlainClient) -
         SessionManager(empty_url)
 
     assert inventory(empty) == before
+
+
+# Upgrading a database that is in use
+
+# As CONTRIBUTING's "Write a migration" has it for tables that Alembic copies on SQLite.
+LATER = """
+from contextlib import contextmanager
+
+import sqlalchemy as sa
+from alembic import op
+
+revision = "later"
+down_revision = "{head}"
+branch_labels = None
+depends_on = None
+
+
+@contextmanager
+def change(table, **table_kwargs):
+    conn = op.get_bind()
+    triggers, numbers = [], []
+    if conn.dialect.name == "sqlite":
+        triggers = conn.exec_driver_sql(
+            "SELECT sql FROM sqlite_master WHERE type = 'trigger' AND tbl_name = ?", (table,)
+        ).scalars().all()
+        numbers = conn.exec_driver_sql("SELECT name, seq FROM sqlite_sequence WHERE name = ?", (table,)).all()
+    with op.batch_alter_table(table, table_kwargs=table_kwargs) as batch:
+        yield batch
+    for name, seq in numbers:
+        conn.exec_driver_sql("DELETE FROM sqlite_sequence WHERE name = ?", (name,))
+        conn.exec_driver_sql("INSERT INTO sqlite_sequence VALUES (?, ?)", (name, seq))
+    for statement in triggers:
+        op.execute(statement)
+
+
+def upgrade():
+    with change("sessions") as batch:
+        batch.add_column(sa.Column("mood", sa.Text(), nullable=False, server_default="calm"))
+        batch.create_check_constraint("ck_sessions_mood", "mood <> ''")
+    with change("session_events", sqlite_autoincrement=True) as batch:
+        batch.add_column(sa.Column("host", sa.Text()))
+        batch.create_check_constraint("ck_session_events_host", "host <> ''")
+
+
+def downgrade():
+    with change("session_events", sqlite_autoincrement=True) as batch:
+        batch.drop_constraint("ck_session_events_host", type_="check")
+        batch.drop_column("host")
+    with change("sessions") as batch:
+        batch.drop_constraint("ck_sessions_mood", type_="check")
+        batch.drop_column("mood")
+"""
+COPIED = ("sessions", "session_events")
+
+
+def rows(client: PlainClient) -> dict[str, list[tuple[str | None, ...]]]:
+    """Every row of every table as head declares it, with all values as text."""
+    found = {}
+    for table in schema.tables_of(client.backend):
+        columns = ", ".join(f"CAST({column.name} AS TEXT)" for column in table.columns)
+        found[table.name] = sorted(client(f"SELECT {columns} FROM {table.name}"), key=str)
+    return found
+
+
+def shape(client: PlainClient) -> dict[str, str]:
+    """The inventory, with copied tables on SQLite taken apart: the copy's statement is equivalent, not the same."""
+    found = inventory(client)
+    if client.backend == "sqlite":
+        for table in COPIED:
+            sql = found.pop(f"table {table}")
+            constraints = re.sub(r" ?\) (WITHOUT|STRICT).*", "", sql).split("CONSTRAINT ")[1:]
+            found[f"copied {table}"] = str(
+                client("SELECT wr, strict FROM pragma_table_list WHERE schema = 'main' AND name = ?", table)
+                + client("SELECT * FROM pragma_table_xinfo(?)", table)
+                + sorted(constraint.strip(" ,") for constraint in constraints)
+                + re.findall("AUTOINCREMENT", sql)
+            )
+    return found
+
+
+@pytest.fixture
+def later(tmp_path: Path) -> Path:
+    """A directory with a migration on top of head."""
+    (tmp_path / "later.py").write_text(LATER.format(head=HEAD))
+    return tmp_path
+
+
+@pytest.fixture
+def filled(empty_url: str, empty: PlainClient) -> PlainClient:
+    """A client of a database at head with rows in every table."""
+    with SessionManager(empty_url) as manager:
+        fill(manager)
+    return empty
+
+
+def test_every_table_of_a_filled_database_has_rows(filled: PlainClient) -> None:
+    # SQLite's event_actor has a row only while a transaction runs.
+    assert [table for table, found in rows(filled).items() if not found] in ([], ["event_actor"])
+
+
+def test_migration_that_copies_tables_keeps_all_rows_and_triggers(
+    filled: PlainClient, empty_url: str, later: Path
+) -> None:
+    if filled.backend == "sqlite":
+        # As if the newest event had been deleted.
+        filled("UPDATE sqlite_sequence SET seq = 1000 WHERE name = 'session_events'")
+    stored, before = rows(filled), shape(filled)
+    for _ in range(2):
+        alembic(empty_url, "upgrade", "head", later=later)
+        others = {name: sql for name, sql in before.items() if not name.startswith("copied ")}
+
+        assert rows(filled) == stored
+        assert filled("SELECT DISTINCT mood FROM sessions") == [("calm",)]
+        assert others.items() <= shape(filled).items()
+
+        alembic(empty_url, "downgrade", HEAD, later=later)
+
+        assert rows(filled) == stored
+        assert shape(filled) == before
+    if filled.backend == "sqlite":
+        assert filled("SELECT * FROM sqlite_sequence") == [("session_events", 1000)]
+
+
+def test_database_works_on_after_tables_were_changed_and_changed_back(
+    filled: PlainClient, empty_url: str, later: Path
+) -> None:
+    alembic(empty_url, "upgrade", "head", later=later)
+    alembic(empty_url, "downgrade", HEAD, later=later)
+
+    with SessionManager(empty_url) as manager:
+        key = manager.get_or_create_main("support").key
+        assert manager.send_message(key, "Hello").seq == 131
+        assert len(manager.history(key) or []) == 100
+        manager.delete_session(key)
+    for table in ("messages", "archived_messages"):
+        assert filled(f"SELECT count(*) FROM {table} WHERE session_key = ?", key) == [(0,)]
+    if filled.backend == "sqlite":
+        assert filled("PRAGMA foreign_key_check") == []
+
+
+@pytest.mark.parametrize("foreign_keys", [0, 1])
+def test_upgrade_leaves_the_settings_of_a_callers_sqlite_connection(tmp_path: Path, foreign_keys: int) -> None:
+    engine = sa.create_engine(f"sqlite:///{tmp_path / 'own.db'}", pool_size=1, max_overflow=0)
+
+    @sa.event.listens_for(engine, "connect")
+    def configure(connection: sqlite3.Connection, _record: object) -> None:
+        connection.execute(f"PRAGMA foreign_keys = {foreign_keys}")
+
+    SessionManager(engine).close()
+
+    with engine.connect() as connection:
+        assert connection.scalar(sa.text("PRAGMA foreign_keys")) == foreign_keys
+        assert connection.scalar(sa.text("PRAGMA legacy_alter_table")) == 0
+    engine.dispose()
