@@ -1,4 +1,4 @@
-"""Runs the migrations: on the connection that `sessions_db.migrate` hands over, or on `alembic -x url=…`."""
+"""Runs the migrations: on the connection that `sessions_db.database.migrate` hands over, or on `alembic -x url=…`."""
 
 from logging.config import fileConfig
 
@@ -33,8 +33,9 @@ OPTIONS = {
 
 def run(conn: Connection) -> None:
     """Run in one transaction, alone."""
-    with transaction(conn):
-        backend_of(conn).lock_migrations(conn)
+    backend = backend_of(conn)
+    with backend.replacing_tables(conn), transaction(conn):
+        backend.lock_migrations(conn)
         context.configure(connection=conn, **OPTIONS)
         with context.begin_transaction():
             context.run_migrations()
@@ -59,6 +60,8 @@ elif (connection := config.attributes.get("connection")) is not None:
     run(connection)
 else:
     engine = open_engine(url(), EngineOptions(pool_size=1))
-    with engine.connect() as connection:
-        run(connection)
-    engine.dispose()
+    try:
+        with engine.connect() as connection:
+            run(connection)
+    finally:
+        engine.dispose()

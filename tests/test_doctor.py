@@ -167,7 +167,7 @@ def test_what_is_wrong_with_the_content_is_counted(own_url: str, own: PlainClien
 def test_database_of_another_revision_is_a_failure(own_url: str, own: PlainClient) -> None:
     own("UPDATE sessions_db_version SET version_num = '0002'")
 
-    assert failures(own_url)["revision"].startswith("0002, this release needs 0005: run `sessions-db upgrade`")
+    assert failures(own_url)["revision"].startswith("0002, this release needs 0003: run `sessions-db upgrade`")
 
 
 def test_empty_database_is_a_failure_and_stays_empty(empty_url: str, backend: str) -> None:

@@ -5,32 +5,46 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import sqlite3
 import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from io import StringIO
 from itertools import pairwise
 from pathlib import Path
+from typing import Any, Self
 
+import psycopg
 import pytest
 import sqlalchemy as sa
+from alembic.config import CommandLine, Config
 from alembic.script import ScriptDirectory
-from sqlalchemy import make_url
 from sqlalchemy.schema import CreateIndex, CreateTable
 
 from sessions_db import SchemaMismatch, SessionManager, SessionsError, schema
+from tests.stored.make import fill
 from tests.support.client import PlainClient
 from tests.support.threads import run_together
 
 ROOT = Path(__file__).parent.parent
-STORED = Path(__file__).parent / "stored"
-HEAD = "0005"
+MIGRATIONS = ROOT / "migrations"
+HEAD = "0003"
 
 
-def alembic(url: str, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
-    """Run Alembic as a developer does, in the checkout."""
-    command = [sys.executable, "-m", "alembic", "-x", f"url={url}", *arguments]
-    return subprocess.run(command, cwd=ROOT, check=check, capture_output=True, text=True)
+def alembic(url: str, *arguments: str, later: Path | None = None) -> str:
+    """What `alembic` prints in the checkout, run in this process. `later` holds migrations on top of head."""
+    command = CommandLine()
+    options = command.parser.parse_args(["-x", f"url={url}", *arguments])
+    printed = StringIO()
+    # Not alembic.ini, which would set up logging for the tests that follow.
+    config = Config(cmd_opts=options, stdout=printed, output_buffer=printed)
+    config.set_main_option("script_location", str(MIGRATIONS))
+    if later:
+        config.set_main_option("path_separator", "os")
+        config.set_main_option("version_locations", os.pathsep.join(map(str, (MIGRATIONS / "versions", later))))
+    command.run_cmd(config, options)
+    return printed.getvalue()
 
 
 @pytest.fixture
@@ -95,6 +109,25 @@ def test_migrations_make_exactly_what_the_package_declares(
     assert len(made) >= 15
 
 
+class OneStatement(psycopg.Cursor[Any]):
+    """A cursor that uses the extended protocol for everything, which takes one statement at a time."""
+
+    def execute(self, query: Any, params: Any = None, **options: Any) -> Self:
+        return super().execute(query, params, **(options | {"binary": True}))
+
+
+@pytest.mark.parametrize("backend", ["postgresql"], indirect=True)
+def test_migrations_send_each_statement_by_itself(empty_url: str, empty: PlainClient) -> None:
+    url = sa.make_url(empty_url).set(drivername="postgresql+psycopg")
+    engine = sa.create_engine(url, connect_args={"cursor_factory": OneStatement}, poolclass=sa.NullPool)
+    with engine.connect() as connection, pytest.raises(sa.exc.ProgrammingError, match="multiple commands"):
+        connection.exec_driver_sql("SELECT 1; SELECT 2")
+
+    SessionManager(engine).close()
+
+    assert "view audit_lineage" in inventory(empty)
+
+
 def test_every_constraint_and_index_is_named(url: str) -> None:
     engine = sa.create_engine(url.replace("postgresql:", "postgresql+psycopg:"))
     inspector = sa.inspect(engine)
@@ -113,12 +146,12 @@ def test_every_constraint_and_index_is_named(url: str) -> None:
 
 
 def test_alembic_check_finds_no_difference(url: str) -> None:
-    assert "No new upgrade operations detected" in alembic(url, "check").stdout
+    assert "No new upgrade operations detected" in alembic(url, "check")
 
 
 def test_alembic_upgrades_and_downgrades_step_by_step(empty_url: str, empty: PlainClient) -> None:
     steps: list[dict[str, str]] = [{}]
-    revisions = [script.revision for script in ScriptDirectory(str(ROOT / "migrations")).walk_revisions()][::-1]
+    revisions = [script.revision for script in ScriptDirectory(str(MIGRATIONS)).walk_revisions()][::-1]
     for revision in revisions:
         alembic(empty_url, "upgrade", revision)
         steps.append(inventory(empty))
@@ -132,7 +165,7 @@ def test_alembic_upgrades_and_downgrades_step_by_step(empty_url: str, empty: Pla
 
 
 def test_alembic_prints_the_statements_for_somebody_else_to_run(empty_url: str, empty: PlainClient) -> None:
-    script = alembic(empty_url, "upgrade", "head", "--sql").stdout
+    script = alembic(empty_url, "upgrade", "head", "--sql")
     if empty.backend == "sqlite":
         empty._connection.executescript(script)
     else:
@@ -145,7 +178,7 @@ def test_alembic_prints_the_statements_for_somebody_else_to_run(empty_url: str, 
 
 def test_printed_statements_are_those_that_are_run() -> None:
     for scheme in ("postgres", "postgresql"):
-        script = alembic(f"{scheme}://nobody@127.0.0.1:1/nothing", "upgrade", "head", "--sql").stdout
+        script = alembic(f"{scheme}://nobody@127.0.0.1:1/nothing", "upgrade", "head", "--sql")
 
         assert "NOT LIKE '%:%'" in script
         assert "SET search_path = %I" in script
@@ -219,71 +252,8 @@ def test_database_that_is_behind_is_upgraded_on_request(empty_url: str, empty: P
         key = manager.get_or_create_main("main").key
         manager.send_message(key, "Hello")
 
+        assert manager.found_revision == "0001"
     assert empty("SELECT version_num FROM sessions_db_version") == [(HEAD,)]
-
-
-CORE_COLUMNS = {
-    "sessions": "key, agent_id, kind, status, label, task, run_id, parent_key, created_ms, finished_ms, end_reason,"
-    " CAST(metadata AS TEXT), message_cap, last_seq, last_activity_ms",
-    "messages": "session_key, seq, role, content, tool_name, CAST(metadata AS TEXT), timestamp_ms, idempotency_key",
-    "labels": "label, session_key, assigned_ms",
-}
-
-
-def core_rows(client: PlainClient) -> dict[str, list[tuple[object, ...]]]:
-    return {table: sorted(client(f"SELECT {columns} FROM {table}"), key=str) for table, columns in CORE_COLUMNS.items()}
-
-
-@pytest.fixture
-def stored(empty_url: str, backend: str) -> Iterator[PlainClient]:
-    """A client of a database as the core's revision left it (see tests/stored/make.py)."""
-    asset = STORED / f"0002.{'sqlite' if backend == 'sqlite' else 'sql'}"
-    if backend == "sqlite":
-        shutil.copy(asset, str(make_url(empty_url).database))
-    else:
-        loader = PlainClient(empty_url)
-        loader(asset.read_text())
-        loader.close()
-    client = PlainClient(empty_url)
-    yield client
-    client.close()
-
-
-def test_stored_database_of_the_core_upgrades_with_nothing_lost(
-    stored: PlainClient, empty_url: str, create_database: Callable[..., str]
-) -> None:
-    before = core_rows(stored)
-    assert {table: len(rows) for table, rows in before.items()} == {"sessions": 9, "messages": 116, "labels": 2}
-
-    with SessionManager(empty_url, migrate=True) as manager:
-        assert manager.found_revision == "0002"
-        assert core_rows(stored) == before
-        main = manager.get("agent:support:main")
-        assert main is not None
-        assert (main.message_count, len(main.messages)) == (130, 100)
-        report = manager.get_by_label("report")
-        assert report is not None
-        assert report.messages[0].content == "Größe: 10 µm, 中文, \u202eعربى, 🦀"
-        assert [*(report.metadata or {})] == ["z", "a"]
-        manager.send_message(main.key, "Hello")
-    assert stored("SELECT event FROM session_events") == []
-    assert len(stored("SELECT session_key FROM audit_sessions")) == 9
-    declared = PlainClient(create_database(at_head=False))
-    declare(declared)
-    made, expected = inventory(stored), inventory(declared)
-    declared.close()
-    assert made == expected
-
-
-def test_stored_database_of_the_core_goes_up_and_down_and_up_again(stored: PlainClient, empty_url: str) -> None:
-    before = core_rows(stored)
-    objects = inventory(stored)
-    for _ in range(2):
-        alembic(empty_url, "upgrade", "head")
-        assert core_rows(stored) == before
-        alembic(empty_url, "downgrade", "0002")
-        assert core_rows(stored) == before
-        assert inventory(stored) == objects
 
 
 @pytest.mark.parametrize("migrate_", [False, True])
@@ -314,7 +284,7 @@ def test_tables_of_a_host_application_are_left_alone(empty_url: str, empty: Plai
     SessionManager(empty_url).close()
 
     assert empty("SELECT version_num FROM alembic_version") == [("theirs",)]
-    assert "No new upgrade operations detected" in alembic(empty_url, "check").stdout
+    assert "No new upgrade operations detected" in alembic(empty_url, "check")
 
 
 def test_table_of_the_same_name_is_not_touched(empty_url: str, empty: PlainClient) -> None:
@@ -381,16 +351,165 @@ def test_version_table_with_several_rows_is_told(empty_url: str, empty: PlainCli
 
 
 def test_upgrade_that_fails_leaves_nothing(empty_url: str, empty: PlainClient) -> None:
-    # The last trigger of all can't be made, everything before it can.
-    if empty.backend == "sqlite":
-        empty("CREATE TABLE labels_update (id INTEGER)")
-        empty("CREATE TABLE other (id INTEGER)")
-        empty("CREATE TRIGGER labels_update AFTER INSERT ON other BEGIN SELECT 1; END")
-    else:
-        empty("CREATE FUNCTION sessions_message_cap() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END'")
+    # The last object of all can't be made; everything before it can.
+    empty("CREATE TABLE audit_lineage (id INTEGER)")
     before = inventory(empty)
 
     with pytest.raises(SessionsError, match="already exists"):
         SessionManager(empty_url)
 
     assert inventory(empty) == before
+
+
+# Upgrading a database that is in use
+
+# As CONTRIBUTING's "Write a migration" has it for tables that Alembic copies on SQLite.
+LATER = """
+from contextlib import contextmanager
+
+import sqlalchemy as sa
+from alembic import op
+
+revision = "later"
+down_revision = "{head}"
+branch_labels = None
+depends_on = None
+
+
+@contextmanager
+def change(table, **table_kwargs):
+    conn = op.get_bind()
+    triggers, numbers = [], []
+    if conn.dialect.name == "sqlite":
+        triggers = conn.exec_driver_sql(
+            "SELECT sql FROM sqlite_master WHERE type = 'trigger' AND tbl_name = ?", (table,)
+        ).scalars().all()
+        numbers = conn.exec_driver_sql("SELECT name, seq FROM sqlite_sequence WHERE name = ?", (table,)).all()
+    with op.batch_alter_table(table, table_kwargs=table_kwargs) as batch:
+        yield batch
+    for name, seq in numbers:
+        conn.exec_driver_sql("DELETE FROM sqlite_sequence WHERE name = ?", (name,))
+        conn.exec_driver_sql("INSERT INTO sqlite_sequence VALUES (?, ?)", (name, seq))
+    for statement in triggers:
+        op.execute(statement)
+
+
+def upgrade():
+    with change("sessions") as batch:
+        batch.add_column(sa.Column("mood", sa.Text(), nullable=False, server_default="calm"))
+        batch.create_check_constraint("ck_sessions_mood", "mood <> ''")
+    with change("session_events", sqlite_autoincrement=True) as batch:
+        batch.add_column(sa.Column("host", sa.Text()))
+        batch.create_check_constraint("ck_session_events_host", "host <> ''")
+
+
+def downgrade():
+    with change("session_events", sqlite_autoincrement=True) as batch:
+        batch.drop_constraint("ck_session_events_host", type_="check")
+        batch.drop_column("host")
+    with change("sessions") as batch:
+        batch.drop_constraint("ck_sessions_mood", type_="check")
+        batch.drop_column("mood")
+"""
+COPIED = ("sessions", "session_events")
+
+
+def rows(client: PlainClient) -> dict[str, list[tuple[str | None, ...]]]:
+    """Every row of every table as head declares it, with all values as text."""
+    found = {}
+    for table in schema.tables_of(client.backend):
+        columns = ", ".join(f"CAST({column.name} AS TEXT)" for column in table.columns)
+        found[table.name] = sorted(client(f"SELECT {columns} FROM {table.name}"), key=str)
+    return found
+
+
+def shape(client: PlainClient) -> dict[str, str]:
+    """The inventory, with copied tables on SQLite taken apart: the copy's statement is equivalent, not the same."""
+    found = inventory(client)
+    if client.backend == "sqlite":
+        for table in COPIED:
+            sql = found.pop(f"table {table}")
+            constraints = re.sub(r" ?\) (WITHOUT|STRICT).*", "", sql).split("CONSTRAINT ")[1:]
+            found[f"copied {table}"] = str(
+                client("SELECT wr, strict FROM pragma_table_list WHERE schema = 'main' AND name = ?", table)
+                + client("SELECT * FROM pragma_table_xinfo(?)", table)
+                + sorted(constraint.strip(" ,") for constraint in constraints)
+                + re.findall("AUTOINCREMENT", sql)
+            )
+    return found
+
+
+@pytest.fixture
+def later(tmp_path: Path) -> Path:
+    """A directory with a migration on top of head."""
+    (tmp_path / "later.py").write_text(LATER.format(head=HEAD))
+    return tmp_path
+
+
+@pytest.fixture
+def filled(empty_url: str, empty: PlainClient) -> PlainClient:
+    """A client of a database at head with rows in every table."""
+    with SessionManager(empty_url) as manager:
+        fill(manager)
+    return empty
+
+
+def test_every_table_of_a_filled_database_has_rows(filled: PlainClient) -> None:
+    # SQLite's event_actor has a row only while a transaction runs.
+    assert [table for table, found in rows(filled).items() if not found] in ([], ["event_actor"])
+
+
+def test_migration_that_copies_tables_keeps_all_rows_and_triggers(
+    filled: PlainClient, empty_url: str, later: Path
+) -> None:
+    if filled.backend == "sqlite":
+        # As if the newest event had been deleted.
+        filled("UPDATE sqlite_sequence SET seq = 1000 WHERE name = 'session_events'")
+    stored, before = rows(filled), shape(filled)
+    for _ in range(2):
+        alembic(empty_url, "upgrade", "head", later=later)
+        others = {name: sql for name, sql in before.items() if not name.startswith("copied ")}
+
+        assert rows(filled) == stored
+        assert filled("SELECT DISTINCT mood FROM sessions") == [("calm",)]
+        assert others.items() <= shape(filled).items()
+
+        alembic(empty_url, "downgrade", HEAD, later=later)
+
+        assert rows(filled) == stored
+        assert shape(filled) == before
+    if filled.backend == "sqlite":
+        assert filled("SELECT * FROM sqlite_sequence") == [("session_events", 1000)]
+
+
+def test_database_works_on_after_tables_were_changed_and_changed_back(
+    filled: PlainClient, empty_url: str, later: Path
+) -> None:
+    alembic(empty_url, "upgrade", "head", later=later)
+    alembic(empty_url, "downgrade", HEAD, later=later)
+
+    with SessionManager(empty_url) as manager:
+        key = manager.get_or_create_main("support").key
+        assert manager.send_message(key, "Hello").seq == 131
+        assert len(manager.history(key) or []) == 100
+        manager.delete_session(key)
+    for table in ("messages", "archived_messages"):
+        assert filled(f"SELECT count(*) FROM {table} WHERE session_key = ?", key) == [(0,)]
+    if filled.backend == "sqlite":
+        assert filled("PRAGMA foreign_key_check") == []
+
+
+@pytest.mark.parametrize("foreign_keys", [0, 1])
+def test_upgrade_leaves_the_settings_of_a_callers_sqlite_connection(tmp_path: Path, foreign_keys: int) -> None:
+    engine = sa.create_engine(f"sqlite:///{tmp_path / 'own.db'}", pool_size=1, max_overflow=0)
+
+    @sa.event.listens_for(engine, "connect")
+    def configure(connection: sqlite3.Connection, _record: object) -> None:
+        connection.execute(f"PRAGMA foreign_keys = {foreign_keys}")
+
+    SessionManager(engine).close()
+
+    with engine.connect() as connection:
+        assert connection.scalar(sa.text("PRAGMA foreign_keys")) == foreign_keys
+        assert connection.scalar(sa.text("PRAGMA legacy_alter_table")) == 0
+    engine.dispose()

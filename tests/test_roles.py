@@ -269,7 +269,7 @@ def test_log_names_the_login_and_whom_the_manager_acts_for(roles: Roles, owner: 
 def test_service_can_not_upgrade_a_database(roles: Roles, owner: PlainClient) -> None:
     owner("BEGIN")
     owner(f"CREATE TABLE kept AS SELECT version_num FROM {VERSION_TABLE}")
-    owner(f"UPDATE {VERSION_TABLE} SET version_num = '0004'")
+    owner(f"UPDATE {VERSION_TABLE} SET version_num = '0002'")
     owner("COMMIT")
     try:
         with pytest.raises(SessionsError, match=r"must be owner|permission denied"):

@@ -1,4 +1,4 @@
-"""The tables: sessions, their messages, and the labels that point to sessions.
+"""The tables, with their constraints and indexes.
 
 Revision ID: 0001
 Revises:
@@ -14,20 +14,46 @@ depends_on = None
 
 # STRICT tables on SQLite know INTEGER (64 bits) and TEXT only.
 INT64 = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
-# Keys sort by their bytes, whatever the database's own order of text is.
+# Keys sort by their bytes, whatever the database's own collation is.
 KEY = sa.Text().with_variant(sa.Text(collation="C"), "postgresql")
 # JSON, not JSONB: the text is kept as written, key order included.
 JSON = sa.Text().with_variant(sa.JSON(), "postgresql")
 
 
 def upgrade() -> None:
-    """Create the tables, their constraints and indexes."""
-    on_sqlite = op.get_context().dialect.name == "sqlite"
-    is_object = (
-        "metadata IS NULL OR json_valid(metadata) AND json_type(metadata) = 'object'"
-        if on_sqlite
-        else ("json_typeof(metadata) = 'object'")
-    )
+    """Create the tables, each after those that it refers to."""
+    create_sessions()
+    create_messages()
+    create_labels()
+    create_archive()
+    create_log()
+
+
+def downgrade() -> None:
+    """Drop the tables, and everything in them."""
+    if op.get_context().dialect.name == "sqlite":
+        op.drop_table("event_actor")
+    for table in (
+        "event_seals",
+        "event_digests",
+        "session_events",
+        "archived_messages",
+        "labels",
+        "messages",
+        "sessions",
+    ):
+        op.drop_table(table)
+
+
+def metadata_is_object(table: str) -> sa.CheckConstraint:
+    condition = {
+        "sqlite": "metadata IS NULL OR json_valid(metadata) AND json_type(metadata) = 'object'",
+        "postgresql": "json_typeof(metadata) = 'object'",
+    }
+    return sa.CheckConstraint(condition[op.get_context().dialect.name], name=f"ck_{table}_metadata")
+
+
+def create_sessions() -> None:
     op.create_table(
         "sessions",
         sa.Column("key", KEY, nullable=False),
@@ -45,6 +71,13 @@ def upgrade() -> None:
         sa.Column("message_cap", sa.Integer(), nullable=False, server_default=sa.text("100")),
         sa.Column("last_seq", INT64, nullable=False, server_default=sa.text("0")),
         sa.Column("last_activity_ms", INT64, nullable=False),
+        sa.Column(
+            "archive_trimmed",
+            sa.Integer(),
+            sa.CheckConstraint("archive_trimmed IN (0, 1)", name="ck_sessions_archive_trimmed"),
+            nullable=False,
+            server_default=sa.text("0"),
+        ),
         sa.PrimaryKeyConstraint("key", name="pk_sessions"),
         sa.UniqueConstraint("run_id", name="uq_sessions_run_id"),
         sa.CheckConstraint("kind IN ('main', 'subagent', 'cron')", name="ck_sessions_kind"),
@@ -62,9 +95,10 @@ def upgrade() -> None:
         sa.CheckConstraint("status <> 'active' OR end_reason IS NULL", name="ck_sessions_end_reason"),
         sa.CheckConstraint("message_cap >= 1", name="ck_sessions_message_cap"),
         sa.CheckConstraint("last_seq >= 0", name="ck_sessions_last_seq"),
-        sa.CheckConstraint(is_object, name="ck_sessions_metadata"),
+        metadata_is_object("sessions"),
         sqlite_with_rowid=False,
         sqlite_strict=True,
+        # Room on each page for the next version of a row, so that updates stay HOT.
         postgresql_with={"fillfactor": 80},
     )
     op.create_index("ix_sessions_created", "sessions", ["created_ms", "key"])
@@ -74,6 +108,8 @@ def upgrade() -> None:
     op.create_index("ix_sessions_parent_created", "sessions", ["parent_key", "created_ms", "key"])
     op.create_index("ix_sessions_finished", "sessions", ["finished_ms", "key"])
 
+
+def create_messages() -> None:
     op.create_table(
         "messages",
         sa.Column("session_key", KEY, nullable=False),
@@ -88,7 +124,7 @@ def upgrade() -> None:
         sa.ForeignKeyConstraint(["session_key"], ["sessions.key"], name="fk_messages_session_key", ondelete="CASCADE"),
         sa.CheckConstraint("role IN ('user', 'assistant', 'system', 'tool')", name="ck_messages_role"),
         sa.CheckConstraint("seq >= 1", name="ck_messages_seq"),
-        sa.CheckConstraint(is_object, name="ck_messages_metadata"),
+        metadata_is_object("messages"),
         sqlite_with_rowid=False,
         sqlite_strict=True,
     )
@@ -102,6 +138,8 @@ def upgrade() -> None:
         postgresql_where=has_key,
     )
 
+
+def create_labels() -> None:
     op.create_table(
         "labels",
         sa.Column("label", sa.Text(), nullable=False),
@@ -115,8 +153,81 @@ def upgrade() -> None:
     op.create_index("ix_labels_session_key", "labels", ["session_key"])
 
 
-def downgrade() -> None:
-    """Drop everything."""
-    op.drop_table("labels")
-    op.drop_table("messages")
-    op.drop_table("sessions")
+def create_archive() -> None:
+    op.create_table(
+        "archived_messages",
+        sa.Column("session_key", KEY, nullable=False),
+        sa.Column("seq", INT64, nullable=False),
+        sa.Column("role", sa.Text(), nullable=False),
+        sa.Column("content", sa.Text(), nullable=False),
+        sa.Column("tool_name", sa.Text()),
+        sa.Column("metadata", JSON),
+        sa.Column("timestamp_ms", INT64, nullable=False),
+        sa.Column("idempotency_key", sa.Text()),
+        sa.Column("archived_ms", INT64, nullable=False),
+        sa.PrimaryKeyConstraint("session_key", "seq", name="pk_archived_messages"),
+        sa.ForeignKeyConstraint(
+            ["session_key"], ["sessions.key"], name="fk_archived_messages_session_key", ondelete="CASCADE"
+        ),
+        sqlite_with_rowid=False,
+        sqlite_strict=True,
+    )
+
+
+def create_log() -> None:
+    op.create_table(
+        "session_events",
+        sa.Column("id", INT64, autoincrement=True, nullable=False),
+        sa.Column("at_ms", INT64, nullable=False),
+        sa.Column("actor", sa.Text()),
+        sa.Column("db_user", sa.Text()),
+        sa.Column("event", sa.Text(), nullable=False),
+        sa.Column("session_key", KEY, nullable=False),
+        sa.Column("from_status", sa.Text()),
+        sa.Column("to_status", sa.Text()),
+        sa.Column("reason", sa.Text()),
+        sa.Column("label", sa.Text()),
+        sa.Column("from_session_key", KEY),
+        sa.Column("parent_key", KEY),
+        sa.Column("message_count", INT64),
+        sa.PrimaryKeyConstraint("id", name="pk_session_events"),
+        sa.CheckConstraint("id >= 1", name="ck_session_events_id"),
+        sa.CheckConstraint(
+            "event IN ('created', 'status_changed', 'end_changed', 'label_assigned', 'label_moved', 'label_removed', "
+            "'deleted')",
+            name="ck_session_events_event",
+        ),
+        sqlite_autoincrement=True,
+        sqlite_strict=True,
+    )
+    op.create_index("ix_session_events_session", "session_events", ["session_key", "id"])
+    op.create_index("ix_session_events_at", "session_events", ["at_ms"])
+    op.create_table(
+        "event_digests",
+        sa.Column("event_id", INT64, autoincrement=False, nullable=False),
+        sa.Column("at_ms", INT64, nullable=False),
+        sa.Column("digest", sa.Text(), nullable=False),
+        sa.PrimaryKeyConstraint("event_id", name="pk_event_digests"),
+        sqlite_strict=True,
+    )
+    op.create_table(
+        "event_seals",
+        sa.Column("id", INT64, autoincrement=False, nullable=False),
+        sa.Column("sealed_ms", INT64, nullable=False),
+        sa.Column("actor", sa.Text()),
+        sa.Column("through_event_id", INT64, nullable=False),
+        sa.Column("event_count", INT64, nullable=False),
+        sa.Column("previous_digest", sa.Text(), nullable=False),
+        sa.Column("digest", sa.Text(), nullable=False),
+        sa.PrimaryKeyConstraint("id", name="pk_event_seals"),
+        sa.UniqueConstraint("previous_digest", name="uq_event_seals_previous_digest"),
+        sqlite_strict=True,
+    )
+    # Postgres needs no table for this: a setting local to the transaction names the actor.
+    if op.get_context().dialect.name == "sqlite":
+        op.create_table(
+            "event_actor",
+            sa.Column("name", sa.Text(), nullable=False),
+            sa.PrimaryKeyConstraint("name", name="pk_event_actor"),
+            sqlite_strict=True,
+        )

@@ -94,6 +94,10 @@ class Backend(ABC):
         """Refuse statements that write within the block, where `begin` does not."""
         return nullcontext()
 
+    def replacing_tables(self, conn: Connection) -> AbstractContextManager[None]:
+        """Let a migration replace a table within the block without touching what refers to it."""
+        return nullcontext()
+
     @abstractmethod
     def is_aborted(self, conn: Connection) -> bool:
         """Whether a failed statement has undone the transaction, or made it one that can't be committed."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any, Final
 from urllib.parse import quote, unquote, urlsplit
 
@@ -141,18 +141,18 @@ class SQLite(Backend):
         if not _is_in_transaction(conn):
             conn.exec_driver_sql("BEGIN" if read_only else "BEGIN IMMEDIATE")
 
-    @contextmanager
-    def reading_only(self, conn: Connection) -> Iterator[None]:
+    def reading_only(self, conn: Connection) -> AbstractContextManager[None]:
         """Refuse statements that write: SQLite has no read-only transactions."""
-        # Through the driver: SQLAlchemy would take it for the beginning of a transaction.
-        driver: Any = conn.connection.driver_connection
-        ((before,),) = driver.execute("PRAGMA query_only").fetchall()
-        driver.execute("PRAGMA query_only = ON")
-        try:
-            yield
-        finally:
-            if not conn.invalidated:
-                driver.execute(f"PRAGMA query_only = {before}")
+        return _with_pragmas(conn, query_only="ON")
+
+    def replacing_tables(self, conn: Connection) -> AbstractContextManager[None]:
+        """Let Alembic's batch mode copy a table, drop the original and rename the copy.
+
+        With foreign keys on, the DROP deletes the rows that refer to the table too: messages and labels, for
+        `sessions`. Without `legacy_alter_table`, the RENAME fails because views and other tables' triggers name a table
+        that is gone at that moment. See https://sqlite.org/lang_altertable.html#otheralter
+        """
+        return _with_pragmas(conn, foreign_keys="OFF", legacy_alter_table="ON")
 
     def is_aborted(self, conn: Connection) -> bool:
         """Whether SQLite has rolled back by itself, as it does when the disk is full or fails."""
@@ -189,6 +189,21 @@ class SQLite(Backend):
 def path_of(database: str) -> str:
     """The path of a file that SQLite is given by its path or as a URI."""
     return unquote(urlsplit(database).path) if database.startswith("file:") else database
+
+
+@contextmanager
+def _with_pragmas(conn: Connection, **settings: str) -> Iterator[None]:
+    # Through the driver: a statement of SQLAlchemy's would begin its transaction.
+    driver: Any = conn.connection.driver_connection
+    before = {name: driver.execute(f"PRAGMA {name}").fetchone()[0] for name in settings}
+    try:
+        for name, value in settings.items():
+            driver.execute(f"PRAGMA {name} = {value}")
+        yield
+    finally:
+        if not conn.invalidated:
+            for name, value in before.items():
+                driver.execute(f"PRAGMA {name} = {value}")
 
 
 def _is_in_transaction(conn: Connection) -> bool:

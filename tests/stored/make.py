@@ -22,7 +22,7 @@ DIRECTORY = Path(__file__).parent
 
 
 def fill(manager: SessionManager) -> None:
-    """Something of everything: kinds, ends, trimmed sessions, labels, metadata, text of many scripts."""
+    """Something of everything: kinds, ends, trimmed and archived messages, labels, metadata, seals, many scripts."""
     main = manager.get_or_create_main("support").key
     manager.add_messages(main, [NewMessage("user", f"Message {number}") for number in range(1, 131)])
     manager.get_or_create_main("leer")
@@ -42,9 +42,14 @@ def fill(manager: SessionManager) -> None:
     manager.add_messages(running, [NewMessage("assistant", str(number)) for number in range(8)])
     grandchild = manager.spawn_subagent("researcher", "Look it up", None, running)
     manager.add_message(grandchild, "system", "'; DROP TABLE sessions; --")
+    archived = manager.spawn_subagent("support", "Keep everything", None, main, message_cap=2, archive_trimmed=True)
+    manager.add_messages(
+        archived, [NewMessage("user", f"Kept {number}", metadata={"n": number}) for number in range(5)]
+    )
     gone = manager.spawn_subagent("support", "A parent that is deleted", None, main)
     manager.spawn_subagent("support", "A child that outlives it", None, gone)
     manager.delete_session(gone)
+    manager.seal_log()
 
 
 def _store_sqlite(path: Path) -> None:

@@ -1,35 +1,83 @@
-"""The log: what became of sessions and labels, written by triggers and never rewritten, and the seals over it.
+"""The triggers: what an append does besides, what is trimmed and archived, what is logged, and what is refused.
 
-Revision ID: 0004
-Revises: 0003
+Revision ID: 0002
+Revises: 0001
 """
 
-import sqlalchemy as sa
 from alembic import op
 
-revision = "0004"
-down_revision = "0003"
+revision = "0002"
+down_revision = "0001"
 branch_labels = None
 depends_on = None
 
-INT64 = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
-# Keys sort by their bytes, whatever the database's own order of text is.
-KEY = sa.Text().with_variant(sa.Text(collation="C"), "postgresql")
+MESSAGE = "session_key, seq, role, content, tool_name, metadata, timestamp_ms, idempotency_key"
 
 # Milliseconds since the epoch by the database's clock.
 SQLITE_NOW = "CAST(round((julianday('now') - 2440587.5) * 86400000) AS INTEGER)"
 POSTGRESQL_NOW = "floor(extract(epoch FROM clock_timestamp()) * 1000)"
 
 SQLITE_ACTOR = "(SELECT name FROM event_actor)"
+# Inside a SECURITY DEFINER function `current_user` is its owner.
 POSTGRESQL_ACTOR = "coalesce(nullif(current_setting('sessions_db.actor', true), ''), session_user)"
 
+# By trigger, the statement that creates it.
 SQLITE = {
+    "messages_append": f"""\
+CREATE TRIGGER messages_append AFTER INSERT ON messages
+BEGIN
+  SELECT RAISE(ABORT, 'messages_append: seq must be the last_seq of an existing session, plus 1')
+  WHERE NOT EXISTS (SELECT 1 FROM sessions WHERE key = NEW.session_key AND last_seq = NEW.seq - 1);
+  UPDATE sessions
+  SET last_seq = NEW.seq, last_activity_ms = max(last_activity_ms, NEW.timestamp_ms)
+  WHERE key = NEW.session_key;
+  INSERT INTO archived_messages ({MESSAGE}, archived_ms)
+  SELECT {MESSAGE}, {SQLITE_NOW} FROM messages
+  WHERE session_key = NEW.session_key
+    AND seq <= NEW.seq - (SELECT message_cap FROM sessions WHERE key = NEW.session_key AND archive_trimmed = 1);
+  DELETE FROM messages
+  WHERE session_key = NEW.session_key
+    AND seq <= NEW.seq - (SELECT message_cap FROM sessions WHERE key = NEW.session_key);
+END""",
+    "sessions_message_cap": f"""\
+CREATE TRIGGER sessions_message_cap AFTER UPDATE OF message_cap ON sessions
+WHEN NEW.message_cap < OLD.message_cap
+BEGIN
+  INSERT INTO archived_messages ({MESSAGE}, archived_ms)
+  SELECT {MESSAGE}, {SQLITE_NOW} FROM messages
+  WHERE NEW.archive_trimmed = 1 AND session_key = NEW.key AND seq <= NEW.last_seq - NEW.message_cap;
+  DELETE FROM messages WHERE session_key = NEW.key AND seq <= NEW.last_seq - NEW.message_cap;
+END""",
+    "messages_place": """\
+CREATE TRIGGER messages_place BEFORE UPDATE OF session_key, seq ON messages
+BEGIN
+  SELECT RAISE(ABORT, 'messages_place: a message keeps its session and its number');
+END""",
     "sessions_identity": """\
 CREATE TRIGGER sessions_identity BEFORE UPDATE OF key, agent_id, kind, run_id, parent_key, created_ms ON sessions
 WHEN NEW.key <> OLD.key OR NEW.agent_id <> OLD.agent_id OR NEW.kind <> OLD.kind OR NEW.run_id IS NOT OLD.run_id
   OR NEW.parent_key IS NOT OLD.parent_key OR NEW.created_ms <> OLD.created_ms
 BEGIN
   SELECT RAISE(ABORT, 'sessions_identity: a session keeps its key, agent, kind, run, parent and time of creation');
+END""",
+    "sessions_delete": """\
+CREATE TRIGGER sessions_delete AFTER DELETE ON sessions
+BEGIN
+  DELETE FROM messages WHERE session_key = OLD.key;
+  DELETE FROM archived_messages WHERE session_key = OLD.key;
+  DELETE FROM labels WHERE session_key = OLD.key;
+END""",
+    "labels_insert": """\
+CREATE TRIGGER labels_insert BEFORE INSERT ON labels
+WHEN NOT EXISTS (SELECT 1 FROM sessions WHERE key = NEW.session_key)
+BEGIN
+  SELECT RAISE(ABORT, 'labels_insert: a label must point to an existing session');
+END""",
+    "labels_update": """\
+CREATE TRIGGER labels_update BEFORE UPDATE OF session_key ON labels
+WHEN NOT EXISTS (SELECT 1 FROM sessions WHERE key = NEW.session_key)
+BEGIN
+  SELECT RAISE(ABORT, 'labels_update: a label must point to an existing session');
 END""",
     "sessions_log_insert": f"""\
 CREATE TRIGGER sessions_log_insert AFTER INSERT ON sessions
@@ -122,23 +170,87 @@ $$"""
 
 
 def owners_only(function: str) -> str:
-    # It writes the log as its owner. Whoever may execute it could make it the trigger of a temporary table and have it
-    # log what never happened. Triggers that exist fire without this right.
+    # The function writes the log as its owner. Anybody allowed to execute it could make it the trigger of a temporary
+    # table and log what never happened. Existing triggers fire without this right.
     return f"REVOKE EXECUTE ON FUNCTION {function}() FROM PUBLIC"
 
 
-def refusal(trigger: str, when: str, reason: str, each: str = "ROW", condition: str = "") -> str:
-    return f"""\
+def refusal(trigger: str, when: str, reason: str, each: str = "ROW", condition: str = "") -> tuple[str, str]:
+    return (
+        f"""\
 CREATE FUNCTION {trigger}() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
   RAISE EXCEPTION '{trigger}: {reason}' USING ERRCODE = 'integrity_constraint_violation';
 END
-$$;
+$$""",
+        f"""\
 CREATE TRIGGER {trigger} BEFORE {when}
-FOR EACH {each}{condition} EXECUTE FUNCTION {trigger}()"""
+FOR EACH {each}{condition} EXECUTE FUNCTION {trigger}()""",
+    )
 
 
+# By function, the statements that create it and its triggers. Each is sent by itself: neither a prepared statement nor
+# a command that Citus distributes may hold several.
 POSTGRESQL = {
+    "messages_append": (
+        f"""\
+CREATE FUNCTION messages_append() RETURNS trigger LANGUAGE plpgsql AS $$
+DECLARE
+  batch record;
+  session record;
+BEGIN
+  FOR batch IN
+    SELECT session_key, min(seq) AS first_seq, max(seq) AS last_seq, count(*) AS size, max(timestamp_ms) AS newest_ms
+    FROM appended GROUP BY session_key ORDER BY session_key
+  LOOP
+    UPDATE sessions
+    SET last_seq = batch.last_seq, last_activity_ms = greatest(last_activity_ms, batch.newest_ms)
+    WHERE key = batch.session_key
+      AND last_seq = batch.first_seq - 1
+      AND batch.last_seq - batch.first_seq + 1 = batch.size
+    RETURNING message_cap, archive_trimmed INTO session;
+    IF NOT FOUND THEN
+      RAISE EXCEPTION 'messages_append: seq must go on from the last_seq of an existing session'
+        USING ERRCODE = 'integrity_constraint_violation';
+    END IF;
+    IF session.archive_trimmed = 1 THEN
+      INSERT INTO archived_messages ({MESSAGE}, archived_ms)
+      SELECT {MESSAGE}, {POSTGRESQL_NOW} FROM messages
+      WHERE session_key = batch.session_key AND seq <= batch.last_seq - session.message_cap;
+    END IF;
+    DELETE FROM messages WHERE session_key = batch.session_key AND seq <= batch.last_seq - session.message_cap;
+  END LOOP;
+  RETURN NULL;
+END
+$$""",
+        """\
+CREATE TRIGGER messages_append AFTER INSERT ON messages
+REFERENCING NEW TABLE AS appended FOR EACH STATEMENT EXECUTE FUNCTION messages_append()""",
+        in_its_schema("messages_append"),
+    ),
+    "sessions_message_cap": (
+        f"""\
+CREATE FUNCTION sessions_message_cap() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+  IF NEW.archive_trimmed = 1 THEN
+    INSERT INTO archived_messages ({MESSAGE}, archived_ms)
+    SELECT {MESSAGE}, {POSTGRESQL_NOW} FROM messages
+    WHERE session_key = NEW.key AND seq <= NEW.last_seq - NEW.message_cap;
+  END IF;
+  DELETE FROM messages WHERE session_key = NEW.key AND seq <= NEW.last_seq - NEW.message_cap;
+  RETURN NULL;
+END
+$$""",
+        """\
+CREATE TRIGGER sessions_message_cap AFTER UPDATE OF message_cap ON sessions
+FOR EACH ROW WHEN (NEW.message_cap < OLD.message_cap) EXECUTE FUNCTION sessions_message_cap()""",
+        in_its_schema("sessions_message_cap"),
+    ),
+    "messages_place": refusal(
+        "messages_place",
+        "UPDATE OF session_key, seq ON messages",
+        "a message keeps its session and its number",
+    ),
     "sessions_identity": refusal(
         "sessions_identity",
         "UPDATE OF key, agent_id, kind, run_id, parent_key, created_ms ON sessions",
@@ -147,7 +259,8 @@ POSTGRESQL = {
 WHEN ((NEW.key, NEW.agent_id, NEW.kind, NEW.run_id, NEW.parent_key, NEW.created_ms)
   IS DISTINCT FROM (OLD.key, OLD.agent_id, OLD.kind, OLD.run_id, OLD.parent_key, OLD.created_ms))""",
     ),
-    "sessions_log": f"""\
+    "sessions_log": (
+        f"""\
 CREATE FUNCTION sessions_log() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER AS $$
 BEGIN
   IF TG_OP = 'INSERT' THEN
@@ -169,15 +282,19 @@ BEGIN
   END IF;
   RETURN NULL;
 END
-$$;
+$$""",
+        """\
 CREATE TRIGGER sessions_log AFTER INSERT OR DELETE ON sessions
-FOR EACH ROW EXECUTE FUNCTION sessions_log();
+FOR EACH ROW EXECUTE FUNCTION sessions_log()""",
+        """\
 CREATE TRIGGER sessions_log_update AFTER UPDATE OF status, finished_ms, end_reason ON sessions
 FOR EACH ROW WHEN ((NEW.status, NEW.finished_ms, NEW.end_reason)
-  IS DISTINCT FROM (OLD.status, OLD.finished_ms, OLD.end_reason)) EXECUTE FUNCTION sessions_log();
-{in_its_schema("sessions_log")};
-{owners_only("sessions_log")}""",
-    "labels_log": f"""\
+  IS DISTINCT FROM (OLD.status, OLD.finished_ms, OLD.end_reason)) EXECUTE FUNCTION sessions_log()""",
+        in_its_schema("sessions_log"),
+        owners_only("sessions_log"),
+    ),
+    "labels_log": (
+        f"""\
 CREATE FUNCTION labels_log() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER AS $$
 BEGIN
   IF TG_OP = 'UPDATE' AND NEW.label = OLD.label THEN
@@ -196,14 +313,17 @@ BEGIN
   END IF;
   RETURN NULL;
 END
-$$;
+$$""",
+        """\
 CREATE TRIGGER labels_log AFTER INSERT OR DELETE ON labels
-FOR EACH ROW EXECUTE FUNCTION labels_log();
+FOR EACH ROW EXECUTE FUNCTION labels_log()""",
+        """\
 CREATE TRIGGER labels_log_update AFTER UPDATE OF label, session_key ON labels
 FOR EACH ROW WHEN ((NEW.label, NEW.session_key) IS DISTINCT FROM (OLD.label, OLD.session_key))
-EXECUTE FUNCTION labels_log();
-{in_its_schema("labels_log")};
-{owners_only("labels_log")}""",
+EXECUTE FUNCTION labels_log()""",
+        in_its_schema("labels_log"),
+        owners_only("labels_log"),
+    ),
     "session_events_update": refusal("session_events_update", "UPDATE ON session_events", "an event is not changed"),
     "session_events_delete": refusal(
         "session_events_delete",
@@ -214,7 +334,6 @@ EXECUTE FUNCTION labels_log();
     "session_events_truncate": refusal(
         "session_events_truncate", "TRUNCATE ON session_events", "an event is kept for 30 days", "STATEMENT"
     ),
-    # It fires no trigger for the rows.
     **{
         f"{table}_truncate": refusal(
             f"{table}_truncate", f"TRUNCATE ON {table}", "rows are deleted, so that each is logged", "STATEMENT"
@@ -229,76 +348,22 @@ EXECUTE FUNCTION labels_log();
 
 
 def upgrade() -> None:
-    """Create the tables of the log, then the triggers that write it and those that guard it."""
-    on_sqlite = op.get_context().dialect.name == "sqlite"
-    op.create_table(
-        "session_events",
-        sa.Column("id", INT64, autoincrement=True, nullable=False),
-        sa.Column("at_ms", INT64, nullable=False),
-        sa.Column("actor", sa.Text()),
-        sa.Column("db_user", sa.Text()),
-        sa.Column("event", sa.Text(), nullable=False),
-        sa.Column("session_key", KEY, nullable=False),
-        sa.Column("from_status", sa.Text()),
-        sa.Column("to_status", sa.Text()),
-        sa.Column("reason", sa.Text()),
-        sa.Column("label", sa.Text()),
-        sa.Column("from_session_key", KEY),
-        sa.Column("parent_key", KEY),
-        sa.Column("message_count", INT64),
-        sa.PrimaryKeyConstraint("id", name="pk_session_events"),
-        sa.CheckConstraint("id >= 1", name="ck_session_events_id"),
-        sa.CheckConstraint(
-            "event IN ('created', 'status_changed', 'end_changed', 'label_assigned', 'label_moved', 'label_removed', "
-            "'deleted')",
-            name="ck_session_events_event",
-        ),
-        sqlite_autoincrement=True,
-        sqlite_strict=True,
-    )
-    op.create_index("ix_session_events_session", "session_events", ["session_key", "id"])
-    op.create_index("ix_session_events_at", "session_events", ["at_ms"])
-    op.create_table(
-        "event_digests",
-        sa.Column("event_id", INT64, autoincrement=False, nullable=False),
-        sa.Column("at_ms", INT64, nullable=False),
-        sa.Column("digest", sa.Text(), nullable=False),
-        sa.PrimaryKeyConstraint("event_id", name="pk_event_digests"),
-        sqlite_strict=True,
-    )
-    op.create_table(
-        "event_seals",
-        sa.Column("id", INT64, autoincrement=False, nullable=False),
-        sa.Column("sealed_ms", INT64, nullable=False),
-        sa.Column("actor", sa.Text()),
-        sa.Column("through_event_id", INT64, nullable=False),
-        sa.Column("event_count", INT64, nullable=False),
-        sa.Column("previous_digest", sa.Text(), nullable=False),
-        sa.Column("digest", sa.Text(), nullable=False),
-        sa.PrimaryKeyConstraint("id", name="pk_event_seals"),
-        sa.UniqueConstraint("previous_digest", name="uq_event_seals_previous_digest"),
-        sqlite_strict=True,
-    )
-    if on_sqlite:
-        op.create_table(
-            "event_actor",
-            sa.Column("name", sa.Text(), nullable=False),
-            sa.PrimaryKeyConstraint("name", name="pk_event_actor"),
-            sqlite_strict=True,
-        )
-    for statement in (SQLITE if on_sqlite else POSTGRESQL).values():
-        op.execute(statement)
+    """Create the triggers, and on Postgres their functions."""
+    if op.get_context().dialect.name == "sqlite":
+        for statement in SQLITE.values():
+            op.execute(statement)
+    else:
+        for statements in POSTGRESQL.values():
+            for statement in statements:
+                op.execute(statement)
 
 
 def downgrade() -> None:
-    """Forget the log and the seals."""
+    """Drop the triggers."""
     if op.get_context().dialect.name == "sqlite":
         for name in SQLITE:
             op.execute(f"DROP TRIGGER {name}")
-        op.drop_table("event_actor")
     else:
+        # The triggers go with their function.
         for name in POSTGRESQL:
             op.execute(f"DROP FUNCTION {name}() CASCADE")
-    op.drop_table("event_seals")
-    op.drop_table("event_digests")
-    op.drop_table("session_events")
