@@ -11,7 +11,6 @@ import threading
 from typing import Any
 
 import pytest
-import sqlalchemy as sa
 
 from sessions_db import (
     AsyncSessionManager,
@@ -24,6 +23,7 @@ from sessions_db import (
     Transaction,
 )
 from tests.support.client import PlainClient
+from tests.support.statements import driver_connection, traced
 from tests.support.threads import run_together
 
 
@@ -73,23 +73,24 @@ def test_cancelled_call_has_its_outcome_before_it_raises(url: str, plain: PlainC
 
 def test_call_cancelled_twice_still_has_its_outcome(url: str, plain: PlainClient) -> None:
     async def cancel_twice() -> None:
-        async with AsyncSessionManager(url) as manager:
+        async with AsyncSessionManager(url, pool_size=1) as manager:
             key = (await manager.get_or_create_main("main")).key
+            assert manager._manager is not None
+            connection = driver_connection(manager._manager)
             plain("BEGIN IMMEDIATE" if plain.backend == "sqlite" else "BEGIN")
             plain("UPDATE sessions SET metadata = NULL")
             begun = threading.Event()
-            assert manager._manager is not None
-            sa.event.listen(manager._manager._engine, "before_cursor_execute", lambda *_: begun.set())
-            task = asyncio.create_task(manager.send_message(key, "Hello"))
-            assert await asyncio.to_thread(begun.wait, 30)
-            for _ in range(2):
-                task.cancel()
-                await asyncio.sleep(0.02)
+            with traced(connection, lambda *_: begun.set()):
+                task = asyncio.create_task(manager.send_message(key, "Hello"))
+                assert await asyncio.to_thread(begun.wait, 30)
+                for _ in range(2):
+                    task.cancel()
+                    await asyncio.sleep(0.02)
 
-            assert not task.done()
-            plain("COMMIT")
-            with pytest.raises(asyncio.CancelledError):
-                await task
+                assert not task.done()
+                plain("COMMIT")
+                with pytest.raises(asyncio.CancelledError):
+                    await task
             assert plain("SELECT last_seq FROM sessions") == [(1,)]
 
     asyncio.run(cancel_twice())
