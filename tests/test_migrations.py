@@ -9,17 +9,20 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from io import StringIO
 from itertools import pairwise
 from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
+from alembic.config import CommandLine, Config
 from alembic.script import ScriptDirectory
 from sqlalchemy import make_url
 from sqlalchemy.schema import CreateIndex, CreateTable
 
 from sessions_db import SchemaMismatch, SessionManager, SessionsError, schema
 from tests.support.client import PlainClient
+from tests.support.processes import Processes, results, together
 from tests.support.threads import run_together
 
 ROOT = Path(__file__).parent.parent
@@ -27,10 +30,18 @@ STORED = Path(__file__).parent / "stored"
 HEAD = "0005"
 
 
-def alembic(url: str, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
-    """Run Alembic as a developer does, in the checkout."""
-    command = [sys.executable, "-m", "alembic", "-x", f"url={url}", *arguments]
-    return subprocess.run(command, cwd=ROOT, check=check, capture_output=True, text=True)
+def alembic(url: str, *arguments: str) -> str:
+    """The output of `alembic -x url=…` with these arguments, run in this process.
+
+    Without alembic.ini, whose logging would stay for the tests that follow.
+    """
+    command_line = CommandLine()
+    options = command_line.parser.parse_args(["-x", f"url={url}", *arguments])
+    output = StringIO()
+    config = Config(stdout=output, output_buffer=output, cmd_opts=options)
+    config.set_main_option("script_location", str(ROOT / "migrations").replace("%", "%%"))
+    command_line.run_cmd(config, options)
+    return output.getvalue()
 
 
 @pytest.fixture
@@ -113,7 +124,7 @@ def test_every_constraint_and_index_is_named(url: str) -> None:
 
 
 def test_alembic_check_finds_no_difference(url: str) -> None:
-    assert "No new upgrade operations detected" in alembic(url, "check").stdout
+    assert "No new upgrade operations detected" in alembic(url, "check")
 
 
 def test_alembic_upgrades_and_downgrades_step_by_step(empty_url: str, empty: PlainClient) -> None:
@@ -132,7 +143,7 @@ def test_alembic_upgrades_and_downgrades_step_by_step(empty_url: str, empty: Pla
 
 
 def test_alembic_prints_the_statements_for_somebody_else_to_run(empty_url: str, empty: PlainClient) -> None:
-    script = alembic(empty_url, "upgrade", "head", "--sql").stdout
+    script = alembic(empty_url, "upgrade", "head", "--sql")
     if empty.backend == "sqlite":
         empty._connection.executescript(script)
     else:
@@ -145,7 +156,7 @@ def test_alembic_prints_the_statements_for_somebody_else_to_run(empty_url: str, 
 
 def test_printed_statements_are_those_that_are_run() -> None:
     for scheme in ("postgres", "postgresql"):
-        script = alembic(f"{scheme}://nobody@127.0.0.1:1/nothing", "upgrade", "head", "--sql").stdout
+        script = alembic(f"{scheme}://nobody@127.0.0.1:1/nothing", "upgrade", "head", "--sql")
 
         assert "NOT LIKE '%:%'" in script
         assert "SET search_path = %I" in script
@@ -314,7 +325,7 @@ def test_tables_of_a_host_application_are_left_alone(empty_url: str, empty: Plai
     SessionManager(empty_url).close()
 
     assert empty("SELECT version_num FROM alembic_version") == [("theirs",)]
-    assert "No new upgrade operations detected" in alembic(empty_url, "check").stdout
+    assert "No new upgrade operations detected" in alembic(empty_url, "check")
 
 
 def test_table_of_the_same_name_is_not_touched(empty_url: str, empty: PlainClient) -> None:
@@ -335,22 +346,16 @@ def test_table_that_was_dropped_is_named(empty_url: str, empty: PlainClient) -> 
             manager.get_by_label("research")
 
 
-def test_processes_that_open_an_empty_database_at_once_all_succeed(empty_url: str) -> None:
-    code = (
-        "import sys, sessions_db\n"
-        "sys.stdin.readline()\n"
-        "with sessions_db.SessionManager(sys.argv[1]) as manager:\n"
-        "    manager.send_message(manager.get_or_create_main('main').key, 'Hello')\n"
-    )
-    processes = [
-        subprocess.Popen([sys.executable, "-c", code, empty_url], stdin=subprocess.PIPE, text=True) for _ in range(6)
-    ]
-    for process in processes:
-        assert process.stdin is not None
-        process.stdin.write("go\n")
-        process.stdin.close()
+def open_and_write(url: str) -> None:
+    together()
+    with SessionManager(url) as manager:
+        manager.send_message(manager.get_or_create_main("main").key, "Hello")
 
-    assert [process.wait() for process in processes] == [0] * 6
+
+def test_processes_that_open_an_empty_database_at_once_all_succeed(empty_url: str) -> None:
+    with Processes(6) as processes:
+        results([processes.submit(open_and_write, empty_url) for _ in range(6)])
+
     with SessionManager(empty_url) as manager:
         assert manager.get_or_create_main("main").message_count == 6
 
