@@ -181,7 +181,7 @@ class SessionManager(SessionStore):
                 except BaseException as error:
                     raised = error
                     raise
-                tx.refuse_if_lost()
+                tx._refuse_if_lost()  # noqa: SLF001  # not for the caller of the block
         except exc.SQLAlchemyError as error:
             if raised is not None:
                 # The caller's own error, of a database of the caller's; or the connection broke, and with it went what

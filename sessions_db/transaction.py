@@ -37,7 +37,7 @@ class Transaction(SessionStore):
         """The transaction's SQLAlchemy connection, for the caller's own statements; they raise SQLAlchemy's errors."""
         return self._conn
 
-    def refuse_if_lost(self) -> None:
+    def _refuse_if_lost(self) -> None:
         """Check that the block can still be committed.
 
         Raises:
@@ -53,7 +53,7 @@ class Transaction(SessionStore):
             raise TransactionOver
         if self._read_only and not operation.needs.is_reading:
             raise ReadOnly
-        self.refuse_if_lost()
+        self._refuse_if_lost()
         try:
             if operation.needs is Needs.TRANSACTION:
                 return self._in_savepoint(operation, *args, **kwargs)

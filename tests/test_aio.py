@@ -11,7 +11,6 @@ import threading
 from typing import Any
 
 import pytest
-import sqlalchemy as sa
 
 from sessions_db import (
     AsyncSessionManager,
@@ -24,6 +23,7 @@ from sessions_db import (
     Transaction,
 )
 from tests.support.client import PlainClient
+from tests.support.statements import driver_connection, traced
 from tests.support.threads import run_together
 
 
@@ -41,9 +41,9 @@ def test_every_method_is_there_with_the_same_signature_and_docstring(sync: type,
     actual = public_methods(awaited)
 
     # What is left out is of use in the thread that opened the database only.
-    assert expected.keys() - actual.keys() <= {"connection", "found_revision"}
+    assert expected.keys() - actual.keys() <= {"connection", "found_revision", "revision"}
     assert actual.keys() <= expected.keys()
-    for name in actual.keys() - {"transaction", "close", "closed"}:
+    for name in actual.keys() - {"transaction", "snapshot", "close", "closed", "pool_status"}:
         assert inspect.signature(actual[name]) == inspect.signature(expected[name]), name
         assert actual[name].__doc__ == expected[name].__doc__, name
         assert inspect.iscoroutinefunction(actual[name]), name
@@ -73,23 +73,24 @@ def test_cancelled_call_has_its_outcome_before_it_raises(url: str, plain: PlainC
 
 def test_call_cancelled_twice_still_has_its_outcome(url: str, plain: PlainClient) -> None:
     async def cancel_twice() -> None:
-        async with AsyncSessionManager(url) as manager:
+        async with AsyncSessionManager(url, pool_size=1) as manager:
             key = (await manager.get_or_create_main("main")).key
+            assert manager._manager is not None
+            connection = driver_connection(manager._manager)
             plain("BEGIN IMMEDIATE" if plain.backend == "sqlite" else "BEGIN")
             plain("UPDATE sessions SET metadata = NULL")
             begun = threading.Event()
-            assert manager._manager is not None
-            sa.event.listen(manager._manager._engine, "before_cursor_execute", lambda *_: begun.set())
-            task = asyncio.create_task(manager.send_message(key, "Hello"))
-            assert await asyncio.to_thread(begun.wait, 30)
-            for _ in range(2):
-                task.cancel()
-                await asyncio.sleep(0.02)
+            with traced(connection, lambda *_: begun.set()):
+                task = asyncio.create_task(manager.send_message(key, "Hello"))
+                assert await asyncio.to_thread(begun.wait, 30)
+                for _ in range(2):
+                    task.cancel()
+                    await asyncio.sleep(0.02)
 
-            assert not task.done()
-            plain("COMMIT")
-            with pytest.raises(asyncio.CancelledError):
-                await task
+                assert not task.done()
+                plain("COMMIT")
+                with pytest.raises(asyncio.CancelledError):
+                    await task
             assert plain("SELECT last_seq FROM sessions") == [(1,)]
 
     asyncio.run(cancel_twice())

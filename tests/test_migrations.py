@@ -25,6 +25,7 @@ from sqlalchemy.schema import CreateIndex, CreateTable
 from sessions_db import SchemaMismatch, SessionManager, SessionsError, schema
 from tests.stored.make import fill
 from tests.support.client import PlainClient
+from tests.support.processes import Processes, results, together
 from tests.support.threads import run_together
 
 ROOT = Path(__file__).parent.parent
@@ -305,22 +306,16 @@ def test_table_that_was_dropped_is_named(empty_url: str, empty: PlainClient) -> 
             manager.get_by_label("research")
 
 
-def test_processes_that_open_an_empty_database_at_once_all_succeed(empty_url: str) -> None:
-    code = (
-        "import sys, sessions_db\n"
-        "sys.stdin.readline()\n"
-        "with sessions_db.SessionManager(sys.argv[1]) as manager:\n"
-        "    manager.send_message(manager.get_or_create_main('main').key, 'Hello')\n"
-    )
-    processes = [
-        subprocess.Popen([sys.executable, "-c", code, empty_url], stdin=subprocess.PIPE, text=True) for _ in range(6)
-    ]
-    for process in processes:
-        assert process.stdin is not None
-        process.stdin.write("go\n")
-        process.stdin.close()
+def open_and_write(url: str) -> None:
+    together()
+    with SessionManager(url) as manager:
+        manager.send_message(manager.get_or_create_main("main").key, "Hello")
 
-    assert [process.wait() for process in processes] == [0] * 6
+
+def test_processes_that_open_an_empty_database_at_once_all_succeed(empty_url: str) -> None:
+    with Processes(6) as processes:
+        results([processes.submit(open_and_write, empty_url) for _ in range(6)])
+
     with SessionManager(empty_url) as manager:
         assert manager.get_or_create_main("main").message_count == 6
 

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import closing
+from typing import Any
 
 import pytest
-import sqlalchemy as sa
 
 from sessions_db import NewMessage, Session, SessionKind, SessionManager, SessionStatus
 from tests.support.client import PlainClient
 from tests.support.clock import at, ms
+from tests.support.databases import PostgresDatabases, SQLiteDatabases
+from tests.support.statements import driver_connection, traced
+
+# The ten thousand sessions are made once.
+pytestmark = pytest.mark.xdist_group("query_plans")
 
 TARGET = "agent:agent-7:subagent:7"
 
@@ -35,12 +41,13 @@ def key(number: str) -> str:
     return f"'agent:agent-' || ({number} % 100) || ':' || {kind(number)} || ':' || {number}"
 
 
-@pytest.fixture
-def filled(create_database: Callable[..., str]) -> Iterator[tuple[SessionManager, PlainClient]]:
+@pytest.fixture(scope="module", params=["sqlite", "postgresql"])
+def filled(request: pytest.FixtureRequest) -> Iterator[tuple[SessionManager, PlainClient]]:
     """A manager and a client of a database in which reading a whole table would be the slower way."""
-    url = create_database(at_head=False)
-    with SessionManager(url) as manager:
-        client = PlainClient(url)
+    fixture = "sqlite_databases" if request.param == "sqlite" else "postgres_databases"
+    databases: SQLiteDatabases | PostgresDatabases = request.getfixturevalue(fixture)
+    url = databases.create(at_head=False)
+    with SessionManager(url) as manager, closing(PlainClient(url)) as client:
         client(
             "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 10000)"
             " INSERT INTO sessions (key, agent_id, kind, status, finished_ms, label, run_id, parent_key, created_ms,"
@@ -55,7 +62,7 @@ def filled(create_database: Callable[..., str]) -> Iterator[tuple[SessionManager
         )
         client("ANALYZE")
         yield manager, client
-        client.close()
+    databases.drop(url)
 
 
 READS: dict[str, tuple[Callable[[SessionManager], object], list[str]]] = {
@@ -93,20 +100,17 @@ SQLITE_NAMES = {
 def plans(manager: SessionManager, client: PlainClient, operation: Callable[[SessionManager], object]) -> str:
     """The plans of all statements that the operation sends."""
     explain = "EXPLAIN QUERY PLAN" if client.backend == "sqlite" else "EXPLAIN"
-    found: list[str] = []
-    explaining = False
+    sent: list[tuple[str, Any]] = []
+    with traced(driver_connection(manager), lambda *statement: sent.append(statement)):
+        operation(manager)
 
-    def record(connection: sa.Connection, _cursor: object, statement: str, parameters: object, *_: object) -> None:
-        nonlocal explaining
-        if not explaining and not statement.startswith("BEGIN"):
-            explaining = True
-            result = connection.exec_driver_sql(f"{explain} {statement}", parameters)  # type: ignore[arg-type]
-            found.extend(" ".join(map(str, row)) for row in result)
-            explaining = False
-
-    sa.event.listen(manager._engine, "before_cursor_execute", record)
-    operation(manager)
-    sa.event.remove(manager._engine, "before_cursor_execute", record)
+    with manager.transaction() as tx:
+        found = [
+            " ".join(map(str, row))
+            for statement, parameters in sent
+            if not statement.startswith(("BEGIN", "COMMIT"))
+            for row in tx.connection.exec_driver_sql(f"{explain} {statement}", parameters)
+        ]
     assert found
     return "\n".join(found)
 
@@ -146,7 +150,7 @@ def test_append_and_trim_read_neither_table_whole(filled: tuple[SessionManager, 
         assert (SQLITE_NAMES[index] if client.backend == "sqlite" else index) in plan
 
 
-@pytest.mark.parametrize("backend", ["postgresql"], indirect=True)
+@pytest.mark.parametrize("filled", ["postgresql"], indirect=True)
 def test_trim_of_the_trigger_reads_no_table_whole(filled: tuple[SessionManager, PlainClient]) -> None:
     manager, _ = filled
     key = manager.spawn_subagent("main", "Test", message_cap=5)
@@ -161,11 +165,10 @@ def test_trim_of_the_trigger_reads_no_table_whole(filled: tuple[SessionManager, 
 
 
 @pytest.mark.parametrize("backend", ["postgresql"], indirect=True)
-def test_appends_update_the_session_in_place(filled: tuple[SessionManager, PlainClient]) -> None:
-    manager, _ = filled
-    key = manager.spawn_subagent("main", "Test")
+def test_appends_update_the_session_in_place(empty_url: str) -> None:
     updates = "SELECT n_tup_upd, n_tup_hot_upd FROM pg_stat_xact_user_tables WHERE relname = 'sessions'"
-    with manager.transaction() as tx:
+    with SessionManager(empty_url) as manager, manager.transaction() as tx:
+        key = tx.spawn_subagent("main", "Test")
         for number in range(10):
             tx.send_message(key, str(number))
 

@@ -23,6 +23,9 @@ from tests.support.client import PlainClient, driver_url
 from tests.support.clock import Clock, at, ms
 from tests.support.databases import PostgresDatabases
 
+# The roles are made once.
+pytestmark = pytest.mark.xdist_group("roles")
+
 SCRIPT = Path(__file__).parent.parent / "docs" / "roles.sql"
 ROLES = ("sessions_service", "sessions_auditor")
 TABLES = [*(table.name for table in schema.tables_of("postgresql")), VERSION_TABLE]
@@ -135,6 +138,20 @@ def trims(store: SessionStore, clock: Clock) -> bool:
     return len(stored) == 5 and len(store.history(key) or []) == 2
 
 
+def archiving(store: SessionStore, clock: Clock) -> str:
+    """The key of a session that has an archived message."""
+    clock.now_ms += 1000
+    key = store.spawn_subagent("assistant", "Look", label="kept", message_cap=1, archive_trimmed=True)
+    store.add_messages(key, [NewMessage("user", "one"), NewMessage("user", "two")])
+    return key
+
+
+def imports(store: SessionStore, clock: Clock) -> bool:
+    archiving(store, clock)
+    *_, exported = store.export_sessions()
+    return store.delete_session(exported.key) and store.import_session(exported) and not store.import_session(exported)
+
+
 def appends_once(store: SessionStore, clock: Clock) -> bool:
     key = active(store, clock)
     first = store.add_message(key, "tool", "found", tool_name="search", metadata={"n": 1}, idempotency_key="once")
@@ -183,6 +200,12 @@ OPERATIONS: Mapping[str, Callable[[SessionStore, Clock], object]] = {
     "list": lambda store, clock: store.list(active_only=True, message_limit=5) if active(store, clock) else None,
     "children": lambda store, clock: store.children("agent:assistant:main") if active(store, clock) else None,
     "descendants": lambda store, clock: store.descendants("agent:assistant:main") if active(store, clock) else None,
+    "count_sessions": lambda store, clock: store.count_sessions(kinds=["cron"]) if active(store, clock) else None,
+    "archived": lambda store, clock: store.archived(archiving(store, clock)),
+    "archives": lambda store, clock: store.archives() if archiving(store, clock) else None,
+    "statistics": lambda store, clock: store.statistics().retained if finished(store, clock) else None,
+    "export_sessions": lambda store, clock: store.export_sessions() if archiving(store, clock) else None,
+    "import_session": imports,
     "history": lambda store, clock: store.history(finished(store, clock), 1, include_tools=True),
     "send_message": lambda store, clock: store.send_message(active(store, clock), "Hello"),
     "add_message": appends_once,
@@ -204,11 +227,17 @@ FOR_THE_OWNER_ONLY = {"seal_log"}
 
 
 def test_every_operation_is_tried() -> None:
-    assert {name for name in vars(SessionStore) if not name.startswith("_")} == set(OPERATIONS) | FOR_THE_OWNER_ONLY
-    assert {name for name in vars(SessionManager) if not name.startswith("_")} == {
+    def public(kind: type) -> set[str]:
+        return {name for name in dir(kind) if not name.startswith("_")}
+
+    assert public(SessionStore) == set(OPERATIONS) | FOR_THE_OWNER_ONLY
+    assert public(SessionManager) - public(SessionStore) == {
         "close",
         "closed",
         "found_revision",
+        "pool_status",
+        "revision",
+        "snapshot",
         "transaction",
     }
 

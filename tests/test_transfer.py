@@ -199,7 +199,7 @@ def test_a_line_says_everything_about_its_session(url: str, manager: SessionMana
         "metadata": '{"b": 1.0}',
         "message_cap": 1,
         "archive_trimmed": True,
-        "message_count": 2,
+        "last_seq": 2,
         "last_activity_ms": session.last_activity_ms,
         "labels": [{"label": "lost", "assigned_ms": session.created_ms}],
         "messages": [{"seq": 2, "role": "assistant", "content": "Here.", "timestamp_ms": second.timestamp_ms}],
@@ -209,7 +209,7 @@ def test_a_line_says_everything_about_its_session(url: str, manager: SessionMana
                 "role": "tool",
                 "content": "found",
                 "tool_name": "look",
-                "metadata": {"a": 2},
+                "metadata": '{"a": 2}',
                 "timestamp_ms": first.timestamp_ms,
                 "idempotency_key": "k",
             }

@@ -11,6 +11,9 @@ from pathlib import Path
 
 import pytest
 
+# The wheel is built, and the environment made, once.
+pytestmark = pytest.mark.xdist_group("wheel")
+
 ROOT = Path(__file__).parent.parent
 
 READ_AND_WRITE = """
@@ -38,9 +41,9 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def python(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The interpreter of an environment that has nothing but the wheel and what it needs."""
     directory = tmp_path_factory.mktemp("environment")
-    venv.create(directory, with_pip=True)
+    venv.create(directory)
     interpreter = directory / "bin" / "python"
-    command = [str(interpreter), "-m", "pip", "install", "-q", f"{wheel}[postgres]"]
+    command = [sys.executable, "-m", "pip", "--python", str(interpreter), "install", "-q", f"{wheel}[postgres]"]
     subprocess.run(command, check=True, capture_output=True)
     return interpreter
 

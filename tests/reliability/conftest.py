@@ -1,4 +1,4 @@
-"""How much the reliability tests do, and the figures that they print when they are through."""
+"""How much the reliability tests do, and the figures that they print at the end."""
 
 from __future__ import annotations
 
@@ -6,6 +6,16 @@ from collections import Counter
 from collections.abc import Iterator
 
 import pytest
+
+
+@pytest.fixture(autouse=True)
+def unmeasured(
+    no_cover: None,  # noqa: ARG001  # pytest-cov asks whether a test uses it
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """No coverage: it costs these tests most, and the other tests reach the same lines."""
+    # With it, the processes that a test starts would measure themselves.
+    monkeypatch.delenv("COVERAGE_PROCESS_CONFIG", raising=False)
 
 
 @pytest.fixture(params=[False, pytest.param(True, marks=pytest.mark.full)], ids=["quick", "full"])

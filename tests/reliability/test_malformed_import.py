@@ -300,7 +300,19 @@ def test_what_cannot_be_read_is_one_line_of_error(url: str, tmp_path: Path, kind
     assert result.stderr.splitlines()[-1].startswith("Error: ")
 
 
-@pytest.mark.parametrize("agent", [b"\xff", b"a:b", b"\xed\xa0\x80", b"", b"x" * 300])
+@pytest.mark.parametrize("agent", ["a:b", "", "x" * 300])
+def test_an_agent_id_that_is_refused_is_one_line_of_error(url: str, tmp_path: Path, agent: str) -> None:
+    file = tmp_path / "good.jsonl"
+    file.write_bytes(GOOD_LINES[0])
+
+    result = run("import", str(file), "--agent", agent, db=url)
+
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert result.stderr.startswith("Error: agent_id must ")
+    assert result.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("agent", [b"\xff", b"\xed\xa0\x80"])
 def test_an_agent_id_in_no_encoding_is_one_line_of_error(url: str, tmp_path: Path, agent: bytes) -> None:
     file = tmp_path / "good.jsonl"
     file.write_bytes(GOOD_LINES[0])

@@ -45,6 +45,27 @@ class SQLiteDatabases:
         assert not leaked, "a connection to the database was left open"
 
 
+_OTHERS = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
+
+_TABLES = [table.name for table in reversed(schema.tables_of("postgresql"))]
+
+# The triggers let nobody empty the log. LOCAL: behind PgBouncer the connection is somebody else's afterwards.
+# DELETE takes a twentieth of the time of TRUNCATE, which makes new files, but leaves what it deleted behind.
+_EMPTYING = f"""
+BEGIN;
+SET LOCAL session_replication_role = replica;
+DO $$ BEGIN
+    IF (SELECT sum(pg_relation_size(name)) FROM unnest('{{{", ".join(_TABLES)}}}'::regclass[]) AS name) > 1000000 THEN
+        TRUNCATE {", ".join(_TABLES)};
+    ELSE
+        {"; ".join(f"DELETE FROM {table}" for table in _TABLES)};
+    END IF;
+    PERFORM setval(oid, 1, false) FROM pg_class WHERE relkind = 'S' AND relnamespace = 'public'::regnamespace;
+END $$;
+COMMIT
+"""
+
+
 class PostgresDatabases:
     """Databases of a server. Those at head are emptied and used again: creating one takes a tenth of a second."""
 
@@ -58,7 +79,8 @@ class PostgresDatabases:
         if at_head and self._free:
             return self._free.pop()
         name = f"{self._prefix}_{next(_counter)}"
-        self._execute(self._server, f"CREATE DATABASE {name}")
+        # Copying files is four times as fast as logging every page of them.
+        self._execute(self._server, f"CREATE DATABASE {name} STRATEGY = FILE_COPY")
         url = self._server.set(database=name).render_as_string(hide_password=False)
         if at_head:
             SessionManager(url).close()
@@ -71,16 +93,14 @@ class PostgresDatabases:
             # Refused while somebody is connected, so this finds leaked connections too.
             self._execute(self._server, f"DROP DATABASE {database.database}")
             return
-        # A server process ends a moment after its connection was closed.
-        deadline = time.monotonic() + 5
-        others = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
-        while (leaked := self._execute(database, others)) != [(0,)] and time.monotonic() < deadline:
-            time.sleep(0.01)
-        assert leaked == [(0,)], "a connection to the database was left open"
-        tables = ", ".join(table.name for table in schema.tables_of("postgresql"))
-        # The triggers let nobody empty the log. LOCAL: behind PgBouncer the connection is somebody else's afterwards.
-        emptying = f"SET LOCAL session_replication_role = replica; TRUNCATE {tables} RESTART IDENTITY"
-        self._execute(database, f"BEGIN; {emptying}; COMMIT")
+        # Through PgBouncer, a prepared statement may be missing on the next server connection.
+        with psycopg.connect(driver_url(database), autocommit=True, prepare_threshold=None) as connection:
+            # A server process ends a moment after its connection was closed.
+            deadline = time.monotonic() + 5
+            while (leaked := connection.execute(_OTHERS).fetchall()) != [(0,)] and time.monotonic() < deadline:
+                time.sleep(0.001)
+            assert leaked == [(0,)], "a connection to the database was left open"
+            connection.execute(_EMPTYING)
         self._free.append(url)
 
     def close(self) -> None:
