@@ -8,7 +8,7 @@ from pathlib import Path
 
 from benchmarks.environment import ROOT, enter
 
-SECTIONS = ("floor", "stages", "peers", "concurrency", "growth", "memory")
+SECTIONS = ("floor", "stages", "peers", "concurrency", "growth")
 
 
 def main() -> None:

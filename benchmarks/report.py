@@ -93,13 +93,6 @@ messages each; one in 10 has a label. Every database was read through before eac
 come from memory where it suffices: a page that must come from the disk costs what the disk takes.
 """
 
-_MEMORY = """
-## Memory
-
-The peak of the resident memory of a process that appends that many messages one by one, compared with the one that
-appends the fewest.
-"""
-
 
 def write(kept: Kept, pages: Path, *, quick: bool) -> Path:
     """Write `performance.md` and its plots below `pages`, from the sections that there are."""
@@ -111,7 +104,6 @@ def write(kept: Kept, pages: Path, *, quick: bool) -> Path:
         "peers": _peers,
         "concurrency": _concurrency,
         "growth": _growth,
-        "memory": _memory,
     }
     sources = sorted({section["origin"]["messages"] for section in kept.values()})
     page = [_INTRODUCTION.format(messages="; ".join(sources))]
@@ -257,15 +249,6 @@ def _growth(section: Mapping[str, Any], drawings: Path) -> Iterator[str]:
     ]
     yield _table(("", *(f"{size:,} sessions" for size in sizes)), rows)
     yield _durability(section)
-
-
-def _memory(section: Mapping[str, Any], _drawings: Path) -> Iterator[str]:
-    figures, counts = section["figures"], section["notes"]["counts"]
-    yield _MEMORY
-    rows = [
-        (title, *(_with_spread(figures[f"{backend}.{count}"]) for count in counts)) for backend, title in TITLES.items()
-    ]
-    yield _table(("", *(f"{count:,} appends" for count in counts)), rows)
 
 
 def _origins(kept: Kept) -> Iterator[str]:

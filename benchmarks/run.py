@@ -29,7 +29,6 @@ _MODULES = {
     "peers": "benchmarks.comparison",
     "concurrency": "benchmarks.concurrency",
     "growth": "benchmarks.growth",
-    "memory": "benchmarks.memory",
 }
 
 
