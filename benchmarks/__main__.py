@@ -6,18 +6,18 @@ import argparse
 import sys
 from pathlib import Path
 
-from benchmarks.environment import ROOT, enter
+from benchmarks.environment import enter
 
-SECTIONS = ("floor", "stages", "peers", "concurrency", "growth", "memory")
+SECTIONS = ("floor", "peers", "concurrency", "growth")
 
 
 def main() -> None:
-    """Read the arguments, go on in the benchmark's own environment, measure there."""
+    """Read the arguments, then measure in the benchmarks' own environment."""
     options = _options()
-    enter(options.cache / "environment", sys.argv[1:], refresh=options.refresh)
+    enter(sys.argv[1:], refresh=options.refresh)
     from benchmarks import run  # noqa: PLC0415  # needs that environment
 
-    run.run(options.sections, cache=options.cache, conversations=options.conversations, quick=options.quick)
+    run.run(options.sections, conversations=options.conversations, quick=options.quick)
 
 
 def _options() -> argparse.Namespace:
@@ -28,33 +28,28 @@ def _options() -> argparse.Namespace:
         type=_sections,
         default=SECTIONS,
         metavar="SECTION,…",
-        help=f"measure these only ({', '.join(SECTIONS)}); the page keeps what was measured before of the others",
+        help=f"measure only these ({', '.join(SECTIONS)}); the page keeps the earlier figures of the others",
     )
     parser.add_argument(
         "--report-only",
         dest="sections",
         action="store_const",
         const=(),
-        help="measure nothing, write the page from what was measured before",
+        help="measure nothing; write the page from earlier figures",
     )
     parser.add_argument(
-        "--quick", action="store_true", help="a minute or two instead of half an hour; writes its page to the cache"
+        "--quick",
+        action="store_true",
+        help="take minutes instead of half an hour; the page goes to build/benchmarks/quick",
     )
     parser.add_argument(
         "--conversations",
-        type=_file,
+        type=Path,
         metavar="FILE",
-        help="messages to store: a JSON object a line, its `messages` in the shape of the chat-completions API "
+        help="messages to store: one JSON object per line with `messages` in the chat-completions shape "
         "(default: generated ones)",
     )
-    parser.add_argument(
-        "--cache",
-        type=lambda name: Path(name).resolve(),
-        default=ROOT / "build" / "benchmarks",
-        metavar="DIRECTORY",
-        help="for the environment and the figures (default: build/benchmarks)",
-    )
-    parser.add_argument("--refresh", action="store_true", help="make the environment anew, from the newest releases")
+    parser.add_argument("--refresh", action="store_true", help="rebuild the environment from the newest releases")
     return parser.parse_args()
 
 
@@ -63,13 +58,6 @@ def _sections(names: str) -> tuple[str, ...]:
     if unknown := sorted({*chosen} - {*SECTIONS}):
         raise argparse.ArgumentTypeError(f"no such section: {', '.join(unknown)}")
     return chosen
-
-
-def _file(name: str) -> Path:
-    path = Path(name).resolve()
-    if not path.is_file():
-        raise argparse.ArgumentTypeError(f"no such file: {name}")
-    return path
 
 
 if __name__ == "__main__":

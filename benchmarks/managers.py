@@ -2,47 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from typing import Any
+from collections.abc import Sequence
 
 from sqlalchemy import URL
 
 from benchmarks.conversations import ChatMessage
-from benchmarks.databases import Durability, durability, text
+from benchmarks.databases import Durability, sqlalchemy_durability
 from benchmarks.filling import fill
-from benchmarks.sections import RETAINED, Bench
+from benchmarks.rounds import AsyncOperation, Operation
+from benchmarks.sections import READ_LIMIT, RETAINED, Bench
 from sessions_db import AsyncSessionManager, NewMessage, SessionManager
 
 
-@contextmanager
-def opened(url: URL, **options: Any) -> Iterator[SessionManager]:
-    """A manager of the database."""
-    with SessionManager(text(url), **options) as manager:
-        yield manager
-
-
 def inhabited(bench: Bench, backend: str) -> URL:
-    """A new database with a thousand sessions in it.
+    """A new database with a thousand sessions.
 
-    In an empty one Postgres plans for tables of a page and keeps those plans while they grow.
+    In an empty one Postgres makes plans for tables of one page, and keeps them while the tables grow.
     """
     url = bench.databases.create(backend)
-    SessionManager(text(url)).close()
+    SessionManager(url).close()
     fill(url, 0, 1_000)
     return url
 
 
-def async_manager(url: URL) -> AsyncSessionManager:
-    """An async manager of the database, to be closed by its `close`. Its first call opens it."""
-    return AsyncSessionManager(text(url))
-
-
-def durability_of(manager: SessionManager) -> Durability:
-    """What the manager's own connections have in force."""
-    engine = manager._engine  # noqa: SLF001  # its connections show their settings to nobody else
-    with engine.connect() as connection:
-        return durability(engine.dialect.name, lambda query: connection.exec_driver_sql(query).scalar())
+def full_session(manager: SessionManager, messages: Sequence[ChatMessage]) -> str:
+    """The key of a new session that already holds as many messages as it retains: the next append trims."""
+    key = manager.spawn_subagent("bench", "Be measured", message_cap=RETAINED)
+    manager.add_messages(key, map(new_message, messages))
+    return key
 
 
 def new_message(message: ChatMessage) -> NewMessage:
@@ -50,8 +37,34 @@ def new_message(message: ChatMessage) -> NewMessage:
     return NewMessage(message.role, message.content, message.tool_name, message.metadata)
 
 
-def full_session(manager: SessionManager, messages: Sequence[ChatMessage]) -> str:
-    """The key of a session with these messages, all that it retains: the next append trims."""
-    key = manager.spawn_subagent("bench", "Be measured", message_cap=RETAINED)
-    manager.add_messages(key, map(new_message, messages))
-    return key
+def append(manager: SessionManager, key: str, messages: Sequence[ChatMessage]) -> Operation:
+    """Appends one of the messages to the session."""
+    ready = [new_message(message) for message in messages]
+
+    def operation(number: int) -> object:
+        new = ready[number]
+        return manager.add_message(key, new.role, new.content, tool_name=new.tool_name, metadata=new.metadata)
+
+    return operation
+
+
+def async_append(manager: AsyncSessionManager, key: str, messages: Sequence[ChatMessage]) -> AsyncOperation:
+    """Appends one of the messages to the session."""
+    ready = [new_message(message) for message in messages]
+
+    async def operation(number: int) -> object:
+        new = ready[number]
+        return await manager.add_message(key, new.role, new.content, tool_name=new.tool_name, metadata=new.metadata)
+
+    return operation
+
+
+def read(manager: SessionManager, key: str) -> Operation:
+    """Reads the session's newest messages."""
+    return lambda _number: manager.history(key, READ_LIMIT, include_tools=True)
+
+
+def durability_of(manager: SessionManager) -> Durability:
+    """The settings in force on the manager's own connections."""
+    with manager._engine.connect() as connection:  # noqa: SLF001  # no public method tells
+        return sqlalchemy_durability(connection)

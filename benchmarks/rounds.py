@@ -1,7 +1,6 @@
-"""How everything is timed: subjects take turns, a slot each, for several rounds; a figure compares within rounds.
+"""Interleaved timing: subjects take turns, one slot each, for several rounds.
 
-A machine's speed drifts while it runs. What was measured in one round is compared with what was measured beside it,
-and the median of those ratios is the figure.
+A machine's speed drifts during a run. So a figure compares within a round, and is the median of those ratios.
 """
 
 from __future__ import annotations
@@ -11,22 +10,25 @@ import gc
 import inspect
 import statistics
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
+from functools import partial
 from time import perf_counter
-from typing import Any, Self
+from typing import Self, TypeAlias, TypeVar
 
+_T = TypeVar("_T")
 
-@dataclass(frozen=True, slots=True)
-class Subject:
-    """Something to time: a function of the number of the message, sync or async."""
+Operation: TypeAlias = Callable[[int], object]
+"""What is timed: a sync or async function of a message's number."""
 
-    name: str
-    operation: Callable[[int], object]
+AsyncOperation: TypeAlias = Callable[[int], Awaitable[object]]
+
+Times: TypeAlias = Mapping[str, Sequence[float]]
+"""Seconds per operation in each round, by subject."""
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """How long to measure. A slot is whole passes over the same `block` messages, for at least `slot_s` seconds."""
+    """How long to measure. A slot passes over the same `block` messages again and again for at least `slot_s` s."""
 
     rounds: int
     slot_s: float
@@ -35,7 +37,7 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """A median of rounds, between its quartiles."""
+    """The median of the rounds and its quartiles."""
 
     median: float
     low: float
@@ -44,56 +46,40 @@ class Figure:
 
     @classmethod
     def of(cls, values: Iterable[float]) -> Self:
-        """The figure for one value a round."""
+        """The figure for one value per round."""
         ordered = sorted(values)
-        low, _, high = statistics.quantiles(ordered, method="inclusive") if len(ordered) > 1 else ordered * 3
-        return cls(statistics.median(ordered), low, high, len(ordered))
-
-    def to_dict(self) -> dict[str, Any]:
-        """The figure as JSON."""
-        return asdict(self)
+        low, median, high = statistics.quantiles(ordered, method="inclusive") if len(ordered) > 1 else ordered * 3
+        return cls(median, low, high, len(ordered))
 
 
-Times = Mapping[str, Sequence[float]]
-"""Seconds an operation took in each round, by subject."""
-
-
-def interleaved(subjects: Sequence[Subject], plan: Plan, runner: asyncio.Runner) -> Times:
-    """The times of all subjects, each round in the reverse order of the one before it."""
-    times: dict[str, list[float]] = {subject.name: [] for subject in subjects}
+def alternate(slots: Mapping[str, Callable[[], _T]], rounds: int) -> dict[str, list[_T]]:
+    """What each slot returned in each round. Every other round runs them in reverse order."""
+    returned: dict[str, list[_T]] = {name: [] for name in slots}
     gc.collect()
     gc.freeze()
-    for number in range(plan.rounds):
-        for subject in subjects if number % 2 == 0 else reversed(subjects):
-            times[subject.name].append(_slot(subject.operation, plan, runner))
+    for number in range(rounds):
+        for name in slots if number % 2 == 0 else reversed([*slots]):
+            gc.collect()
+            returned[name].append(slots[name]())
     gc.unfreeze()
-    return times
+    return returned
 
 
-def speed(times: Times, subject: str, against: str) -> Figure:
-    """How many times as fast as `against` the subject is."""
-    return Figure.of(theirs / ours for ours, theirs in zip(times[subject], times[against], strict=True))
+def interleaved(subjects: Mapping[str, Operation], plan: Plan, runner: asyncio.Runner) -> Times:
+    """How long each subject's operation takes."""
+    slots = {name: partial(_slot, operation, plan, runner) for name, operation in subjects.items()}
+    return alternate(slots, plan.rounds)
 
 
 def cost(times: Times, subject: str, against: str) -> Figure:
-    """How many times as long as `against` the subject takes."""
-    return speed(times, against, subject)
+    """How many times as long as `against` the subject takes: also, how many times as fast `against` is."""
+    return Figure.of(a / b for a, b in zip(times[subject], times[against], strict=True))
 
 
-def finish(value: object, runner: asyncio.Runner) -> Any:
-    """The value, waited for if it is awaitable."""
-    return runner.run(_wait(value)) if inspect.isawaitable(value) else value
-
-
-async def _wait(value: Awaitable[object]) -> object:
-    return await value
-
-
-def _slot(operation: Callable[[int], object], plan: Plan, runner: asyncio.Runner) -> float:
-    gc.collect()
+def _slot(operation: Operation, plan: Plan, runner: asyncio.Runner) -> float:
     if inspect.iscoroutinefunction(operation):
         return runner.run(_async_slot(operation, plan))
-    # The subject before this one has filled the processor's caches with its own.
+    # Warm up: the subject before this one has filled the processor's caches.
     for number in range(plan.block // 10):
         operation(number)
     passes = 0
@@ -105,8 +91,8 @@ def _slot(operation: Callable[[int], object], plan: Plan, runner: asyncio.Runner
     return (perf_counter() - started) / (passes * plan.block)
 
 
-async def _async_slot(operation: Callable[[int], Awaitable[object]], plan: Plan) -> float:
-    # As above, without starting the event loop anew for each operation.
+async def _async_slot(operation: AsyncOperation, plan: Plan) -> float:
+    # The same loop inside the event loop, which would otherwise be entered anew for each operation.
     for number in range(plan.block // 10):
         await operation(number)
     passes = 0

@@ -1,4 +1,4 @@
-"""A run: each chosen section is measured and its figures kept, then the page is written from all that are kept."""
+"""A run: measure the chosen sections and keep their figures, then write the page from all figures kept so far."""
 
 from __future__ import annotations
 
@@ -7,66 +7,57 @@ import json
 import os
 import platform
 import sqlite3
-import sys
 from collections.abc import Sequence
+from dataclasses import asdict
 from datetime import UTC, datetime
 from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import psycopg
 
-from benchmarks import conversations as messages
 from benchmarks import report
+from benchmarks.conversations import load
 from benchmarks.databases import Databases, conninfo
-from benchmarks.environment import ROOT
-from benchmarks.sections import RETAINED, Bench
+from benchmarks.environment import CACHE, ROOT
+from benchmarks.sections import RETAINED, Bench, Results
 
-_MODULES = {
-    "floor": "benchmarks.floor",
-    "stages": "benchmarks.stages",
-    "peers": "benchmarks.comparison",
-    "concurrency": "benchmarks.concurrency",
-    "growth": "benchmarks.growth",
-    "memory": "benchmarks.memory",
-}
+_PACKAGES = ("sessions-db", "sqlalchemy", "psycopg")
 
 
-def run(sections: Sequence[str], *, cache: Path, conversations: Path | None, quick: bool) -> None:
+def run(sections: Sequence[str], *, conversations: Path | None, quick: bool) -> None:
     """Measure the sections and write the page: to `docs/`, or for a quick run to the cache."""
-    if quick:
-        cache /= "quick"
+    cache = CACHE / "quick" if quick else CACHE
     figures = cache / "figures"
     figures.mkdir(parents=True, exist_ok=True)
     with Databases() as databases, asyncio.Runner() as runner:
-        stored = messages.load(conversations, RETAINED)
-        bench = Bench(databases, stored, runner, quick)
+        bench = Bench(databases, load(conversations, RETAINED), runner, quick)
         for section in sections:
             print(f"{section} …", flush=True)
-            # Imported when its turn comes: what the peers bring along must not be there while others are measured.
-            results = import_module(_MODULES[section]).run(bench)
+            # Imported as late as possible: the peers' imports must not weigh on other sections.
+            results: Results = import_module(f"benchmarks.{section}").run(bench)
             for name, figure in results.figures.items():
                 print(f"  {name}: {figure.median:.3g} ({figure.low:.3g} to {figure.high:.3g})", flush=True)
-            origin = _origin(databases, conversations)
-            kept = {"section": section, "origin": origin, **results.to_dict()}
-            (figures / f"{section}.json").write_text(json.dumps(kept, indent=2, ensure_ascii=False) + "\n")
-    kept_sections = {path.stem: json.loads(path.read_text()) for path in figures.glob("*.json")}
-    pages = cache / "docs" if quick else ROOT / "docs"
-    page = report.write(kept_sections, pages, quick=quick)
+            results.origin = _origin(databases, conversations)
+            kept = json.dumps(asdict(results), indent=2, ensure_ascii=False)
+            (figures / f"{section}.json").write_text(f"{kept}\n", encoding="utf-8")
+    results_by_section = {path.stem: Results.load(path) for path in figures.glob("*.json")}
+    page = report.write(results_by_section, cache / "docs" if quick else ROOT / "docs", quick=quick)
     print(f"Written: {os.path.relpath(page)}")
 
 
-def _origin(databases: Databases, conversations: Path | None) -> dict[str, Any]:
-    """Where figures come from: they are comparable only with others from there."""
+def _origin(databases: Databases, conversations: Path | None) -> dict[str, str]:
     with psycopg.connect(conninfo(databases.create("postgresql"))) as connection:
         postgres = connection.info.server_version
+    versions = {
+        "Python": platform.python_version(),
+        "SQLite": sqlite3.sqlite_version,
+        "Postgres": f"{postgres // 10_000}.{postgres % 10_000}",
+        **{package: version(package) for package in _PACKAGES},
+    }
     return {
         "date": datetime.now(UTC).date().isoformat(),
         "messages": "generated" if conversations is None else f"real conversations ({conversations.name})",
         "machine": f"{platform.system()} on {platform.machine()}, {os.cpu_count()} cores",
-        "python": ".".join(map(str, sys.version_info[:3])),
-        "sqlite": sqlite3.sqlite_version,
-        "postgres": f"{postgres // 10_000}.{postgres % 10_000}",
-        "packages": {name: version(name) for name in ("sessions-db", "sqlalchemy", "psycopg")},
+        "versions": ", ".join(f"{name} {number}" for name, number in versions.items()),
     }

@@ -1,11 +1,13 @@
-"""What a section of the benchmark works with, and what it leaves behind."""
+"""What a section of the benchmarks is given, and what it returns."""
 
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from pathlib import Path
+from typing import Any, Self
 
 from benchmarks.conversations import ChatMessage
 from benchmarks.databases import Databases, Durability
@@ -15,12 +17,12 @@ RETAINED = 100
 """How many messages a session holds while it is appended to and read."""
 
 READ_LIMIT = 50
-"""How many of the newest messages everybody reads."""
+"""How many of the newest messages a read asks for."""
 
 
 @dataclass(frozen=True, slots=True)
 class Bench:
-    """The databases, the `RETAINED` messages and the patience of one run."""
+    """The databases and the `RETAINED` messages of a run, and whether it is a quick one."""
 
     databases: Databases
     messages: Sequence[ChatMessage]
@@ -28,7 +30,7 @@ class Bench:
     quick: bool
 
     def plan(self, rounds: int, slot_s: float = 0.5) -> Plan:
-        """A plan for a full run, or what a quick one makes of it."""
+        """How long to measure: these rounds and slots, or less in a quick run."""
         if self.quick:
             return Plan(rounds=min(rounds, 3), slot_s=min(slot_s, 0.1), block=20)
         return Plan(rounds=rounds, slot_s=slot_s, block=RETAINED)
@@ -36,16 +38,16 @@ class Bench:
 
 @dataclass(slots=True)
 class Results:
-    """The figures of a section by name, and what else its part of the report needs."""
+    """The figures of a section by name, and what else its part of the page needs. Survives JSON."""
 
     figures: dict[str, Figure] = field(default_factory=dict)
     durability: dict[str, Durability] = field(default_factory=dict)
     notes: dict[str, Any] = field(default_factory=dict)
+    origin: dict[str, str] = field(default_factory=dict)
 
-    def to_dict(self) -> dict[str, Any]:
-        """The results as JSON."""
-        return {
-            "figures": {name: figure.to_dict() for name, figure in self.figures.items()},
-            "durability": {name: dict(settings) for name, settings in self.durability.items()},
-            "notes": self.notes,
-        }
+    @classmethod
+    def load(cls, path: Path) -> Self:
+        """The results in the file."""
+        kept = json.loads(path.read_text(encoding="utf-8"))
+        kept["figures"] = {name: Figure(**figure) for name, figure in kept["figures"].items()}
+        return cls(**kept)

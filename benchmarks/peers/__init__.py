@@ -1,33 +1,94 @@
-"""What a user would pick instead, each used as its documentation has it."""
+"""The peers: what one might use instead, at equal durability, each used as its documentation shows."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Protocol
+import warnings
+from contextlib import AsyncExitStack
+from importlib.metadata import version
+from typing import Final
 
-from sqlalchemy import URL
+from benchmarks.databases import BACKENDS, TITLES, in_wal_mode
+from benchmarks.managers import inhabited
+from benchmarks.names import (
+    ADK,
+    AGNO_POSTGRES,
+    AGNO_SQLITE,
+    DRIVER,
+    LANGCHAIN,
+    LANGCHAIN_POSTGRES,
+    OPENAI_SQLALCHEMY,
+    OPENAI_SQLITE,
+    OURS,
+    OURS_ASYNC,
+    ROLLBACK_JOURNAL,
+)
+from benchmarks.peers import agno, google_adk, langchain, openai_agents, ours
+from benchmarks.peers.peer import Opener, Peer
+from benchmarks.rounds import cost, interleaved
+from benchmarks.sections import Bench, Results
 
-from benchmarks.conversations import ChatMessage
+ROUNDS = 11
+
+_PACKAGES = ("openai-agents", "google-adk", "langchain-community", "langchain-postgres", "agno")
+
+_OURS: Final[dict[str, Opener]] = {OURS: ours.sync, OURS_ASYNC: ours.asynchronous, DRIVER: ours.driver}
+
+_PEERS: Final[dict[str, dict[str, Opener]]] = {
+    "sqlite": {
+        OPENAI_SQLITE: openai_agents.sqlite_sessions,
+        OPENAI_SQLALCHEMY: openai_agents.sqlalchemy_sessions,
+        ADK: google_adk.sessions,
+        f"{ADK}{ROLLBACK_JOURNAL}": google_adk.sessions,
+        LANGCHAIN: langchain.sql_histories,
+        f"{LANGCHAIN}{ROLLBACK_JOURNAL}": langchain.sql_histories,
+        AGNO_SQLITE: agno.sqlite_runs,
+    },
+    "postgresql": {
+        OPENAI_SQLALCHEMY: openai_agents.sqlalchemy_sessions,
+        ADK: google_adk.sessions,
+        LANGCHAIN: langchain.sql_histories,
+        LANGCHAIN_POSTGRES: langchain.postgres_histories,
+        AGNO_POSTGRES: agno.postgres_runs,
+    },
+}
 
 
-class Peer(Protocol):
-    """A store of messages, open, with two sessions: one to append to and one that holds all the messages it was given.
-
-    Each method is sync or async, as the peer's own interface is.
-    """
-
-    def append(self, number: int) -> object:
-        """Store the message of that number in the session to append to."""
-
-    def read(self, number: int) -> object:
-        """The newest messages of the other session, at most `READ_LIMIT`, as the peer gives them to its user."""
-
-    def durability(self) -> object:
-        """What the peer's own connections have in force, a `Durability`."""
-
-    def close(self) -> object:
-        """Close the peer's connections."""
+def run(bench: Bench) -> Results:
+    """Every peer on each database that it has a store for."""
+    results = Results(notes={"versions": {package: version(package) for package in _PACKAGES}})
+    # The peers' deprecation warnings are not what is measured.
+    with warnings.catch_warnings(action="ignore"):
+        for backend in BACKENDS:
+            stack = AsyncExitStack()
+            try:
+                peers = bench.runner.run(_open(bench, backend, stack))
+                _compare(bench, results, backend, peers)
+            finally:
+                bench.runner.run(stack.aclose())
+    return results
 
 
-Opener = Callable[[URL, Sequence[ChatMessage]], object]
-"""Opens a peer on an empty database and fills its session to read; sync or async."""
+async def _open(bench: Bench, backend: str, stack: AsyncExitStack) -> dict[str, Peer]:
+    peers: dict[str, Peer] = {}
+    for name, opener in _OURS.items():
+        peers[name] = await stack.enter_async_context(opener(inhabited(bench, backend), bench.messages))
+    for name, opener in _PEERS[backend].items():
+        url = bench.databases.create(backend)
+        # Some peers leave a new SQLite file in rollback-journal mode, so they are given one in WAL mode.
+        if backend == "sqlite" and not name.endswith(ROLLBACK_JOURNAL):
+            url = in_wal_mode(url)
+        peers[name] = await stack.enter_async_context(opener(url, bench.messages))
+    return peers
+
+
+def _compare(bench: Bench, results: Results, backend: str, peers: dict[str, Peer]) -> None:
+    for name, peer in peers.items():
+        results.durability[f"{TITLES[backend]}: {name}"] = peer.durability
+        if peer.durability != peers[OURS].durability and not name.endswith(ROLLBACK_JOURNAL):
+            raise SystemExit(f"{name} has other durability settings than the library: {peer.durability}")
+    # Reads come first, while a peer's tables hold nothing but the messages to read.
+    for action in ("read", "append"):
+        subjects = {name: getattr(peer, action) for name, peer in peers.items()}
+        times = interleaved(subjects, bench.plan(ROUNDS), bench.runner)
+        for name in subjects:
+            results.figures[f"{backend}.{action}.{name}"] = cost(times, name, against=OURS)

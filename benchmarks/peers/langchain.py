@@ -1,95 +1,61 @@
 """LangChain: `SQLChatMessageHistory` of langchain-community, `PostgresChatMessageHistory` of langchain-postgres.
 
-Both keep every message and can only be asked for all of them. See
+Both keep every message and can only return all of them. See
 https://docs.langchain.com/oss/python/integrations/chat_message_histories.
 """
 
-# ruff: noqa: D102  # the methods are those of `Peer`
-
 from __future__ import annotations
 
-import json
 import uuid
-from collections.abc import Sequence
-from typing import Any, Self
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager, closing
+from typing import Any
 
 import psycopg
 from langchain_community.chat_message_histories import SQLChatMessageHistory
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, SystemMessage, ToolMessage
 from langchain_postgres import PostgresChatMessageHistory
-from sqlalchemy import URL, Engine, create_engine
+from sqlalchemy import URL, create_engine
 
 from benchmarks.conversations import ChatMessage
-from benchmarks.databases import Durability, conninfo, durability, text
+from benchmarks.databases import Durability, conninfo, driver_durability, sqlalchemy_durability
+from benchmarks.peers.peer import Peer
 from benchmarks.sections import READ_LIMIT
 
 _DRIVERS = {"sqlite": "sqlite", "postgresql": "postgresql+psycopg"}
 _TABLE = "chat_history"
 
 
-class SQLHistories:
+@asynccontextmanager
+async def sql_histories(url: URL, messages: Sequence[ChatMessage]) -> AsyncIterator[Peer]:
     """Two histories on one engine."""
-
-    def __init__(self, engine: Engine, messages: list[BaseMessage]) -> None:
-        self._engine = engine
-        self._messages = messages
-        self._appended = SQLChatMessageHistory("appended", connection=engine)
-        self._read = SQLChatMessageHistory("read", connection=engine)
-
-    @classmethod
-    def open(cls, url: URL, messages: Sequence[ChatMessage]) -> Self:
-        """Make the table and fill the history to read."""
-        engine = create_engine(text(url.set(drivername=_DRIVERS[url.get_backend_name()])))
-        peer = cls(engine, [_message(message) for message in messages])
-        peer._read.add_messages(peer._messages)
-        return peer
-
-    def append(self, number: int) -> None:
-        self._appended.add_message(self._messages[number])
-
-    def read(self, _number: int) -> list[BaseMessage]:
-        return self._read.messages[-READ_LIMIT:]
-
-    def durability(self) -> Durability:
-        with self._engine.connect() as connection:
-            return durability(self._engine.dialect.name, lambda query: connection.exec_driver_sql(query).scalar())
-
-    def close(self) -> None:
-        self._engine.dispose()
+    engine = create_engine(url.set(drivername=_DRIVERS[url.get_backend_name()]))
+    with engine.connect() as connection:
+        durability = sqlalchemy_durability(connection)
+    appended, read = (SQLChatMessageHistory(name, connection=engine) for name in ("appended", "read"))
+    yield _peer(appended, read, messages, durability)
+    engine.dispose()
 
 
-class PostgresHistories:
+@asynccontextmanager
+async def postgres_histories(url: URL, messages: Sequence[ChatMessage]) -> AsyncIterator[Peer]:
     """Two histories on one connection."""
-
-    def __init__(self, connection: psycopg.Connection[Any], messages: list[BaseMessage]) -> None:
-        self._connection = connection
-        self._messages = messages
-        self._appended = self._history()
-        self._read = self._history()
-
-    @classmethod
-    def open(cls, url: URL, messages: Sequence[ChatMessage]) -> Self:
-        """Make the table and fill the history to read."""
-        connection = psycopg.connect(conninfo(url))
+    with closing(psycopg.connect(conninfo(url))) as connection:
         PostgresChatMessageHistory.create_tables(connection, _TABLE)
-        peer = cls(connection, [_message(message) for message in messages])
-        peer._read.add_messages(peer._messages)
-        return peer
+        appended, read = (
+            PostgresChatMessageHistory(_TABLE, str(uuid.uuid4()), sync_connection=connection) for _ in range(2)
+        )
+        yield _peer(appended, read, messages, driver_durability(connection))
 
-    def append(self, number: int) -> None:
-        self._appended.add_messages([self._messages[number]])
 
-    def read(self, _number: int) -> list[BaseMessage]:
-        return self._read.messages[-READ_LIMIT:]
-
-    def durability(self) -> Durability:
-        return durability("postgresql", lambda query: (self._connection.execute(query).fetchone() or [None])[0])
-
-    def close(self) -> None:
-        self._connection.close()
-
-    def _history(self) -> PostgresChatMessageHistory:
-        return PostgresChatMessageHistory(_TABLE, str(uuid.uuid4()), sync_connection=self._connection)
+def _peer(appended: Any, read: Any, messages: Sequence[ChatMessage], durability: Durability) -> Peer:
+    stored = [_message(message) for message in messages]
+    read.add_messages(stored)
+    return Peer(
+        append=lambda number: appended.add_message(stored[number]),
+        read=lambda _number: read.messages[-READ_LIMIT:],
+        durability=durability,
+    )
 
 
 def _message(message: ChatMessage) -> BaseMessage:
@@ -98,13 +64,8 @@ def _message(message: ChatMessage) -> BaseMessage:
             return HumanMessage(message.content)
         case "assistant":
             calls = [
-                {
-                    "id": call["id"],
-                    "name": call["function"]["name"],
-                    "args": json.loads(call["function"]["arguments"]),
-                    "type": "tool_call",
-                }
-                for call in message.tool_calls
+                {"type": "tool_call", "id": call_id, "name": name, "args": arguments}
+                for call_id, name, arguments in message.calls()
             ]
             return AIMessage(message.content, tool_calls=calls)
         case "tool":

@@ -1,76 +1,53 @@
-"""The library itself, sync and async, through the same door as its peers."""
-
-# ruff: noqa: D102  # the methods are those of `Peer`
+"""The library itself, sync and async, and the plain driver with its statements, measured as its peers are."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Self
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager, closing
 
 from sqlalchemy import URL
 
+from benchmarks import driver as plain
 from benchmarks.conversations import ChatMessage
-from benchmarks.databases import Durability, text
-from benchmarks.managers import async_manager, durability_of, full_session, opened
+from benchmarks.databases import driver_durability
+from benchmarks.managers import append, async_append, durability_of, full_session, read
+from benchmarks.peers.peer import Peer
 from benchmarks.sections import READ_LIMIT
-from sessions_db import Message, SessionManager
+from sessions_db import AsyncSessionManager, SessionManager
 
 
-class Sync:
+@asynccontextmanager
+async def sync(url: URL, messages: Sequence[ChatMessage]) -> AsyncIterator[Peer]:
     """Two sessions of a `SessionManager`."""
-
-    def __init__(self, manager: SessionManager, messages: Sequence[ChatMessage]) -> None:
-        self._manager = manager
-        self._messages = [(message.role, message.content, message.tool_name, message.metadata) for message in messages]
-        self._appended = full_session(manager, messages)
-        self._read = full_session(manager, messages)
-
-    @classmethod
-    def open(cls, url: URL, messages: Sequence[ChatMessage]) -> Self:
-        """Make the schema and fill the sessions."""
-        return cls(SessionManager(text(url)), messages)
-
-    def append(self, number: int) -> Message:
-        role, content, tool_name, metadata = self._messages[number]
-        return self._manager.add_message(self._appended, role, content, tool_name=tool_name, metadata=metadata)
-
-    def read(self, _number: int) -> list[Message] | None:
-        return self._manager.history(self._read, READ_LIMIT, include_tools=True)
-
-    def durability(self) -> Durability:
-        return durability_of(self._manager)
-
-    def close(self) -> None:
-        self._manager.close()
+    with SessionManager(url) as manager:
+        keys = [full_session(manager, messages) for _ in range(2)]
+        yield Peer(append(manager, keys[0], messages), read(manager, keys[1]), durability_of(manager))
 
 
-class Async:
+@asynccontextmanager
+async def asynchronous(url: URL, messages: Sequence[ChatMessage]) -> AsyncIterator[Peer]:
     """Two sessions of an `AsyncSessionManager`."""
+    with SessionManager(url) as sync_manager:
+        keys = [full_session(sync_manager, messages) for _ in range(2)]
+        # Both managers open their connections in the same way.
+        durability = durability_of(sync_manager)
 
-    def __init__(self, url: URL, messages: Sequence[ChatMessage]) -> None:
-        self._url = url
-        self._manager = async_manager(url)
-        self._messages = [(message.role, message.content, message.tool_name, message.metadata) for message in messages]
-        with opened(url) as sync:
-            self._appended = full_session(sync, messages)
-            self._read = full_session(sync, messages)
+    async def newest(_number: int) -> object:
+        return await manager.history(keys[1], READ_LIMIT, include_tools=True)
 
-    @classmethod
-    def open(cls, url: URL, messages: Sequence[ChatMessage]) -> Self:
-        """Make the schema and fill the sessions."""
-        return cls(url, messages)
+    async with AsyncSessionManager(url) as manager:
+        yield Peer(async_append(manager, keys[0], messages), newest, durability)
 
-    async def append(self, number: int) -> Message:
-        role, content, tool_name, metadata = self._messages[number]
-        return await self._manager.add_message(self._appended, role, content, tool_name=tool_name, metadata=metadata)
 
-    async def read(self, _number: int) -> list[Message] | None:
-        return await self._manager.history(self._read, READ_LIMIT, include_tools=True)
-
-    def durability(self) -> Durability:
-        # Both faces open their connections in one way.
-        with opened(self._url) as manager:
-            return durability_of(manager)
-
-    async def close(self) -> None:
-        await self._manager.close()
+@asynccontextmanager
+async def driver(url: URL, messages: Sequence[ChatMessage]) -> AsyncIterator[Peer]:
+    """Two sessions on one connection: no store that counts and trims as the library does can be faster."""
+    with SessionManager(url) as manager:
+        keys = [full_session(manager, messages) for _ in range(2)]
+    statements = plain.Statements(url)
+    with closing(plain.connect(url)) as connection:
+        yield Peer(
+            plain.append(connection, statements, keys[0], messages),
+            plain.read(connection, statements, keys[1]),
+            driver_durability(connection),
+        )
