@@ -228,7 +228,7 @@ COLUMNS = {
     "audit_events": "id at at_ms actor db_user event session_key agent_id kind from_status to_status reason label"
     " from_session_key parent_key message_count sealed",
     "audit_lineage": "session_key parent_key root_key depth path",
-    "audit_seals": "id sealed_at sealed_ms actor through_event_id event_count digest previous_digest",
+    "audit_seals": "id sealed_at sealed_ms actor through_event_id event_count digest previous_digest events_digest",
 }
 
 IDENTITY = {

@@ -218,6 +218,7 @@ def create_log() -> None:
         sa.Column("through_event_id", INT64, nullable=False),
         sa.Column("event_count", INT64, nullable=False),
         sa.Column("previous_digest", sa.Text(), nullable=False),
+        sa.Column("events_digest", sa.Text(), nullable=False),
         sa.Column("digest", sa.Text(), nullable=False),
         sa.PrimaryKeyConstraint("id", name="pk_event_seals"),
         sa.UniqueConstraint("previous_digest", name="uq_event_seals_previous_digest"),

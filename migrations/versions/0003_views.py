@@ -136,7 +136,8 @@ SELECT
   through_event_id,
   event_count,
   digest,
-  previous_digest
+  previous_digest,
+  events_digest
 FROM event_seals"""
 
 

@@ -53,6 +53,7 @@ class Seal:
     through_event_id: int
     event_count: int
     previous_digest: str
+    events_digest: str
     digest: str
 
     @property

@@ -1,17 +1,23 @@
 """Seals: digests over the log that are kept elsewhere, so that a rewritten log can't pass for the original.
 
-An event's digest is the SHA-256 of its columns as a JSON array in UTF-8, without spaces, in the order of the table's
-columns. A seal's digest is the SHA-256 of these lines, each ended by a line feed: the digest of the seal before it (64
-zeros for the first one), then for each event since then, by id: its id, its at_ms and its digest, separated by spaces.
-Digests are in hexadecimal. Anyone who holds the last seal's digest can check the log without trusting its owner.
+The digest of a row is the SHA-256 of its columns as a JSON array in UTF-8, without spaces, in the order of the table's
+columns. A seal's `events_digest` is the SHA-256 of a line for each event since the seal before it, by id, ended by a
+line feed: its id, its at_ms and its digest, separated by spaces. A seal's digest is that of its row, the digest itself
+left out. Digests are in hexadecimal. Anyone who holds the last seal's digest can check the log without trusting its
+owner.
+
+What a digest D that is kept elsewhere proves: only the row that was sealed has it. So D vouches for where its seal
+ends, `through_event_id`, and for the seals and events before it, by `previous_digest` and `events_digest`. Verifying
+since D therefore checks that D's row has this digest, which needs no event, and recomputes every seal after it from the
+events beyond D's `through_event_id`. A digest E that is expected must be among those, or be D itself.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, astuple, dataclass, replace
 from datetime import timedelta
 from typing import Any, Final
 
@@ -51,8 +57,7 @@ def seal(conn: Connection, through_event_id: int, actor: str | None) -> Seal | N
     after_id = last.through_event_id if last else 0
     if through_event_id <= after_id:
         return last
-    previous_digest = last.digest if last else _FIRST
-    chain = _Chain(previous_digest)
+    chain = _Chain()
     while events := _rows(conn, session_events, after_id, through_event_id):
         leaves = [{"event_id": event.id, "at_ms": event.at_ms, "digest": _digest(event)} for event in events]
         conn.execute(insert(event_digests), leaves)
@@ -65,9 +70,11 @@ def seal(conn: Connection, through_event_id: int, actor: str | None) -> Seal | N
         actor=actor,
         through_event_id=through_event_id,
         event_count=chain.length,
-        previous_digest=previous_digest,
-        digest=chain.digest(),
+        previous_digest=last.digest if last else _FIRST,
+        events_digest=chain.digest(),
+        digest="",
     )
+    made = replace(made, digest=_seal_digest(made))
     conn.execute(insert(event_seals).values(asdict(made)))
     return made
 
@@ -117,10 +124,10 @@ class _Found:
 
 
 class _Chain:
-    """The digest of a seal, while its events come by."""
+    """The digest of a seal's events, while they come by."""
 
-    def __init__(self, previous_digest: str) -> None:
-        self._hash = hashlib.sha256(f"{previous_digest}\n".encode())
+    def __init__(self) -> None:
+        self._hash = hashlib.sha256()
         self.length = 0
 
     def add(self, event_id: int, at_ms: int, digest: str) -> None:
@@ -135,25 +142,34 @@ def _look_for_fault(
     conn: Connection, seals: Sequence[Seal], found: _Found, *, expect: str | None, since: str | None
 ) -> None:
     """Count what is as it was sealed; the first fault is raised."""
+    digests = [made.digest for made in seals]
     for wanted in (expect, since):
-        if wanted is not None and wanted not in [made.digest for made in seals]:
+        if wanted is not None and wanted not in digests:
             raise _Fault(None, f"no seal has the digest {wanted}")
-    previous_digest, after_id = _FIRST, 0
-    taken_for_granted = since is not None
+    before = None
+    if since is not None:
+        before = seals[digests.index(since)]
+        if _seal_digest(before) != since:
+            raise _Fault(None, f"seal {before.id} was changed")
+        seals = seals[digests.index(since) + 1 :]
+        if expect not in (None, since, *(made.digest for made in seals)):
+            raise _Fault(None, f"the seal {expect} does not come after the seal {since}")
     for made in seals:
-        if not taken_for_granted:
-            _check(conn, made, previous_digest, after_id, found)
-        taken_for_granted = taken_for_granted and made.digest != since
-        previous_digest, after_id = made.digest, made.through_event_id
+        _check(conn, made, before, found)
+        before = made
+    after_id = before.through_event_id if before else 0
     stray = select(func.min(event_digests.c.event_id)).where(event_digests.c.event_id > after_id)
     if (stray_id := conn.execute(stray).scalar_one()) is not None:
         raise _Fault(stray_id, "has a digest that no seal covers")
 
 
-def _check(conn: Connection, made: Seal, previous_digest: str, after_id: int, found: _Found) -> None:
+def _check(conn: Connection, made: Seal, before: Seal | None, found: _Found) -> None:
     """Count what this seal covers; the fault that comes first, by the events' ids, is raised."""
     kept_since_ms = clock.now_ms() - _KEPT_MS
-    chain = _Chain(previous_digest)
+    seal_id, previous_digest, after_id = (
+        (before.id, before.digest, before.through_event_id) if before else (0, _FIRST, 0)
+    )
+    chain = _Chain()
     while after_id < made.through_event_id:
         leaves = _rows(conn, event_digests, after_id, made.through_event_id)
         until_id = leaves[-1].event_id if len(leaves) == _PAGE else made.through_event_id
@@ -173,8 +189,11 @@ def _check(conn: Connection, made: Seal, previous_digest: str, after_id: int, fo
         if slipped_in <= until_id:
             raise _Fault(slipped_in, "was slipped in after its time")
         after_id = until_id
-    if (made.previous_digest, made.event_count, made.digest) != (previous_digest, chain.length, chain.digest()):
+    covered = (seal_id + 1, previous_digest, chain.length, chain.digest())
+    if (made.id, made.previous_digest, made.event_count, made.events_digest) != covered:
         raise _Fault(None, f"seal {made.id} is not over the digests that are there for it")
+    if made.digest != _seal_digest(made):
+        raise _Fault(None, f"seal {made.id} was changed")
 
 
 def _rows(
@@ -186,6 +205,11 @@ def _rows(
     return conn.execute(query).all()
 
 
-def _digest(event: Row[Any]) -> str:
-    text = json.dumps([*event], ensure_ascii=False, separators=(",", ":"))
+def _seal_digest(made: Seal) -> str:
+    *columns, _ = astuple(made)
+    return _digest(columns)
+
+
+def _digest(columns: Iterable[object]) -> str:
+    text = json.dumps([*columns], ensure_ascii=False, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()

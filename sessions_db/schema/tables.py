@@ -227,6 +227,7 @@ event_seals = Table(
     Column("through_event_id", _Int64, nullable=False),
     Column("event_count", _Int64, nullable=False),
     Column("previous_digest", Text, nullable=False),
+    Column("events_digest", Text, nullable=False),
     Column("digest", Text, nullable=False),
     PrimaryKeyConstraint("id", name="pk_event_seals"),
     UniqueConstraint("previous_digest", name="uq_event_seals_previous_digest"),

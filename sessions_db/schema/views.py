@@ -133,7 +133,8 @@ SELECT
   through_event_id,
   event_count,
   digest,
-  previous_digest
+  previous_digest,
+  events_digest
 FROM event_seals"""
 
 

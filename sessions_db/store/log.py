@@ -58,7 +58,7 @@ class Log(Runner):
             expect: the digest of a seal, kept elsewhere: the log must hold that seal. Without it, only changes by
                 somebody who did not make the seals anew are found.
             since: the digest of a seal, kept elsewhere, up to which the log was verified before: only what came after
-                it is read.
+                it is read. `expect` must be that seal or one that came after it.
         """
         return self._run(
             sealing.verify,

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from sessions_db import InvalidInput, NewMessage, SessionEvent, SessionManager, SessionNotActive, SessionsError
+from sessions_db import InvalidInput, NewMessage, Seal, SessionEvent, SessionManager, SessionNotActive, SessionsError
 from sessions_db.store import SessionStore
 from tests.support.client import PlainClient
 from tests.support.clock import Clock, at, ms
@@ -244,17 +244,22 @@ def test_log_that_was_left_alone_is_verified(manager: SessionManager, sealed: st
         assert (verdict.seal.id, verdict.seal.through_event_id, verdict.seal.event_count) == (2, 6, 3)
 
 
-def test_seals_of_equal_logs_are_equal_on_both_databases(manager: SessionManager, plain: PlainClient) -> None:
+def test_seals_of_equal_logs_are_equal_on_both_databases(
+    open_manager: Callable[..., SessionManager], url: str, plain: PlainClient, clock: Clock
+) -> None:
     plain(
         "INSERT INTO session_events (at_ms, actor, event, session_key, reason, message_count)"
         " VALUES (1700000000123, 'Größe', 'deleted', 'agent:a:main', 'a \"b\" \\ 中', 7)"
     )
 
-    seal = manager.seal_log()
+    with open_manager(url, actor="notary") as manager:
+        seal = manager.seal_log()
     assert seal is not None
     columns = '[1,1700000000123,"Größe",null,"deleted","agent:a:main",null,null,"a \\"b\\" \\\\ 中",null,null,null,7]'
     event = hashlib.sha256(columns.encode()).hexdigest()
-    assert seal.digest == hashlib.sha256(f"{'0' * 64}\n1 1700000000123 {event}\n".encode()).hexdigest()
+    events = hashlib.sha256(f"1 1700000000123 {event}\n".encode()).hexdigest()
+    row = f'[1,{clock.now_ms},"notary",1,1,"{"0" * 64}","{events}"]'
+    assert seal.digest == hashlib.sha256(row.encode()).hexdigest()
 
 
 def test_seal_of_nothing_new_is_the_last_one(manager: SessionManager) -> None:
@@ -277,6 +282,74 @@ def test_verifying_goes_on_from_a_seal(manager: SessionManager, sealed: str) -> 
 @pytest.mark.usefixtures("sealed")
 def test_seal_that_is_not_there_is_a_fault(manager: SessionManager, which: str) -> None:
     assert manager.verify_log(**{which: "0" * 64}).fault == f"no seal has the digest {'0' * 64}"
+
+
+@pytest.fixture
+def chain(manager: SessionManager) -> list[Seal]:
+    """Three seals, each over one event; a fourth event is not sealed."""
+    made = []
+    for name in "abc":
+        manager.get_or_create_main(name)
+        made.append(manager.seal_log())
+    manager.get_or_create_main("d")
+    return [seal for seal in made if seal is not None]
+
+
+def test_expected_seal_may_be_the_one_to_go_on_from_or_a_later_one(manager: SessionManager, chain: list[Seal]) -> None:
+    for count, seal in enumerate(chain[1:]):
+        verdict = manager.verify_log(since=chain[1].digest, expect=seal.digest)
+
+        assert (verdict.fault, verdict.verified, verdict.unsealed) == (None, 1, 1), count
+
+
+def test_expected_seal_that_was_made_before_the_one_to_go_on_from_is_a_fault(
+    manager: SessionManager, chain: list[Seal]
+) -> None:
+    since, expect = chain[1].digest, chain[0].digest
+
+    fault = manager.verify_log(since=since, expect=expect).fault
+    assert fault == f"the seal {expect} does not come after the seal {since}"
+
+
+@pytest.mark.parametrize("order", ["expected first", "expected last"])
+def test_rewritten_log_does_not_pass_by_the_seals_that_are_asked_for(
+    manager: SessionManager, plain: PlainClient, chain: list[Seal], order: str
+) -> None:
+    since, expect = chain[0].digest, chain[2].digest
+    first, second = (expect, since) if order == "expected first" else (since, expect)
+    guards(plain, on=False)
+    plain("UPDATE session_events SET reason = 'nothing happened' WHERE id = 2")
+    plain("DELETE FROM session_events WHERE id = 3")
+    plain("DELETE FROM event_digests")
+    plain("DELETE FROM event_seals")
+    # The seal to go on from gets the position of the newest event, so that no event would be looked at.
+    for number, (digest, previous) in enumerate(((first, ""), (second, first)), start=1):
+        plain(
+            "INSERT INTO event_seals"
+            " (id, sealed_ms, through_event_id, event_count, previous_digest, events_digest, digest)"
+            " VALUES (?, 1, 4, 0, ?, '', ?)",
+            number,
+            previous,
+            digest,
+        )
+
+    verdict = manager.verify_log(expect=expect, since=since)
+    if plain.backend == "postgresql":
+        guards(plain, on=True)
+    number = 2 if order == "expected first" else 1
+    assert (verdict.fault, verdict.verified) == (f"seal {number} was changed", 0)
+
+
+def test_change_after_the_seal_to_go_on_from_is_named(
+    manager: SessionManager, plain: PlainClient, chain: list[Seal]
+) -> None:
+    guards(plain, on=False)
+    plain("UPDATE session_events SET reason = 'x' WHERE id = 3")
+
+    verdict = manager.verify_log(expect=chain[2].digest, since=chain[0].digest)
+    if plain.backend == "postgresql":
+        guards(plain, on=True)
+    assert (verdict.event_id, verdict.fault, verdict.verified) == (3, "was changed", 1)
 
 
 TAMPERING = {
@@ -308,6 +381,8 @@ TAMPERING = {
         None,
         "seal 2 is not over the digests that are there for it",
     ),
+    "sealer changed": ("UPDATE event_seals SET actor = 'nobody' WHERE id = 1", None, "seal 1 was changed"),
+    "time of sealing changed": ("UPDATE event_seals SET sealed_ms = 1 WHERE id = 2", None, "seal 2 was changed"),
 }
 
 
