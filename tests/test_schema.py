@@ -7,8 +7,9 @@ import time
 
 import psycopg
 import pytest
+from sqlalchemy import PrimaryKeyConstraint, UniqueConstraint
 
-from sessions_db import SessionManager
+from sessions_db import SessionManager, schema
 from tests.support.client import PlainClient
 from tests.support.rows import insert_cycle
 
@@ -393,15 +394,85 @@ def test_sessions_and_labels_are_not_emptied_unlogged(plain: PlainClient, key: s
     assert plain("SELECT key FROM sessions") == [(key,)]
 
 
-@pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
-def test_session_is_not_replaced_unlogged(plain: PlainClient, key: str) -> None:
-    with pytest.raises(REFUSAL, match="sessions_log_insert"):
-        plain("INSERT OR REPLACE INTO sessions SELECT * FROM sessions")
+def unique_keys() -> list[tuple[str, str]]:
+    """Each unique key of each table, with its columns in a row."""
+    found = []
+    for table in schema.tables_of("sqlite"):
+        unique = [item for item in table.constraints if isinstance(item, PrimaryKeyConstraint | UniqueConstraint)]
+        keys = [item.columns for item in unique] + [index.columns for index in table.indexes if index.unique]
+        found += [(table.name, " ".join(column.name for column in columns)) for columns in keys]
+    # A second event with an id is refused by its own trigger; event_actor is nothing but its key.
+    return sorted(set(found) - {("session_events", "id"), ("event_actor", "name")})
 
-    assert plain("SELECT count(*) FROM messages") == [(2,)]
-    plain("DELETE FROM sessions")
-    insert_session(plain, key=key)
-    assert plain("SELECT key FROM sessions") == [(key,)]
+
+@pytest.fixture
+def two_of_everything(manager: SessionManager, plain: PlainClient) -> list[str]:
+    """The keys of two sessions, with two rows or more in every table that has a unique key. Their events are gone."""
+    keys = [manager.spawn_subagent("main", "Test", name, message_cap=2, archive_trimmed=True) for name in "ab"]
+    for key in keys:
+        for number in range(4):
+            manager.add_message(key, "user", str(number), idempotency_key=str(number))
+        manager.seal_log()
+        manager.complete_session(key)
+    manager.seal_log()
+    plain("DROP TRIGGER session_events_delete")
+    plain("DELETE FROM session_events")
+    return keys
+
+
+@pytest.mark.parametrize(("table", "unique"), unique_keys())
+@pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
+@pytest.mark.usefixtures("two_of_everything")
+def test_no_row_is_replaced_by_an_insert(plain: PlainClient, table: str, unique: str) -> None:
+    columns = [str(name) for (name,) in plain(f"SELECT name FROM pragma_table_info('{table}')")]
+    before = {name: plain(f"SELECT * FROM {name}") for name in schema.metadata.tables}
+    changed = {"sessions": {"key": "substr(key, 1, 20) || 'new'", "run_id": "'new'"}}.get(table, {})
+    if table == "messages":
+        changed = {"seq": "(SELECT last_seq + 1 FROM sessions WHERE key = session_key)", "idempotency_key": "'new'"}
+    if table == "event_seals":
+        changed = {"id": "100", "previous_digest": "'new'"}
+    values = [name if name in unique.split() else changed.get(name, name) for name in columns]
+
+    named = ", ".join(f"{table}.{name}" for name in unique.split())
+    with pytest.raises(sqlite3.IntegrityError, match=f"{table}_unique_insert: .*{named}"):
+        plain(f"INSERT OR REPLACE INTO {table} SELECT {', '.join(values)} FROM {table} LIMIT 1")
+    assert {name: plain(f"SELECT * FROM {name}") for name in schema.metadata.tables} == before
+
+
+@pytest.mark.parametrize(
+    ("table", "change"),
+    [
+        ("sessions", "key = (SELECT max(key) FROM sessions)"),
+        ("sessions", "run_id = (SELECT max(run_id) FROM sessions)"),
+        ("messages", "seq = 4"),
+        ("messages", "idempotency_key = '3'"),
+        ("labels", "label = 'b'"),
+        ("archived_messages", "seq = 2"),
+        ("event_digests", "event_id = 2"),
+        ("event_seals", "id = 2"),
+        ("event_seals", "previous_digest = (SELECT max(previous_digest) FROM event_seals)"),
+    ],
+)
+@pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
+@pytest.mark.usefixtures("two_of_everything")
+def test_no_row_is_replaced_by_an_update(plain: PlainClient, table: str, change: str) -> None:
+    before = {name: plain(f"SELECT * FROM {name}") for name in schema.metadata.tables}
+
+    with pytest.raises(sqlite3.IntegrityError, match=table):
+        plain(f"UPDATE OR REPLACE {table} SET {change}")
+    assert {name: plain(f"SELECT * FROM {name}") for name in schema.metadata.tables} == before
+
+
+@pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
+def test_session_that_was_deleted_is_made_again_when_only_the_deletion_has_expired(
+    manager: SessionManager, plain: PlainClient
+) -> None:
+    key = manager.get_or_create_main("main").key
+    manager.delete_session(key)
+    plain("DROP TRIGGER session_events_delete")
+    plain("DELETE FROM session_events WHERE event = 'deleted'")
+
+    assert manager.get_or_create_main("main").key == key
 
 
 @pytest.mark.parametrize("backend", ["postgresql"], indirect=True)

@@ -21,9 +21,32 @@ SQLITE_ACTOR = "(SELECT name FROM event_actor)"
 # Inside a SECURITY DEFINER function `current_user` is its owner.
 POSTGRESQL_ACTOR = "coalesce(nullif(current_setting('sessions_db.actor', true), ''), session_user)"
 
+
+def not_replaced(table: str, event: str, keys: tuple[str, ...]) -> str:
+    # OR REPLACE deletes the row that is in the way without firing a trigger: nothing logs, archives or refuses that,
+    # and an AFTER trigger comes too late. A BEFORE trigger also fires where ON CONFLICT would avoid the conflict, so
+    # the library's statements look first.
+    trigger = f"{table}_unique_{event}"
+    columns = ", ".join(sorted({column for key in keys for column in key.split(", ")}))
+    when = "INSERT" if event == "insert" else f"UPDATE OF {columns}"
+    checks = []
+    for key in keys:
+        names = key.split(", ")
+        new, old = (", ".join(f"{row}.{name}" for name in names) for row in ("NEW", "OLD"))
+        same = " AND ".join(f"{name} = NEW.{name}" for name in names)
+        moved = f"({new}) IS NOT ({old}) AND " if event == "update" else ""
+        full = ", ".join(f"{table}.{name}" for name in names)
+        checks.append(f"""\
+  SELECT RAISE(ABORT, '{trigger}: a row is not replaced: {full}')
+  WHERE {moved}EXISTS (SELECT 1 FROM {table} WHERE {same});
+""")
+    return f"CREATE TRIGGER {trigger} BEFORE {when} ON {table}\nBEGIN\n{''.join(checks)}END"
+
+
 # By trigger, the statement that creates it.
-SQLITE = {
-    "messages_append": f"""\
+SQLITE = (
+    {
+        "messages_append": f"""\
 CREATE TRIGGER messages_append AFTER INSERT ON messages
 BEGIN
   SELECT RAISE(ABORT, 'messages_append: seq must be the last_seq of an existing session, plus 1')
@@ -39,7 +62,7 @@ BEGIN
   WHERE session_key = NEW.session_key
     AND seq <= NEW.seq - (SELECT message_cap FROM sessions WHERE key = NEW.session_key);
 END""",
-    "sessions_message_cap": f"""\
+        "sessions_message_cap": f"""\
 CREATE TRIGGER sessions_message_cap AFTER UPDATE OF message_cap ON sessions
 WHEN NEW.message_cap < OLD.message_cap
 BEGIN
@@ -48,49 +71,45 @@ BEGIN
   WHERE NEW.archive_trimmed = 1 AND session_key = NEW.key AND seq <= NEW.last_seq - NEW.message_cap;
   DELETE FROM messages WHERE session_key = NEW.key AND seq <= NEW.last_seq - NEW.message_cap;
 END""",
-    "messages_place": """\
+        "messages_place": """\
 CREATE TRIGGER messages_place BEFORE UPDATE OF session_key, seq ON messages
 BEGIN
   SELECT RAISE(ABORT, 'messages_place: a message keeps its session and its number');
 END""",
-    "sessions_identity": """\
+        "sessions_identity": """\
 CREATE TRIGGER sessions_identity BEFORE UPDATE OF key, agent_id, kind, run_id, parent_key, created_ms ON sessions
 WHEN NEW.key <> OLD.key OR NEW.agent_id <> OLD.agent_id OR NEW.kind <> OLD.kind OR NEW.run_id IS NOT OLD.run_id
   OR NEW.parent_key IS NOT OLD.parent_key OR NEW.created_ms <> OLD.created_ms
 BEGIN
   SELECT RAISE(ABORT, 'sessions_identity: a session keeps its key, agent, kind, run, parent and time of creation');
 END""",
-    "sessions_delete": """\
+        "sessions_delete": """\
 CREATE TRIGGER sessions_delete AFTER DELETE ON sessions
 BEGIN
   DELETE FROM messages WHERE session_key = OLD.key;
   DELETE FROM archived_messages WHERE session_key = OLD.key;
   DELETE FROM labels WHERE session_key = OLD.key;
 END""",
-    "labels_insert": """\
+        "labels_insert": """\
 CREATE TRIGGER labels_insert BEFORE INSERT ON labels
 WHEN NOT EXISTS (SELECT 1 FROM sessions WHERE key = NEW.session_key)
 BEGIN
   SELECT RAISE(ABORT, 'labels_insert: a label must point to an existing session');
 END""",
-    "labels_update": """\
+        "labels_update": """\
 CREATE TRIGGER labels_update BEFORE UPDATE OF session_key ON labels
 WHEN NOT EXISTS (SELECT 1 FROM sessions WHERE key = NEW.session_key)
 BEGIN
   SELECT RAISE(ABORT, 'labels_update: a label must point to an existing session');
 END""",
-    "sessions_log_insert": f"""\
+        "sessions_log_insert": f"""\
 CREATE TRIGGER sessions_log_insert AFTER INSERT ON sessions
 BEGIN
-  SELECT RAISE(ABORT, 'sessions_log_insert: a session is not replaced, delete it first')
-  WHERE (
-    SELECT event FROM session_events WHERE session_key = NEW.key AND label IS NULL ORDER BY id DESC LIMIT 1
-  ) <> 'deleted';
   INSERT INTO session_events (at_ms, actor, event, session_key, to_status, reason, parent_key, message_count)
   SELECT {SQLITE_NOW}, {SQLITE_ACTOR},
     'created', NEW.key, NEW.status, NEW.end_reason, NEW.parent_key, NEW.last_seq;
 END""",
-    "sessions_log_update": f"""\
+        "sessions_log_update": f"""\
 CREATE TRIGGER sessions_log_update AFTER UPDATE OF status, finished_ms, end_reason ON sessions
 WHEN NEW.status <> OLD.status OR NEW.finished_ms IS NOT OLD.finished_ms OR NEW.end_reason IS NOT OLD.end_reason
 BEGIN
@@ -99,20 +118,20 @@ BEGIN
     CASE WHEN NEW.status = OLD.status THEN 'end_changed' ELSE 'status_changed' END,
     NEW.key, OLD.status, NEW.status, NEW.end_reason, NEW.last_seq;
 END""",
-    "sessions_log_delete": f"""\
+        "sessions_log_delete": f"""\
 CREATE TRIGGER sessions_log_delete BEFORE DELETE ON sessions
 BEGIN
   INSERT INTO session_events (at_ms, actor, event, session_key, from_status, reason, parent_key, message_count)
   SELECT {SQLITE_NOW}, {SQLITE_ACTOR},
     'deleted', OLD.key, OLD.status, OLD.end_reason, OLD.parent_key, OLD.last_seq;
 END""",
-    "labels_log_insert": f"""\
+        "labels_log_insert": f"""\
 CREATE TRIGGER labels_log_insert AFTER INSERT ON labels
 BEGIN
   INSERT INTO session_events (at_ms, actor, event, session_key, label)
   SELECT {SQLITE_NOW}, {SQLITE_ACTOR}, 'label_assigned', NEW.session_key, NEW.label;
 END""",
-    "labels_log_update": f"""\
+        "labels_log_update": f"""\
 CREATE TRIGGER labels_log_update AFTER UPDATE OF label, session_key ON labels
 WHEN NEW.label <> OLD.label OR NEW.session_key <> OLD.session_key
 BEGIN
@@ -124,39 +143,54 @@ BEGIN
     CASE WHEN NEW.label = OLD.label THEN 'label_moved' ELSE 'label_assigned' END,
     NEW.session_key, NEW.label, CASE WHEN NEW.label = OLD.label THEN OLD.session_key END;
 END""",
-    "labels_log_delete": f"""\
+        "labels_log_delete": f"""\
 CREATE TRIGGER labels_log_delete AFTER DELETE ON labels
 BEGIN
   INSERT INTO session_events (at_ms, actor, event, session_key, label)
   SELECT {SQLITE_NOW}, {SQLITE_ACTOR}, 'label_removed', OLD.session_key, OLD.label;
 END""",
-    "session_events_insert": """\
+        "session_events_insert": """\
 CREATE TRIGGER session_events_insert BEFORE INSERT ON session_events
 WHEN NEW.id >= 1 AND NEW.id <= (SELECT max(id) FROM session_events)
 BEGIN
   SELECT RAISE(ABORT, 'session_events_insert: an event comes after those that are logged');
 END""",
-    "session_events_update": """\
+        "session_events_update": """\
 CREATE TRIGGER session_events_update BEFORE UPDATE ON session_events
 BEGIN
   SELECT RAISE(ABORT, 'session_events_update: an event is not changed');
 END""",
-    "session_events_delete": f"""\
+        "session_events_delete": f"""\
 CREATE TRIGGER session_events_delete BEFORE DELETE ON session_events
 WHEN OLD.at_ms > {SQLITE_NOW} - 30 * 24 * 60 * 60 * 1000
 BEGIN
   SELECT RAISE(ABORT, 'session_events_delete: an event is kept for 30 days');
 END""",
-} | {
-    f"{table}_{event}": f"""\
+    }
+    | {
+        f"{table}_{event}": f"""\
 CREATE TRIGGER {table}_{event} BEFORE {event.upper()} ON {table}
-{f"WHEN EXISTS (SELECT 1 FROM {table} WHERE {key} = NEW.{key})" if event == "insert" else ""}
 BEGIN
   SELECT RAISE(ABORT, '{table}_{event}: what is sealed is not changed');
 END"""
-    for table, key in (("event_digests", "event_id"), ("event_seals", "id"))
-    for event in ("insert", "update", "delete")
-}
+        for table in ("event_digests", "event_seals")
+        for event in ("update", "delete")
+    }
+    | {
+        f"{table}_unique_{event}": not_replaced(table, event, keys)
+        for table, event, keys in (
+            ("sessions", "insert", ("key", "run_id")),
+            ("messages", "insert", ("session_key, seq", "session_key, idempotency_key")),
+            ("messages", "update", ("session_key, idempotency_key",)),
+            ("labels", "insert", ("label",)),
+            ("labels", "update", ("label",)),
+            ("archived_messages", "insert", ("session_key, seq",)),
+            ("archived_messages", "update", ("session_key, seq",)),
+            ("event_digests", "insert", ("event_id",)),
+            ("event_seals", "insert", ("id", "previous_digest")),
+        )
+    }
+)
 
 
 def in_its_schema(function: str) -> str:

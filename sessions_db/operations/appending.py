@@ -9,7 +9,7 @@ from functools import cache
 from operator import attrgetter
 from typing import Any, Final
 
-from sqlalchemy import ClauseElement, ColumnElement, Connection, bindparam, cast, select, true
+from sqlalchemy import ClauseElement, ColumnElement, Connection, bindparam, cast, exists, select, true
 
 from sessions_db import clock
 from sessions_db.database.statement import Statement
@@ -115,6 +115,11 @@ def _append(*, active_only: bool, keyed: bool) -> Statement:
     )
     if active_only:
         session = session.where(sessions.c.status == SessionStatus.ACTIVE.value)
+
+    if keyed:
+        # SQLite's triggers refuse a conflict before ON CONFLICT sees it.
+        is_known = messages.c.idempotency_key == bindparam("new_idempotency_key")
+        session = session.where(~exists().where(messages.c.session_key == sessions.c.key, is_known))
 
     def build(dialect: str) -> ClauseElement:
         insert = insert_into(dialect, messages)

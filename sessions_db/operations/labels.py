@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from sqlalchemy import Connection, select
-from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy import Connection, select, update
 
 from sessions_db.enums import LabelConflict
 from sessions_db.errors import LabelInUse
 from sessions_db.operations.attempts import attempts
-from sessions_db.schema import insert_into, labels
+from sessions_db.schema import insert_if_free, labels
 
 
 def assign(conn: Connection, label: str, key: str, at_ms: int, on_conflict: LabelConflict) -> None:
@@ -20,27 +19,31 @@ def assign(conn: Connection, label: str, key: str, at_ms: int, on_conflict: Labe
     if on_conflict is LabelConflict.REPLACE:
         take_over(conn, label, key, at_ms)
         return
-    assign_if_free = _assignment(conn, label, key, at_ms).on_conflict_do_nothing().returning(labels.c.label)
-    owner = select(labels.c.session_key).where(labels.c.label == label)
     tries = attempts(key)
-    while conn.execute(assign_if_free).scalar_one_or_none() is None:
+    while not _assign_if_free(conn, label, key, at_ms):
         next(tries)
         # The loop continues only if the owner was deleted between the two statements.
-        if (session_key := conn.execute(owner).scalar_one_or_none()) is not None:
+        if (session_key := _owner(conn, label)) is not None:
             raise LabelInUse(label, session_key)
 
 
 def take_over(conn: Connection, label: str, key: str, at_ms: int, *, only_from_older: bool = False) -> None:
     """Give the label to the session, whichever has it, or only if that one got it before `at_ms`."""
-    assign = _assignment(conn, label, key, at_ms)
-    conn.execute(
-        assign.on_conflict_do_update(
-            index_elements=[labels.c.label],
-            set_={"session_key": assign.excluded.session_key, "assigned_ms": assign.excluded.assigned_ms},
-            where=labels.c.assigned_ms < assign.excluded.assigned_ms if only_from_older else None,
-        )
-    )
+    move = update(labels).where(labels.c.label == label).values(session_key=key, assigned_ms=at_ms)
+    if only_from_older:
+        move = move.where(labels.c.assigned_ms < at_ms)
+    tries = attempts(key)
+    while not _assign_if_free(conn, label, key, at_ms):
+        next(tries)
+        # As above.
+        if conn.execute(move).rowcount or (only_from_older and _owner(conn, label) is not None):
+            return
 
 
-def _assignment(conn: Connection, label: str, key: str, at_ms: int) -> postgresql.Insert | sqlite.Insert:
-    return insert_into(conn.dialect.name, labels).values(label=label, session_key=key, assigned_ms=at_ms)
+def _assign_if_free(conn: Connection, label: str, key: str, at_ms: int) -> bool:
+    row = {"label": label, "session_key": key, "assigned_ms": at_ms}
+    return conn.execute(insert_if_free(conn.dialect.name, labels.c.label, row)).scalar_one_or_none() is not None
+
+
+def _owner(conn: Connection, label: str) -> str | None:
+    return conn.execute(select(labels.c.session_key).where(labels.c.label == label)).scalar_one_or_none()

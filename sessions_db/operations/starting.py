@@ -16,7 +16,7 @@ from sessions_db.operations import labels
 from sessions_db.operations.attempts import attempts
 from sessions_db.operations.operation import Needs, needs
 from sessions_db.operations.reading import get, status_of
-from sessions_db.schema import insert_into, sessions
+from sessions_db.schema import insert_if_free, sessions
 
 try:
     from uuid import uuid7  # type: ignore[attr-defined, unused-ignore]
@@ -59,21 +59,14 @@ def spawn(conn: Connection, new: NewSession, *, on_label_conflict: LabelConflict
 def _insert(conn: Connection, key: str, new: NewSession) -> int | None:
     """When the session was created; None if there is one with this key."""
     at_ms = clock.now_ms()
-    inserted = conn.execute(
-        insert_into(conn.dialect.name, sessions)
-        .values(
-            {field.name: getattr(new, field.name) for field in fields(new)}
-            | {
-                "key": key,
-                "status": SessionStatus.ACTIVE.value,
-                "run_id": None if new.kind is SessionKind.MAIN else str(uuid7()),
-                "created_ms": at_ms,
-                "last_activity_ms": at_ms,
-                "kind": new.kind.value,
-                "archive_trimmed": int(new.archive_trimmed),
-            }
-        )
-        .on_conflict_do_nothing(index_elements=[sessions.c.key])
-        .returning(sessions.c.key)
-    )
+    row = {field.name: getattr(new, field.name) for field in fields(new)} | {
+        "key": key,
+        "status": SessionStatus.ACTIVE.value,
+        "run_id": None if new.kind is SessionKind.MAIN else str(uuid7()),
+        "created_ms": at_ms,
+        "last_activity_ms": at_ms,
+        "kind": new.kind.value,
+        "archive_trimmed": int(new.archive_trimmed),
+    }
+    inserted = conn.execute(insert_if_free(conn.dialect.name, sessions.c.key, row))
     return None if inserted.scalar_one_or_none() is None else at_ms

@@ -35,7 +35,7 @@ from sessions_db.operations.labels import take_over
 from sessions_db.operations.operation import Needs, needs
 from sessions_db.operations.reading import filters
 from sessions_db.operations.rows import as_read
-from sessions_db.schema import Json, archived_messages, insert_into, labels, messages, sessions
+from sessions_db.schema import Json, archived_messages, insert_if_free, labels, messages, sessions
 
 _SESSION_FIELDS = [field.name for field in fields(StoredSession) if field.name in sessions.c]
 _MESSAGE_FIELDS = [field.name for field in fields(StoredMessage)]
@@ -99,9 +99,7 @@ def _insert(conn: Connection, session: StoredSession) -> bool:
     row: dict[str, Any] = {name: getattr(session, name) for name in _SESSION_FIELDS}
     row["metadata"] = cast(literal(session.metadata, Text), Json)
     row["archive_trimmed"] = int(session.archive_trimmed)
-    insert_new = insert_into(conn.dialect.name, sessions).values(row)
-    insert_new = insert_new.on_conflict_do_nothing(index_elements=[sessions.c.key])
-    return conn.execute(insert_new.returning(sessions.c.key)).first() is not None
+    return conn.execute(insert_if_free(conn.dialect.name, sessions.c.key, row)).first() is not None
 
 
 def _is(key: str) -> ColumnElement[bool]:

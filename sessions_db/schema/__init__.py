@@ -8,7 +8,7 @@ every writer, including a `psql` or `sqlite3` shell.
 from typing import Final
 
 from sessions_db.schema import postgresql_triggers, sqlite_triggers
-from sessions_db.schema.expressions import ACT_AS, STOP_ACTING, JsonRows, insert_into, json_rows
+from sessions_db.schema.expressions import ACT_AS, STOP_ACTING, JsonRows, insert_if_free, insert_into, json_rows
 from sessions_db.schema.json import Json, from_json, to_json
 from sessions_db.schema.tables import (
     archived_messages,
@@ -40,6 +40,7 @@ __all__ = [
     "event_digests",
     "event_seals",
     "from_json",
+    "insert_if_free",
     "insert_into",
     "json_rows",
     "labels",

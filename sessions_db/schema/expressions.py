@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final, NamedTuple
 
 from sqlalchemy import (
+    Column,
     ColumnElement,
     Executable,
     Table,
@@ -13,8 +14,10 @@ from sqlalchemy import (
     Text,
     bindparam,
     delete,
+    exists,
     func,
     insert,
+    literal,
     select,
 )
 from sqlalchemy.dialects import postgresql, sqlite
@@ -26,6 +29,24 @@ from sessions_db.schema.tables import event_actor
 def insert_into(dialect: str, table: Table) -> postgresql.Insert | sqlite.Insert:
     """The dialect's own INSERT: SQLAlchemy has no common form of ON CONFLICT."""
     return postgresql.insert(table) if dialect == "postgresql" else sqlite.insert(table)
+
+
+def insert_if_free(dialect: str, key: Column[Any], row: Mapping[str, Any]) -> Executable:
+    """The statement that inserts a row and returns its key, or nothing where a row with this key is there.
+
+    `row` holds values, or expressions, by column.
+    """
+    table = key.table
+    values = select(
+        *(
+            value if isinstance(value, ColumnElement) else literal(value, table.c[name].type)
+            for name, value in row.items()
+        )
+    )
+    # SQLite's triggers refuse a conflict before ON CONFLICT sees it; there, no writer comes in between.
+    free = values.where(~exists().where(key == row[key.name]))
+    insert = insert_into(dialect, table).from_select(list(row), free)
+    return insert.on_conflict_do_nothing(index_elements=[key]).returning(key)
 
 
 class JsonRows(NamedTuple):
