@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+from alembic.util import CommandError
 from sqlalchemy import Connection, Engine, exc, inspect
 
 from sessions_db import schema
@@ -42,7 +43,12 @@ def examine(url: str, *, quick: bool = False) -> Iterator[Finding]:
         yield connected
         if connected.outcome is Severity.FAILURE:
             return
-        checks = {"revision": _revision, "tables": _tables, "triggers": _triggers, "views": _views}
+        revision = _finding("revision", engine, _revision)
+        yield revision
+        if revision.outcome is Severity.FAILURE:
+            # Another release's tables are not to be compared with this one's.
+            return
+        checks = {"tables": _tables, "triggers": _triggers, "views": _views}
         checks |= BACKENDS[engine.dialect.name].checks
         if not quick:
             checks |= _CONTENT
@@ -72,13 +78,16 @@ def _connection(conn: Connection) -> _Result:
 
 
 def _revision(conn: Connection) -> _Result:
-    found, head = migrate.current_revision(conn), migrate.head_revision()
+    head = migrate.head_revision()
+    try:
+        found = migrate.current_revision(conn)
+    except CommandError:
+        return Severity.FAILURE, f"{migrate.VERSION_TABLE} has several rows: restore a backup"
     if found == head:
         return Severity.OK, f"{found}, which this release needs"
-    return (
-        Severity.FAILURE,
-        f"{found or 'none'}, this release needs {head}: run `sessions-db upgrade`, or a newer release",
-    )
+    known = found is None or migrate.is_known(found)
+    cure = "run `sessions-db upgrade`" if known else "a newer release has migrated it, install that one"
+    return Severity.FAILURE, f"{found or 'none'}, this release needs {head}: {cure}"
 
 
 def _tables(conn: Connection) -> _Result:
@@ -96,6 +105,8 @@ def _tables(conn: Connection) -> _Result:
 
 def _triggers(conn: Connection) -> _Result:
     faults = [f"{name} is {fault}" for name, fault in schema.trigger_faults(conn)]
+    if not faults and (foreign := schema.foreign_triggers(conn)):
+        return Severity.WARNING, f"not this release's, they may undo what it promises: {', '.join(foreign)}"
     return _nothing_but(faults, "not as they should be", "all are there, as this release made them")
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from sqlalchemy import make_url
 
-from sessions_db import NewMessage, SessionManager, schema
+from sessions_db import NewMessage, SchemaMismatch, SessionManager, schema
 from tests.support.client import PlainClient
 from tests.support.commands import run
 
@@ -113,6 +113,102 @@ def test_changed_and_disabled_triggers_are_named(own_url: str, own: PlainClient)
     assert failures(own_url) == {"triggers": f"not as they should be: {expected}"}
 
 
+CREATE_LOG_UPDATE = "CREATE TRIGGER sessions_log_update {} FOR EACH ROW {} EXECUTE FUNCTION {}()"
+CONDITION = "WHEN (NEW.status IS DISTINCT FROM OLD.status OR NEW.end_reason IS DISTINCT FROM OLD.end_reason)"
+FULL_CONDITION = CONDITION[:-1] + " OR NEW.finished_ms IS DISTINCT FROM OLD.finished_ms)"
+COLUMNS = "AFTER UPDATE OF status, finished_ms, end_reason ON sessions"
+
+CHANGES = {
+    "condition": CREATE_LOG_UPDATE.format(COLUMNS, CONDITION, "sessions_log"),
+    "no condition": CREATE_LOG_UPDATE.format(COLUMNS, "", "sessions_log"),
+    "columns": CREATE_LOG_UPDATE.format("AFTER UPDATE OF status ON sessions", FULL_CONDITION, "sessions_log"),
+    "timing": CREATE_LOG_UPDATE.format(COLUMNS.replace("AFTER", "BEFORE"), FULL_CONDITION, "sessions_log"),
+    "function": CREATE_LOG_UPDATE.format(COLUMNS, FULL_CONDITION, "labels_log"),
+    "table": "CREATE TRIGGER sessions_log_update AFTER UPDATE ON labels FOR EACH ROW EXECUTE FUNCTION sessions_log()",
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+@pytest.mark.parametrize("backend", ["postgresql"], indirect=True)
+def test_trigger_with_another_definition_is_refused(own_url: str, own: PlainClient, change: str) -> None:
+    own("DROP TRIGGER sessions_log_update ON sessions")
+    own(CHANGES[change])
+
+    fault = f"sessions_log_update is {'missing' if change == 'table' else 'changed'}"
+    assert failures(own_url) == {"triggers": f"not as they should be: {fault}"}
+    with pytest.raises(SchemaMismatch, match=fault):
+        SessionManager(own_url)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "SECURITY INVOKER",
+        "RESET search_path",
+        "SET search_path = pg_temp, public",
+        "SET work_mem = '1MB'",
+    ],
+)
+@pytest.mark.parametrize("backend", ["postgresql"], indirect=True)
+def test_function_with_other_options_is_refused(own_url: str, own: PlainClient, change: str) -> None:
+    own(f"ALTER FUNCTION labels_log() {change}")
+
+    fault = "labels_log is changed, labels_log_update is changed"
+    assert failures(own_url) == {"triggers": f"not as they should be: {fault}"}
+    with pytest.raises(SchemaMismatch, match="labels_log is changed"):
+        SessionManager(own_url)
+
+
+@pytest.mark.parametrize("backend", ["postgresql"], indirect=True)
+def test_function_of_another_schema_is_refused(own_url: str, own: PlainClient) -> None:
+    own("CREATE SCHEMA other")
+    own("ALTER FUNCTION messages_place() SET SCHEMA other")
+
+    assert failures(own_url) == {"triggers": "not as they should be: messages_place is changed"}
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("WHEN NEW.message_cap < OLD.message_cap", "WHEN NEW.message_cap < 1"),
+        ("UPDATE OF message_cap ON sessions", "UPDATE OF task ON sessions"),
+        ("AFTER UPDATE", "BEFORE UPDATE"),
+    ],
+)
+@pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
+def test_trigger_with_another_statement_is_refused(own_url: str, own: PlainClient, old: str, new: str) -> None:
+    own("DROP TRIGGER sessions_message_cap")
+    own(schema.TRIGGERS["sqlite"]["sessions_message_cap"].replace(old, new))
+
+    assert failures(own_url) == {"triggers": "not as they should be: sessions_message_cap is changed"}
+    with pytest.raises(SchemaMismatch, match="sessions_message_cap is changed"):
+        SessionManager(own_url)
+
+
+def test_trigger_of_somebody_else_is_a_warning(own_url: str, own: PlainClient) -> None:
+    if own.backend == "sqlite":
+        own("CREATE TRIGGER quiet BEFORE INSERT ON session_events BEGIN SELECT RAISE(IGNORE); END")
+    else:
+        own("CREATE FUNCTION quiet() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END'")
+        own("CREATE TRIGGER quiet BEFORE INSERT ON session_events FOR EACH ROW EXECUTE FUNCTION quiet()")
+
+    detail = "not this release's, they may undo what it promises: quiet on session_events"
+    assert findings(own_url)["triggers"] == ("warning", detail)
+
+
+@pytest.mark.parametrize("backend", ["postgresql"], indirect=True)
+def test_schema_with_a_name_that_needs_quotes_is_as_it_should_be(empty_url: str) -> None:
+    url = make_url(empty_url)
+    client = PlainClient(empty_url)
+    client('CREATE SCHEMA "Our Schema"')
+    client(f"ALTER DATABASE {url.database} SET search_path = 'Our Schema'")
+    client.close()
+    SessionManager(empty_url).close()
+
+    SessionManager(empty_url).close()
+    assert findings(empty_url)["triggers"][0] == "ok"
+
+
 @pytest.mark.parametrize("name", schema.VIEWS["sqlite"])
 def test_missing_view_is_named(own_url: str, own: PlainClient, name: str) -> None:
     own(f"DROP VIEW {name}")
@@ -165,16 +261,25 @@ def test_what_is_wrong_with_the_content_is_counted(own_url: str, own: PlainClien
 
 
 def test_database_of_another_revision_is_a_failure(own_url: str, own: PlainClient) -> None:
-    own("UPDATE sessions_db_version SET version_num = '0002'")
+    cures = {"0002": "run `sessions-db upgrade`", "9999": "a newer release has migrated it, install that one"}
+    for revision, cure in cures.items():
+        own(f"UPDATE sessions_db_version SET version_num = '{revision}'")
 
-    assert failures(own_url)["revision"].startswith("0002, this release needs 0003: run `sessions-db upgrade`")
+        assert failures(own_url) == {"revision": f"{revision}, this release needs 0003: {cure}"}
+        assert [*findings(own_url)] == ["connection", "revision"]
+
+
+def test_version_table_with_several_rows_is_one_failure(own_url: str, own: PlainClient) -> None:
+    own("INSERT INTO sessions_db_version VALUES ('0001')")
+
+    assert failures(own_url) == {"revision": "sessions_db_version has several rows: restore a backup"}
 
 
 def test_empty_database_is_a_failure_and_stays_empty(empty_url: str, backend: str) -> None:
     if backend == "sqlite":
         Path(str(make_url(empty_url).database)).touch()
 
-    assert failures(empty_url)["revision"].startswith("none, this release needs")
+    assert failures(empty_url) == {"revision": "none, this release needs 0003: run `sessions-db upgrade`"}
     client = PlainClient(empty_url)
     catalogue = "sqlite_master" if backend == "sqlite" else "pg_tables WHERE schemaname = 'public'"
     assert client(f"SELECT count(*) FROM {catalogue}") == [(0,)]

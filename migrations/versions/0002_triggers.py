@@ -290,8 +290,9 @@ FOR EACH ROW WHEN (NEW.message_cap < OLD.message_cap) EXECUTE FUNCTION sessions_
         "UPDATE OF key, agent_id, kind, run_id, parent_key, created_ms ON sessions",
         "a session keeps its key, agent, kind, run, parent and time of creation",
         condition="""
-WHEN ((NEW.key, NEW.agent_id, NEW.kind, NEW.run_id, NEW.parent_key, NEW.created_ms)
-  IS DISTINCT FROM (OLD.key, OLD.agent_id, OLD.kind, OLD.run_id, OLD.parent_key, OLD.created_ms))""",
+WHEN (NEW.key IS DISTINCT FROM OLD.key OR NEW.agent_id IS DISTINCT FROM OLD.agent_id
+  OR NEW.kind IS DISTINCT FROM OLD.kind OR NEW.run_id IS DISTINCT FROM OLD.run_id
+  OR NEW.parent_key IS DISTINCT FROM OLD.parent_key OR NEW.created_ms IS DISTINCT FROM OLD.created_ms)""",
     ),
     "sessions_log": (
         f"""\
@@ -322,8 +323,8 @@ CREATE TRIGGER sessions_log AFTER INSERT OR DELETE ON sessions
 FOR EACH ROW EXECUTE FUNCTION sessions_log()""",
         """\
 CREATE TRIGGER sessions_log_update AFTER UPDATE OF status, finished_ms, end_reason ON sessions
-FOR EACH ROW WHEN ((NEW.status, NEW.finished_ms, NEW.end_reason)
-  IS DISTINCT FROM (OLD.status, OLD.finished_ms, OLD.end_reason)) EXECUTE FUNCTION sessions_log()""",
+FOR EACH ROW WHEN (NEW.status IS DISTINCT FROM OLD.status OR NEW.finished_ms IS DISTINCT FROM OLD.finished_ms
+  OR NEW.end_reason IS DISTINCT FROM OLD.end_reason) EXECUTE FUNCTION sessions_log()""",
         in_its_schema("sessions_log"),
         owners_only("sessions_log"),
     ),
@@ -353,17 +354,26 @@ CREATE TRIGGER labels_log AFTER INSERT OR DELETE ON labels
 FOR EACH ROW EXECUTE FUNCTION labels_log()""",
         """\
 CREATE TRIGGER labels_log_update AFTER UPDATE OF label, session_key ON labels
-FOR EACH ROW WHEN ((NEW.label, NEW.session_key) IS DISTINCT FROM (OLD.label, OLD.session_key))
+FOR EACH ROW WHEN (NEW.label IS DISTINCT FROM OLD.label OR NEW.session_key IS DISTINCT FROM OLD.session_key)
 EXECUTE FUNCTION labels_log()""",
         in_its_schema("labels_log"),
         owners_only("labels_log"),
     ),
     "session_events_update": refusal("session_events_update", "UPDATE ON session_events", "an event is not changed"),
-    "session_events_delete": refusal(
-        "session_events_delete",
-        "DELETE ON session_events",
-        "an event is kept for 30 days",
-        condition=f" WHEN (OLD.at_ms > {POSTGRESQL_NOW} - 30::bigint * 24 * 60 * 60 * 1000)",
+    "session_events_delete": (
+        f"""\
+CREATE FUNCTION session_events_delete() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+  IF OLD.at_ms > {POSTGRESQL_NOW} - 30::bigint * 24 * 60 * 60 * 1000 THEN
+    RAISE EXCEPTION 'session_events_delete: an event is kept for 30 days'
+      USING ERRCODE = 'integrity_constraint_violation';
+  END IF;
+  RETURN OLD;
+END
+$$""",
+        """\
+CREATE TRIGGER session_events_delete BEFORE DELETE ON session_events
+FOR EACH ROW EXECUTE FUNCTION session_events_delete()""",
     ),
     "session_events_truncate": refusal(
         "session_events_truncate", "TRUNCATE ON session_events", "an event is kept for 30 days", "STATEMENT"
@@ -377,7 +387,7 @@ EXECUTE FUNCTION labels_log()""",
 } | {
     f"{table}_{name}": refusal(f"{table}_{name}", f"{when} ON {table}", "what is sealed is not changed", each)
     for table in ("event_digests", "event_seals")
-    for name, when, each in (("change", "UPDATE OR DELETE", "ROW"), ("truncate", "TRUNCATE", "STATEMENT"))
+    for name, when, each in (("change", "DELETE OR UPDATE", "ROW"), ("truncate", "TRUNCATE", "STATEMENT"))
 }
 
 

@@ -53,7 +53,7 @@ def ensure_head(engine: Engine, *, migrate: bool, create: bool) -> str | None:
             if create:
                 _require_triggers(conn)
             return found
-    if found is not None and found not in _revisions():
+    if found is not None and not is_known(found):
         raise SchemaMismatch(found, head, "a newer release has migrated it, install that one")
     if found is None and not create:
         raise SchemaMismatch(None, head, "nothing has created it yet, `sessions-db upgrade` does")
@@ -67,6 +67,11 @@ def ensure_head(engine: Engine, *, migrate: bool, create: bool) -> str | None:
 def head_revision() -> str | None:
     """The newest revision that this release knows."""
     return next(iter(_revisions()), None)
+
+
+def is_known(revision: str) -> bool:
+    """Whether this release has the migration to this revision."""
+    return revision in _revisions()
 
 
 @cache
@@ -90,7 +95,7 @@ def current_revision(conn: Connection) -> str | None:
 
 def _require_triggers(conn: Connection) -> None:
     # Without them, appends would trim nothing and deletions would not be logged, and it would go unnoticed for long.
-    faults = [f"trigger {name} is {fault}" for name, fault in trigger_faults(conn) if fault != "changed"]
+    faults = [f"trigger {name} is {fault}" for name, fault in trigger_faults(conn)]
     if faults:
         raise SchemaMismatch(None, None, f"{', '.join(faults)}; restore it from a backup")
 

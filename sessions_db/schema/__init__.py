@@ -22,7 +22,7 @@ from sessions_db.schema.tables import (
     sessions,
     tables_of,
 )
-from sessions_db.schema.verification import trigger_faults
+from sessions_db.schema.verification import foreign_triggers, trigger_faults
 from sessions_db.schema.views import VIEWS
 
 TRIGGERS: Final = {"sqlite": sqlite_triggers.TRIGGERS, "postgresql": postgresql_triggers.TRIGGERS}
@@ -39,6 +39,7 @@ __all__ = [
     "event_actor",
     "event_digests",
     "event_seals",
+    "foreign_triggers",
     "from_json",
     "insert_if_free",
     "insert_into",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterator
 from typing import Final
 
 from sessions_db.limits import EVENT_RETENTION
@@ -108,8 +110,9 @@ FOR EACH ROW WHEN (NEW.message_cap < OLD.message_cap) EXECUTE FUNCTION sessions_
         "UPDATE OF key, agent_id, kind, run_id, parent_key, created_ms ON sessions",
         "a session keeps its key, agent, kind, run, parent and time of creation",
         condition="""
-WHEN ((NEW.key, NEW.agent_id, NEW.kind, NEW.run_id, NEW.parent_key, NEW.created_ms)
-  IS DISTINCT FROM (OLD.key, OLD.agent_id, OLD.kind, OLD.run_id, OLD.parent_key, OLD.created_ms))""",
+WHEN (NEW.key IS DISTINCT FROM OLD.key OR NEW.agent_id IS DISTINCT FROM OLD.agent_id
+  OR NEW.kind IS DISTINCT FROM OLD.kind OR NEW.run_id IS DISTINCT FROM OLD.run_id
+  OR NEW.parent_key IS DISTINCT FROM OLD.parent_key OR NEW.created_ms IS DISTINCT FROM OLD.created_ms)""",
     ),
     # The log. Its functions run as their owner, so a writer needs no right on the log itself.
     "sessions_log": f"""\
@@ -138,8 +141,8 @@ $$;
 CREATE TRIGGER sessions_log AFTER INSERT OR DELETE ON sessions
 FOR EACH ROW EXECUTE FUNCTION sessions_log();
 CREATE TRIGGER sessions_log_update AFTER UPDATE OF status, finished_ms, end_reason ON sessions
-FOR EACH ROW WHEN ((NEW.status, NEW.finished_ms, NEW.end_reason)
-  IS DISTINCT FROM (OLD.status, OLD.finished_ms, OLD.end_reason)) EXECUTE FUNCTION sessions_log();
+FOR EACH ROW WHEN (NEW.status IS DISTINCT FROM OLD.status OR NEW.finished_ms IS DISTINCT FROM OLD.finished_ms
+  OR NEW.end_reason IS DISTINCT FROM OLD.end_reason) EXECUTE FUNCTION sessions_log();
 {_in_its_schema("sessions_log")};
 {_owners_only("sessions_log")}""",
     "labels_log": f"""\
@@ -165,18 +168,24 @@ $$;
 CREATE TRIGGER labels_log AFTER INSERT OR DELETE ON labels
 FOR EACH ROW EXECUTE FUNCTION labels_log();
 CREATE TRIGGER labels_log_update AFTER UPDATE OF label, session_key ON labels
-FOR EACH ROW WHEN ((NEW.label, NEW.session_key) IS DISTINCT FROM (OLD.label, OLD.session_key))
+FOR EACH ROW WHEN (NEW.label IS DISTINCT FROM OLD.label OR NEW.session_key IS DISTINCT FROM OLD.session_key)
 EXECUTE FUNCTION labels_log();
 {_in_its_schema("labels_log")};
 {_owners_only("labels_log")}""",
     # The log is append-only.
     "session_events_update": _refusal("session_events_update", "UPDATE ON session_events", "an event is not changed"),
-    "session_events_delete": _refusal(
-        "session_events_delete",
-        "DELETE ON session_events",
-        f"an event is kept for {_DAYS} days",
-        condition=f" WHEN (OLD.at_ms > {_NOW} - {_DAYS}::bigint * 24 * 60 * 60 * 1000)",
-    ),
+    "session_events_delete": f"""\
+CREATE FUNCTION session_events_delete() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+  IF OLD.at_ms > {_NOW} - {_DAYS}::bigint * 24 * 60 * 60 * 1000 THEN
+    RAISE EXCEPTION 'session_events_delete: an event is kept for {_DAYS} days'
+      USING ERRCODE = 'integrity_constraint_violation';
+  END IF;
+  RETURN OLD;
+END
+$$;
+CREATE TRIGGER session_events_delete BEFORE DELETE ON session_events
+FOR EACH ROW EXECUTE FUNCTION session_events_delete()""",
     "session_events_truncate": _refusal(
         "session_events_truncate", "TRUNCATE ON session_events", f"an event is kept for {_DAYS} days", "STATEMENT"
     ),
@@ -190,17 +199,44 @@ EXECUTE FUNCTION labels_log();
 } | {
     f"{table}_{name}": _refusal(f"{table}_{name}", f"{when} ON {table}", "what is sealed is not changed", each)
     for table in ("event_digests", "event_seals")
-    for name, when, each in (("change", "UPDATE OR DELETE", "ROW"), ("truncate", "TRUNCATE", "STATEMENT"))
+    for name, when, each in (("change", "DELETE OR UPDATE", "ROW"), ("truncate", "TRUNCATE", "STATEMENT"))
 }
 """The statements that create each trigger and its function, by the function's name."""
 
 STORED: Final = """\
-SELECT t.tgname, CASE WHEN t.tgenabled IN ('O', 'A') THEN '' ELSE 'disabled' END, p.prosrc
-FROM pg_trigger AS t JOIN pg_proc AS p ON p.oid = t.tgfoid
+SELECT t.tgname, c.relname, CASE WHEN t.tgenabled IN ('O', 'A') THEN '' ELSE 'disabled' END,
+  concat_ws(
+    ' ',
+    replace(pg_get_triggerdef(t.oid), ' ON ' || quote_ident(n.nspname) || '.', ' ON '),
+    CASE WHEN p.pronamespace <> c.relnamespace THEN 'of another schema' END,
+    'LANGUAGE ' || l.lanname,
+    CASE WHEN p.prosecdef THEN 'SECURITY DEFINER' END,
+    CASE WHEN p.proconfig = ARRAY['search_path=' || quote_ident(n.nspname) || ', pg_temp'] THEN 'SET search_path'
+      ELSE p.proconfig::text END
+  ),
+  p.prosrc
+FROM pg_trigger AS t
+JOIN pg_class AS c ON c.oid = t.tgrelid
+JOIN pg_namespace AS n ON n.oid = c.relnamespace
+JOIN pg_proc AS p ON p.oid = t.tgfoid
+JOIN pg_language AS l ON l.oid = p.prolang
 WHERE NOT t.tgisinternal AND pg_table_is_visible(t.tgrelid)"""
-"""The query for the triggers that a database has: name, what disables it, text."""
+"""The query for the triggers that a database has: name, table, what disables it, definition, text of its function."""
 
 
-def stored_text(statements: str) -> str:
-    """The text that the database keeps of the function in an entry of `TRIGGERS`."""
-    return statements.split("$$")[1]
+def stored(statements: str) -> Iterator[tuple[str, str, str, str]]:
+    """What `STORED` gives for each trigger in an entry of `TRIGGERS`: name, table, definition, text of the function.
+
+    But for parentheses, spaces and capitals: Postgres writes a condition anew. So a condition must be one that has no
+    other meaning with other parentheses.
+    """
+    create_function, text, create_triggers = statements.split("$$", 2)
+    function = [
+        option
+        for option in ("LANGUAGE plpgsql", "SECURITY DEFINER", "SET search_path")
+        if option in create_function + create_triggers
+    ]
+    for definition, name, table in re.findall(
+        r"(CREATE TRIGGER (\w+) .*? ON (\w+).*?\sEXECUTE FUNCTION \w+\(\))", create_triggers, re.DOTALL
+    ):
+        yield name, table, " ".join([definition, *function]), text

@@ -6,6 +6,8 @@ SQLite has row triggers only, and ignores foreign keys unless a connection turns
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterator
 from typing import Final
 
 from sessions_db.limits import EVENT_RETENTION
@@ -195,10 +197,11 @@ END"""
 )
 """The statement that creates each trigger, by its name."""
 
-STORED: Final = "SELECT name, '', sql FROM sqlite_master WHERE type = 'trigger'"
-"""The query for the triggers that a database has: name, what disables it, text."""
+STORED: Final = "SELECT name, tbl_name, '', '', sql FROM sqlite_master WHERE type = 'trigger'"
+"""The query for the triggers that a database has: name, table, what disables it, nothing, statement."""
 
 
-def stored_text(statement: str) -> str:
-    """The text that the database keeps of a statement of `TRIGGERS`."""
-    return statement
+def stored(statement: str) -> Iterator[tuple[str, str, str, str]]:
+    """What `STORED` gives for the trigger in an entry of `TRIGGERS`: name, table, nothing, statement."""
+    for name, table in re.findall(r"^CREATE TRIGGER (\w+) .*? ON (\w+)", statement):
+        yield name, table, "", statement
