@@ -166,6 +166,29 @@ _CONTENT: dict[str, Callable[[Connection], _Result]] = {
         Severity.FAILURE,
         "every message and label belongs to a session",
     ),
+    "log": _counted(
+        "sessions are not as the log has it: somebody kept a change out of it",
+        # Only what was made after the oldest event must be in the log: older events may have expired.
+        """
+        SELECT s.key FROM sessions AS s WHERE s.status <> coalesce(
+          (
+            SELECT coalesce(to_status, event) FROM session_events
+            WHERE session_key = s.key AND event IN ('created', 'status_changed', 'deleted') ORDER BY id DESC LIMIT 1
+          ),
+          CASE WHEN s.created_ms > (SELECT min(at_ms) FROM session_events) THEN 'not logged' ELSE s.status END
+        )
+        UNION
+        SELECT e.session_key FROM session_events AS e
+        WHERE e.label IS NULL
+          AND NOT EXISTS (SELECT 1 FROM sessions WHERE key = e.session_key)
+          AND NOT EXISTS (
+            SELECT 1 FROM session_events AS d
+            WHERE d.session_key = e.session_key AND d.event = 'deleted' AND d.id >= e.id
+          )
+        """,
+        Severity.WARNING,
+        "every session has the status that the log says, and none is gone without an entry",
+    ),
     "labels": _counted(
         "labels point to a session that was given another",
         "SELECT l.session_key AS key FROM labels AS l JOIN sessions AS s ON s.key = l.session_key"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from functools import partial
 from types import TracebackType
 from typing import Any, ParamSpec, Self, TypeVar
@@ -21,7 +21,7 @@ from sessions_db.database.transactions import transaction
 from sessions_db.database.urls import shown
 from sessions_db.errors import InvalidInput, ReadOnly, SessionsError, Shown
 from sessions_db.limits import DEFAULT_MESSAGE_CAP
-from sessions_db.operations.acting import acting_as
+from sessions_db.operations.acting import acting_as, take_back_names
 from sessions_db.operations.operation import Needs, Operation
 from sessions_db.store import SessionStore
 from sessions_db.transaction import Transaction
@@ -206,6 +206,8 @@ class SessionManager(SessionStore):
                         retry.sent = writing
                         return operation.function(conn, *args, **kwargs)
                 retry.sent = writing
+                if needs is Needs.LOGGED_STATEMENT:
+                    take_back_names(conn)
                 result = operation.function(conn, *args, **kwargs)
                 if not self._owns_engine:
                     # The caller's engine may begin transactions by itself.
@@ -216,7 +218,7 @@ class SessionManager(SessionStore):
 
     @contextmanager
     def _begun(self, conn: Connection, *, read_only: bool) -> Iterator[None]:
-        with transaction(conn, read_only=read_only), acting_as(conn, None if read_only else self._actor):
+        with transaction(conn, read_only=read_only), nullcontext() if read_only else acting_as(conn, self._actor):
             yield
 
     def _connection(self, retry: Retry, *, writing: bool, lent: bool = False) -> AbstractContextManager[Connection]:

@@ -238,6 +238,11 @@ DAMAGE = {
         "1 sessions lack messages in between: somebody deleted them",
     ),
     "orphans": ("DELETE FROM sessions", "failure", "4 rows belong to no session"),
+    "log": (
+        "UPDATE sessions SET status = 'stopped', finished_ms = 1",
+        "warning",
+        "1 sessions are not as the log has it: somebody kept a change out of it",
+    ),
     "labels": (
         "UPDATE labels SET label = 'other'",
         "warning",
@@ -252,6 +257,7 @@ def test_what_is_wrong_with_the_content_is_counted(own_url: str, own: PlainClien
     if own.backend == "sqlite":
         own("DROP TRIGGER sessions_message_cap")
         own("DROP TRIGGER sessions_delete")
+        own("DROP TRIGGER sessions_log_update")
     else:
         own("SET session_replication_role = replica")
     key = own("SELECT key FROM sessions")[0][0]
@@ -298,6 +304,35 @@ def test_name_that_was_left_in_event_actor_is_a_warning(own_url: str, own: Plain
     own("INSERT INTO event_actor VALUES ('somebody')")
 
     assert findings(own_url)["actor"][0] == "warning"
+
+
+UNLOGGED = {
+    "made": (
+        "INSERT INTO sessions (key, agent_id, kind, status, created_ms, last_activity_ms)"
+        " VALUES ('agent:a:main', 'a', 'main', 'active', 9000000000000, 9000000000000)"
+    ),
+    "ended": "UPDATE sessions SET status = 'stopped', finished_ms = 1",
+    "deleted": "DELETE FROM sessions",
+}
+
+
+@pytest.mark.parametrize("change", UNLOGGED)
+@pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
+def test_what_a_temporary_trigger_kept_out_of_the_log_is_a_warning(own_url: str, own: PlainClient, change: str) -> None:
+    assert findings(own_url)["log"][0] == "ok"
+    own("CREATE TEMP TRIGGER quiet BEFORE INSERT ON main.session_events BEGIN SELECT RAISE(IGNORE); END")
+    own(UNLOGGED[change])
+
+    outcome, detail = findings(own_url)["log"]
+    assert outcome == "warning"
+    assert detail.startswith("1 sessions are not as the log has it: somebody kept a change out of it, agent:")
+
+
+@pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
+def test_log_without_numbers_left_is_a_failure(own_url: str, own: PlainClient) -> None:
+    own("UPDATE sqlite_sequence SET seq = 9223372036854775807 WHERE name = 'session_events'")
+
+    assert [*failures(own_url)] == ["numbers"]
 
 
 @pytest.mark.parametrize("backend", ["sqlite"], indirect=True)

@@ -385,6 +385,17 @@ def test_seals_and_digests_are_neither_changed_nor_deleted(plain: PlainClient, m
         assert plain(f"SELECT * FROM {table}") == before
 
 
+@pytest.mark.parametrize("number", [3, 1000, 2**63 - 1])
+@pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
+def test_event_does_not_bring_its_own_number(plain: PlainClient, manager: SessionManager, number: int) -> None:
+    manager.get_or_create_main("a")
+    with pytest.raises(REFUSAL, match="session_events_insert"):
+        plain("INSERT INTO session_events (id, at_ms, event, session_key) VALUES (?, 1, 'deleted', 'x')", number)
+    manager.get_or_create_main("b")
+
+    assert plain("SELECT id FROM session_events") == [(1,), (2,)]
+
+
 @pytest.mark.parametrize("backend", ["postgresql"], indirect=True)
 def test_sessions_and_labels_are_not_emptied_unlogged(plain: PlainClient, key: str) -> None:
     for tables in ("sessions, messages, labels, archived_messages", "sessions CASCADE", "labels"):

@@ -151,9 +151,9 @@ BEGIN
 END""",
         "session_events_insert": """\
 CREATE TRIGGER session_events_insert BEFORE INSERT ON session_events
-WHEN NEW.id >= 1 AND NEW.id <= (SELECT max(id) FROM session_events)
+WHEN NEW.id >= 1
 BEGIN
-  SELECT RAISE(ABORT, 'session_events_insert: an event comes after those that are logged');
+  SELECT RAISE(ABORT, 'session_events_insert: an event gets the next number, it is not given one');
 END""",
         "session_events_update": """\
 CREATE TRIGGER session_events_update BEFORE UPDATE ON session_events

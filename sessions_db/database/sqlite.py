@@ -58,8 +58,18 @@ def _integrity(conn: Connection) -> tuple[Severity, str]:
 def _actor_left_over(conn: Connection) -> tuple[Severity, str]:
     names = [str(row[0]) for row in conn.exec_driver_sql("SELECT name FROM event_actor")]
     if names:
-        return Severity.WARNING, f"the log names {', '.join(names)} for everybody who gives no name: empty event_actor"
+        return Severity.WARNING, f"the log names {', '.join(names)} for what other clients do: empty event_actor"
     return Severity.OK, "nobody is named except by a manager"
+
+
+def _numbers_left(conn: Connection) -> tuple[Severity, str]:
+    used = conn.exec_driver_sql("SELECT seq FROM sqlite_sequence WHERE name = 'session_events'").scalar() or 0
+    if used > 2**62:
+        return (
+            Severity.FAILURE,
+            f"the log has counted to {used}, and SQLite reports a full disk when it has no number left",
+        )
+    return Severity.OK, "the log has numbers left"
 
 
 def _value(conn: Connection, sql: str) -> object:
@@ -72,6 +82,7 @@ _CHECKS: dict[str, Check] = {
     "SQLite version": _version,
     "integrity": _integrity,
     "actor": _actor_left_over,
+    "numbers": _numbers_left,
 }
 
 

@@ -8,7 +8,15 @@ every writer, including a `psql` or `sqlite3` shell.
 from typing import Final
 
 from sessions_db.schema import postgresql_triggers, sqlite_triggers
-from sessions_db.schema.expressions import ACT_AS, STOP_ACTING, JsonRows, insert_if_free, insert_into, json_rows
+from sessions_db.schema.expressions import (
+    ACT_AS,
+    LEFT_OVER,
+    STOP_ACTING,
+    JsonRows,
+    insert_if_free,
+    insert_into,
+    json_rows,
+)
 from sessions_db.schema.json import Json, from_json, to_json
 from sessions_db.schema.tables import (
     archived_messages,
@@ -30,6 +38,7 @@ TRIGGERS: Final = {"sqlite": sqlite_triggers.TRIGGERS, "postgresql": postgresql_
 
 __all__ = [
     "ACT_AS",
+    "LEFT_OVER",
     "STOP_ACTING",
     "TRIGGERS",
     "VIEWS",

@@ -76,3 +76,6 @@ ACT_AS: Final[Mapping[str, Executable]] = {
 
 STOP_ACTING: Final[Mapping[str, Executable | None]] = {"sqlite": delete(event_actor), "postgresql": None}
 """The statement that takes the name back before the transaction ends; None where the end does it."""
+
+LEFT_OVER: Final[Mapping[str, Executable | None]] = {"sqlite": select(event_actor), "postgresql": None}
+"""The query for names that nobody took back; None where there can be none. `STOP_ACTING` takes them back."""

@@ -152,12 +152,12 @@ BEGIN
   INSERT INTO session_events (at_ms, actor, event, session_key, label)
   SELECT {_NOW}, {_ACTOR}, 'label_removed', OLD.session_key, OLD.label;
 END""",
-        # The log is append-only. The insert trigger is against INSERT OR REPLACE too.
+        # The log is append-only. An event with the largest number of all would leave none for those that come after it.
         "session_events_insert": """\
 CREATE TRIGGER session_events_insert BEFORE INSERT ON session_events
-WHEN NEW.id >= 1 AND NEW.id <= (SELECT max(id) FROM session_events)
+WHEN NEW.id >= 1
 BEGIN
-  SELECT RAISE(ABORT, 'session_events_insert: an event comes after those that are logged');
+  SELECT RAISE(ABORT, 'session_events_insert: an event gets the next number, it is not given one');
 END""",
         "session_events_update": """\
 CREATE TRIGGER session_events_update BEFORE UPDATE ON session_events

@@ -211,6 +211,27 @@ def test_actor_of_a_manager_on_the_callers_engine_stays_in_its_transactions(
     ]
 
 
+@pytest.mark.parametrize("actor", [None, "one", "two"])
+@pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
+def test_name_that_a_shell_left_is_not_taken_for_that_of_a_manager(
+    open_manager: Callable[..., SessionManager], url: str, plain: PlainClient, actor: str | None
+) -> None:
+    calls: list[Callable[[SessionStore], object]] = [
+        lambda store: store.get_or_create_main("a"),
+        lambda store: store.spawn_subagent("a", "Test", "research"),
+        lambda store: store.stop_session("agent:a:main"),
+        lambda store: store.delete_session("agent:a:main"),
+    ]
+    with open_manager(url, actor=actor) as manager:
+        for call in calls:
+            plain("INSERT INTO event_actor VALUES ('one'), ('zzz')")
+            call(manager)
+
+    events = plain("SELECT event, actor FROM session_events ORDER BY id")
+    assert events == [(event, actor) for event in ("created", "created", "label_assigned", "status_changed", "deleted")]
+    assert plain("SELECT * FROM event_actor") == []
+
+
 @pytest.mark.parametrize("actor", ["", 1, "a\x00b", "a" * 256])
 def test_actor_must_be_a_name(open_manager: Callable[..., SessionManager], url: str, actor: Any) -> None:
     with pytest.raises(InvalidInput, match="actor"), open_manager(url, actor=actor):
