@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -241,8 +241,7 @@ def test_actor_must_be_a_name(open_manager: Callable[..., SessionManager], url: 
 # Seals
 
 
-@pytest.fixture
-def sealed(manager: SessionManager) -> str:
+def seal_six(manager: SessionManager) -> str:
     """The digest of the second of two seals, over events 1 to 3 and 4 to 6; event 7 is not sealed."""
     for name in "abc":
         manager.get_or_create_main(name)
@@ -253,6 +252,12 @@ def sealed(manager: SessionManager) -> str:
     manager.get_or_create_main("g")
     assert seal is not None
     return seal.digest
+
+
+@pytest.fixture
+def sealed(manager: SessionManager) -> str:
+    """What `seal_six` returns."""
+    return seal_six(manager)
 
 
 def test_log_that_was_left_alone_is_verified(manager: SessionManager, sealed: str) -> None:
@@ -419,6 +424,74 @@ def test_tampering_is_named(manager: SessionManager, plain: PlainClient, name: s
     if plain.backend == "postgresql":
         guards(plain, on=True)
     assert (verdict.event_id, verdict.fault) == (event_id, fault)
+
+
+def without_constraints(plain: PlainClient, table: str) -> None:
+    """Let the table hold any row, as its owner can."""
+    guards(plain, on=False)
+    if plain.backend == "sqlite":
+        plain("PRAGMA legacy_alter_table = ON")
+        plain(f"ALTER TABLE {table} RENAME TO {table}_before")
+        plain(f"CREATE TABLE {table} AS SELECT * FROM {table}_before")
+    else:
+        plain(f"ALTER TABLE {table} DROP CONSTRAINT pk_{table}")
+        plain("ALTER TABLE session_events DROP CONSTRAINT ck_session_events_id")
+        plain(f"ALTER TABLE {table} ALTER {'id' if table == 'session_events' else 'event_id'} DROP NOT NULL")
+
+
+@pytest.fixture
+def own(open_manager: Callable[..., SessionManager], empty_url: str) -> Iterator[SessionManager]:
+    """A manager of a database whose tables the test may change."""
+    with open_manager(empty_url) as manager:
+        yield manager
+
+
+@pytest.fixture
+def own_plain(own: SessionManager, empty_url: str) -> Iterator[PlainClient]:  # noqa: ARG001  # makes the tables
+    client = PlainClient(empty_url)
+    yield client
+    client.close()
+
+
+@pytest.mark.parametrize("number", [0, -1, None])
+@pytest.mark.parametrize("table", ["session_events", "event_digests"])
+def test_row_with_a_number_that_is_never_given_is_a_fault(
+    own: SessionManager, own_plain: PlainClient, table: str, number: int | None
+) -> None:
+    sealed = seal_six(own)
+    without_constraints(own_plain, table)
+    event = table == "session_events"
+    columns, values = ("id, event, session_key", "'deleted', 'x'") if event else ("event_id, digest", "''")
+    own_plain(f"INSERT INTO {table} ({columns}, at_ms) VALUES (?, {values}, 1)", number)
+
+    for options in ({"expect": sealed}, {"since": sealed}):
+        verdict = own.verify_log(**options)
+        fault = f"in {table} has a number that is never given"
+        assert (verdict.event_id, verdict.fault) == (number, fault)
+
+
+def test_second_row_with_the_number_of_a_sealed_event_is_a_fault(own: SessionManager, own_plain: PlainClient) -> None:
+    sealed = seal_six(own)
+    without_constraints(own_plain, "session_events")
+    columns = "id, at_ms, actor, db_user, event, session_key, from_status, to_status, reason, parent_key, message_count"
+    own_plain(
+        f"INSERT INTO session_events ({columns})"
+        f" SELECT {columns.replace('reason', repr('nothing happened'))} FROM session_events WHERE id = 5"
+    )
+
+    verdict = own.verify_log(expect=sealed)
+    assert (verdict.event_id, verdict.fault) == (5, "is there more than once")
+
+
+def test_second_digest_at_the_end_of_a_page_is_a_fault(own: SessionManager, own_plain: PlainClient) -> None:
+    with own.transaction() as tx:
+        for _ in range(1100):
+            tx.spawn_subagent("main", "Test")
+    own.seal_log()
+    without_constraints(own_plain, "event_digests")
+    own_plain("INSERT INTO event_digests SELECT event_id, at_ms, digest FROM event_digests WHERE event_id = 1000")
+
+    assert own.verify_log().fault == "seal 1 is not over the digests that are there for it"
 
 
 def test_log_that_was_sealed_anew_is_not_the_one_that_was_expected(
