@@ -17,7 +17,8 @@
 --   CREATE ROLE jane LOGIN;
 --   GRANT sessions_auditor TO jane;
 --
--- The log records the login (db_user), which a client can't choose, and not the role.
+-- The log records the login (db_user), which a client can't choose, and not the role. A superuser can feign it, and so can
+-- the owner of the tables, whose rights no trigger can limit: only seals that are kept elsewhere hold against those two.
 
 BEGIN;
 
@@ -67,26 +68,90 @@ TO sessions_service;
 
 GRANT SELECT ON audit_sessions, audit_messages, audit_events, audit_seals, audit_lineage TO sessions_auditor;
 
--- What else could give the roles more than that.
+-- What else could give the roles more than that: a REVOKE takes back only what its own grantor granted.
 DO $$
 DECLARE
+  subjects regrole[] := ARRAY['sessions_service', 'sessions_auditor'];
+  tables text[] := ARRAY['sessions', 'messages', 'labels', 'archived_messages', 'session_events', 'event_digests',
+    'event_seals', 'sessions_db_version'];
+  views text[] := ARRAY['audit_sessions', 'audit_messages', 'audit_events', 'audit_seals', 'audit_lineage'];
   excess text;
+  replicates boolean := false;
 BEGIN
-  SELECT string_agg(reason, '; ') INTO excess FROM (
-    SELECT rolname || ' has attributes beyond LOGIN' AS reason
+  SELECT string_agg(reason, '; ' ORDER BY reason COLLATE "C") INTO excess FROM (
+    SELECT format('%s has attributes beyond LOGIN', rolname) AS reason
     FROM pg_roles
-    WHERE rolname IN ('sessions_service', 'sessions_auditor')
-      AND (rolsuper OR rolcreaterole OR rolcreatedb OR rolreplication OR rolbypassrls)
+    WHERE oid = ANY (subjects) AND (rolsuper OR rolcreaterole OR rolcreatedb OR rolreplication OR rolbypassrls)
     UNION ALL
     SELECT format('%s is a member of %s', member::regrole, roleid::regrole)
     FROM pg_auth_members
-    WHERE member IN ('sessions_service'::regrole, 'sessions_auditor'::regrole)
+    WHERE member = ANY (subjects)
     UNION ALL
-    SELECT format('%s may create objects in schema %s', rolname, current_schema())
-    FROM pg_roles
-    WHERE rolname IN ('sessions_service', 'sessions_auditor')
-      AND has_schema_privilege(oid, current_schema(), 'CREATE')
+    SELECT format('%s may create objects in schema %s', role, current_schema())
+    FROM unnest(subjects) AS role
+    WHERE has_schema_privilege(role, current_schema(), 'CREATE')
+    UNION ALL
+    SELECT format('%s may create schemas in database %s', role, current_database())
+    FROM unnest(subjects) AS role
+    WHERE has_database_privilege(role, current_database(), 'CREATE')
+    UNION ALL
+    SELECT format('%s may %s %s', role, privilege, relname)
+    FROM unnest(subjects) AS role,
+      unnest(ARRAY['SELECT', 'INSERT', 'UPDATE', 'DELETE', 'TRUNCATE', 'REFERENCES', 'TRIGGER']) AS privilege,
+      pg_class AS c
+    WHERE relnamespace = current_schema()::regnamespace
+      AND relname = ANY (tables || views)
+      AND has_table_privilege(role, c.oid, privilege)
+      AND NOT (privilege = 'SELECT' AND (relname = ANY (views) OR role = 'sessions_service'::regrole))
+      AND NOT (role = 'sessions_service'::regrole AND (
+        privilege = 'INSERT' AND relname IN ('sessions', 'messages', 'archived_messages', 'labels')
+        OR privilege = 'UPDATE' AND relname = 'labels'
+        OR privilege = 'DELETE' AND relname IN ('sessions', 'messages')))
+    UNION ALL
+    SELECT format('%s may %s %s (%s)', role, privilege, relname, attname)
+    FROM unnest(subjects) AS role,
+      unnest(ARRAY['SELECT', 'INSERT', 'UPDATE', 'REFERENCES']) AS privilege,
+      pg_class AS c JOIN pg_attribute ON attrelid = c.oid AND attnum > 0 AND NOT attisdropped
+    WHERE relnamespace = current_schema()::regnamespace
+      AND relname = ANY (tables || views)
+      AND has_column_privilege(role, c.oid, attnum, privilege)
+      AND NOT has_table_privilege(role, c.oid, privilege)
+      AND NOT (role = 'sessions_service'::regrole AND privilege = 'UPDATE' AND relname = 'sessions'
+        AND attname IN ('status', 'finished_ms', 'end_reason', 'last_seq', 'last_activity_ms'))
+    UNION ALL
+    SELECT format('%s may use the sequence session_events_id_seq', role)
+    FROM unnest(subjects) AS role
+    WHERE has_sequence_privilege(role, 'session_events_id_seq', 'USAGE, SELECT, UPDATE')
+    UNION ALL
+    SELECT format('%s may execute %s', role, function)
+    FROM unnest(subjects) AS role, unnest(ARRAY['sessions_log()', 'labels_log()']) AS function
+    WHERE has_function_privilege(role, function, 'EXECUTE')
+    UNION ALL
+    -- Owned or granted, in this database or for all of the server: functions, parameters, languages and the like.
+    SELECT format('%s %s %s', refobjid::regrole,
+      CASE deptype WHEN 'o' THEN 'owns' ELSE 'has a right on' END, pg_describe_object(classid, objid, objsubid))
+    FROM pg_shdepend
+    WHERE refclassid = 'pg_authid'::regclass
+      AND refobjid = ANY (subjects)
+      AND dbid IN (0, (SELECT oid FROM pg_database WHERE datname = current_database()))
+      AND (deptype = 'o' OR deptype = 'a' AND classid NOT IN (
+        'pg_class'::regclass, 'pg_namespace'::regclass, 'pg_database'::regclass))
+    UNION ALL
+    SELECT format('%s is set for %s, so that no trigger fires', setting,
+      CASE setrole WHEN 0 THEN 'everybody' ELSE setrole::regrole::text END)
+    FROM pg_db_role_setting, unnest(setconfig) AS setting
+    WHERE setting ILIKE 'session_replication_role=replica'
+      AND setdatabase IN (0, (SELECT oid FROM pg_database WHERE datname = current_database()))
   ) AS found;
+  -- Release 14 has no rights on parameters.
+  IF current_setting('server_version_num')::int >= 150000 THEN
+    EXECUTE $query$
+      SELECT bool_or(has_parameter_privilege(role, 'session_replication_role', 'SET')) FROM unnest($1) AS role
+    $query$ INTO replicates USING subjects;
+  END IF;
+  IF replicates THEN
+    excess := concat_ws('; ', excess, 'the roles may set session_replication_role, so that no trigger fires');
+  END IF;
   IF excess IS NOT NULL THEN
     RAISE EXCEPTION 'these roles may do too much: %', excess;
   END IF;
