@@ -197,6 +197,14 @@ def test_trigger_of_somebody_else_is_a_warning(own_url: str, own: PlainClient) -
 
 
 @pytest.mark.parametrize("backend", ["postgresql"], indirect=True)
+def test_rule_on_a_table_is_a_warning(own_url: str, own: PlainClient) -> None:
+    own("CREATE RULE quiet AS ON INSERT TO session_events DO INSTEAD NOTHING")
+
+    detail = "not this release's, they may undo what it promises: quiet on session_events"
+    assert findings(own_url)["triggers"] == ("warning", detail)
+
+
+@pytest.mark.parametrize("backend", ["postgresql"], indirect=True)
 def test_schema_with_a_name_that_needs_quotes_is_as_it_should_be(empty_url: str) -> None:
     url = make_url(empty_url)
     client = PlainClient(empty_url)

@@ -220,8 +220,15 @@ JOIN pg_class AS c ON c.oid = t.tgrelid
 JOIN pg_namespace AS n ON n.oid = c.relnamespace
 JOIN pg_proc AS p ON p.oid = t.tgfoid
 JOIN pg_language AS l ON l.oid = p.prolang
-WHERE NOT t.tgisinternal AND pg_table_is_visible(t.tgrelid)"""
-"""The query for the triggers that a database has: name, table, what disables it, definition, text of its function."""
+WHERE NOT t.tgisinternal AND pg_table_is_visible(t.tgrelid)
+UNION ALL
+SELECT r.rulename, c.relname, '', pg_get_ruledef(r.oid), ''
+FROM pg_rewrite AS r JOIN pg_class AS c ON c.oid = r.ev_class
+WHERE c.relkind IN ('r', 'p') AND pg_table_is_visible(c.oid)"""
+"""The query for the triggers that a database has: name, table, what disables it, definition, text of its function.
+
+And for the rules of tables, of which this release has none.
+"""
 
 
 def stored(statements: str) -> Iterator[tuple[str, str, str, str]]:
