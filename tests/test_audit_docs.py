@@ -240,7 +240,7 @@ IDENTITY = {
 }
 
 # Of these columns two databases have the same types and not the same values.
-CLOCKS_AND_LOTS = {"run_id", "idle_seconds", "archived_at", "at", "at_ms", "digest", "previous_digest"}
+CLOCKS_AND_LOTS = {"run_id", "idle_seconds", "archived_at", "at", "at_ms", "digest", "previous_digest", "events_digest"}
 
 
 def questions() -> dict[str, dict[str, list[str]]]:
