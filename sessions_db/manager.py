@@ -188,6 +188,9 @@ class SessionManager(SessionStore):
                 # there was to roll back.
                 raise raised from None
             raise retry.translated(error) from error
+        finally:
+            # An exception that its own traceback leads to would keep the connection until the garbage collector runs.
+            raised = None
 
     def _run(self, operation: Operation[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
         needs = operation.needs

@@ -39,6 +39,7 @@ from sessions_db import (
 from tests.support.client import PlainClient
 from tests.support.clock import ms
 from tests.support.locks import wait_for_lock
+from tests.support.servers import wait_until
 
 ERRORS = [
     SessionNotFound("agent:main:main"),
@@ -280,12 +281,23 @@ def test_deadlock_is_resolved_without_the_caller_noticing(manager: SessionManage
 @pytest.mark.parametrize("backend", ["postgresql"], indirect=True)
 def test_connection_cut_under_a_write_leaves_the_outcome_open(manager: SessionManager, plain: PlainClient) -> None:
     key = manager.get_or_create_main("main").key
+    caught: list[DatabaseUnavailable] = []
+
+    def send() -> None:
+        with pytest.raises(DatabaseUnavailable) as error:
+            manager.send_message(key, "Hello")
+        caught.append(error.value)
+
+    plain("BEGIN")
+    plain("SELECT * FROM sessions FOR UPDATE")
+    sender = threading.Thread(target=send)
+    sender.start()
+    wait_for_lock(plain)
     cut_connections(plain)
+    sender.join()
+    plain("COMMIT")
 
-    with pytest.raises(DatabaseUnavailable) as caught:
-        manager.send_message(key, "Hello")
-
-    assert caught.value.outcome_unknown
+    assert caught[0].outcome_unknown
     assert manager.history(key) == []
     assert manager.send_message(key, "Hello").seq == 1
 
@@ -490,3 +502,29 @@ def test_forked_child_and_its_parent_go_on(manager: SessionManager) -> None:
     session = manager.get(key)
     assert session is not None
     assert [message.seq for message in session.messages] == list(range(1, 41))
+
+
+# Connections that the server ended while they were idle
+
+
+@pytest.mark.parametrize("backend", ["postgresql"], indirect=True)
+def test_write_after_the_server_ended_the_idle_connection_is_stored_once(
+    manager: SessionManager, plain: PlainClient
+) -> None:
+    key = manager.get_or_create_main("main").key
+    for number in range(1, 11):
+        cut_connections(plain)
+        assert manager.send_message(key, "Hello").seq == number
+
+    assert plain("SELECT count(*) FROM messages") == [(10,)]
+
+
+@pytest.mark.parametrize("backend", ["postgresql"], indirect=True)
+def test_write_after_an_idle_session_timeout_is_stored_once(url: str, plain: PlainClient) -> None:
+    impatient = make_url(url).update_query_dict({"options": "-c idle_session_timeout=100"})
+    others = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
+    with SessionManager(impatient) as manager:
+        key = manager.get_or_create_main("main").key
+        wait_until(lambda: plain(others) == [(0,)])
+
+        assert manager.send_message(key, "Hello").seq == 1

@@ -103,6 +103,14 @@ class Backend(ABC):
         """Whether a failed statement has undone the transaction, or made it one that can't be committed."""
 
     @abstractmethod
+    def is_idle(self, conn: Connection) -> bool:
+        """Whether the connection is in no transaction and in no statement, so that another call may use it."""
+
+    def is_usable(self, conn: Connection) -> bool:
+        """Whether a connection that lay unused can still be used, as far as can be told without sending anything."""
+        return True
+
+    @abstractmethod
     def lock_migrations(self, conn: Connection) -> None:
         """Let one migration run at a time, until the transaction ends."""
 

@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 import logging
-import threading
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, Engine, QueuePool, event
+from sqlalchemy import Connection, Engine, Pool, QueuePool, StaticPool, event
 
 from sessions_db.database import BACKENDS
-from sessions_db.database.fair_semaphore import FairSemaphore
 from sessions_db.database.fork import guard_owner, in_child, keep_inherited
 from sessions_db.database.retry import RetryBudget
+from sessions_db.database.semaphores import FairSemaphore, Semaphore, UnfairSemaphore
 from sessions_db.database.statement import logs_as_its_engine
 from sessions_db.errors import DatabaseUnavailable, ManagerClosed
 
 _log = logging.getLogger("sessions_db")
+
+# For each pool of one connection, which several managers may share.
+_one_at_a_time: weakref.WeakKeyDictionary[Pool, FairSemaphore] = weakref.WeakKeyDictionary()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,13 +66,18 @@ class Connections:
 
     def _renew_locks(self) -> None:
         pool = self.engine.pool
-        self._semaphore = FairSemaphore(pool.size()) if self._owned and isinstance(pool, QueuePool) else None
+        self._semaphore: Semaphore | None = None
+        if self._owned and isinstance(pool, QueuePool):
+            self._semaphore = FairSemaphore(pool.size())
+        elif isinstance(pool, StaticPool):
+            # It gives the same connection to all threads at once.
+            self._semaphore = _one_at_a_time.setdefault(pool, FairSemaphore(1))
         # SQLite has one writer at a time; others sleep and retry. With 64 threads, a lock in the process brings the
-        # 99th percentile of an append from 520 to 94 ms. The lock is not fair: in order of arrival, up to a third less
-        # is written (synchronous=NORMAL; `benchmarks`, section concurrency).
+        # 99th percentile of an append from 520 to 94 ms. It is not fair: in order of arrival, up to a third less is
+        # written (synchronous=NORMAL; `benchmarks`, section concurrency).
         has_one_writer = BACKENDS[self.engine.dialect.name].file(self.engine) is not None
-        self._write_lock = threading.Lock() if has_one_writer else None
-        self._waiting_writers = 0
+        self._write_lock = UnfairSemaphore(1) if has_one_writer else None
+        self._held: weakref.WeakSet[Connection] = weakref.WeakSet()
 
     @contextmanager
     def use(
@@ -97,56 +104,63 @@ class Connections:
             raise ManagerClosed
         # Each is released where it was taken: a fork replaces them, and dropping idle connections replaces their list.
         write_lock, semaphore, idle = self._write_lock if writing else None, self._semaphore, self._idle
-        # The write lock comes first: a writer that waits for it must not keep a connection from readers.
-        if write_lock is not None and not self._lock_for_writing(write_lock, budget):
-            raise DatabaseUnavailable("database is locked by another transaction of this process", budget.spent_s)
+        writes = token = conn = None
+        completed = False
         try:
-            if semaphore is not None and not semaphore.acquire(timeout=budget.left_s):
+            # The write lock comes first: a writer that waits for it must not keep a connection from readers.
+            if write_lock is not None and (writes := write_lock.acquire(timeout=budget.left_s)) is None:
+                raise DatabaseUnavailable("database is locked by another transaction of this process", budget.spent_s)
+            if semaphore is not None and (token := semaphore.acquire(timeout=budget.left_s)) is None:
                 refusal = f"the pool's connections are in use, all {semaphore.size} of them"
                 raise DatabaseUnavailable(refusal, budget.spent_s)
-            try:
-                conn = self._take_idle(idle) or connect()
-                try:
-                    yield conn
-                finally:
-                    self._give_back(conn, idle, lent=lent)
-            finally:
-                if semaphore is not None:
-                    semaphore.release()
+            conn = self._take(idle, connect)
+            if lent or not self._owned:
+                self._held.add(conn)
+            yield conn
+            completed = True
         finally:
-            if write_lock is not None:
-                write_lock.release()
+            # What an exception keeps from being released here is released when the exception is dropped.
+            try:
+                if conn is not None:
+                    self._give_back(conn, idle, lent=lent, completed=completed)
+            finally:
+                if semaphore is not None and token is not None:
+                    semaphore.release(token)
+                if write_lock is not None and writes is not None:
+                    write_lock.release(writes)
+
+    @property
+    def held(self) -> int:
+        """How many connections are lent to blocks, or used in an engine of the caller's."""
+        # Not its length, which counts what was dropped while an exception interrupted the set.
+        return sum(1 for _ in self._held)
 
     def status(self) -> PoolStatus:
         """The figures at this moment, each read for itself: under load they may not add up exactly."""
         pool = self.engine.pool
-        if not isinstance(pool, QueuePool):
-            return PoolStatus(size=None, in_use=0, idle=0, waiting=0)
-        kept = len(self._idle)
+        waiting = [lock.waiting for lock in (self._semaphore, self._write_lock) if lock is not None]
         return PoolStatus(
-            size=pool.size() if self._owned else None,
-            in_use=max(0, pool.checkedout() - kept),
-            idle=pool.checkedin() + kept,
-            waiting=self._waiting_writers + (self._semaphore.waiting if self._semaphore else 0),
+            size=None if self._semaphore is None else self._semaphore.size,
+            in_use=self.held if self._semaphore is None else self._semaphore.taken,
+            idle=len(self._idle) + (pool.checkedin() if isinstance(pool, QueuePool) else 0),
+            waiting=sum(waiting),
         )
 
-    def _lock_for_writing(self, lock: threading.Lock, budget: RetryBudget) -> bool:
-        if lock.acquire(blocking=False):
-            return True
-        self._waiting_writers += 1
-        try:
-            return lock.acquire(timeout=budget.left_s)
-        finally:
-            self._waiting_writers -= 1
-
-    def _take_idle(self, idle: list[Connection]) -> Connection | None:
-        while conn := _newest(idle):
-            if logs_as_its_engine(conn):
+    def _take(self, idle: list[Connection], connect: Callable[[], Connection]) -> Connection:
+        backend = BACKENDS[self.engine.dialect.name]
+        while True:
+            conn = _newest(idle) or connect()
+            if not backend.is_usable(conn):
+                conn.invalidate()
+            elif logs_as_its_engine(conn):
                 return conn
             conn.close()
-        return None
 
-    def _give_back(self, conn: Connection, idle: list[Connection], *, lent: bool) -> None:
+    def _give_back(self, conn: Connection, idle: list[Connection], *, lent: bool, completed: bool) -> None:
+        self._held.discard(conn)
+        if not (completed or conn.closed or conn.invalidated or BACKENDS[conn.dialect.name].is_idle(conn)):
+            # An exception interrupted a statement, and the next one would meet what is left of it.
+            conn.invalidate()
         if not self._owned or lent or conn.invalidated:
             self._close(conn)
             return
@@ -199,5 +213,6 @@ def _drop_idle_on_disconnect(connections: Connections) -> None:
     @event.listens_for(connections.engine, "invalidate")
     def drop_idle(_connection: Any, _record: object, error: BaseException | None) -> None:
         if (found := reference()) is not None:
-            _log.warning("A connection broke and is replaced, with all idle ones: %s", type(error).__name__)
+            reason = "ended by the server" if error is None else type(error).__name__
+            _log.warning("A connection broke and is replaced, with all idle ones: %s", reason)
             found.drop_idle()

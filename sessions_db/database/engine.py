@@ -35,7 +35,8 @@ def open_engine(url: str | URL, options: EngineOptions) -> Engine:
             skip_autocommit_rollback=True,
             pool_reset_on_return=None,
             hide_parameters=True,
-            max_overflow=0,
+            # `Connections` counts the connections. An exception at the wrong moment makes the pool lose count.
+            max_overflow=0 if backend.is_in_memory(parsed) else -1,
             pool_timeout=options.retry_budget_s,
             **arguments,
         )

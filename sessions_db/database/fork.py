@@ -16,7 +16,7 @@ from collections.abc import Callable
 from types import MethodType
 from typing import Any, Final, Protocol
 
-from sqlalchemy import Dialect, Engine, QueuePool, event
+from sqlalchemy import Dialect, Engine, Pool, QueuePool, event
 
 from sessions_db.database import BACKENDS
 from sessions_db.database.sqlite import path_of
@@ -27,6 +27,10 @@ class Owner(Protocol):
     """Something that keeps an engine's connections between calls."""
 
     engine: Engine
+
+    @property
+    def held(self) -> int:
+        """How many connections are lent to blocks, or used in an engine of the caller's."""
 
     def drop_idle(self) -> None:
         """Return to the engine's pool what is kept, and what is in use as soon as it is free."""
@@ -94,21 +98,28 @@ def _before_fork() -> None:
         file = _file(engine)
         if file is None:
             continue
+        owners = [owner for owner in list(_owners) if owner.engine is engine]
+        # A call that begins now connects anew, and so waits for the fork.
         pool = engine.pool
         engine.dispose(close=False)
-        for owner in list(_owners):
-            if owner.engine is engine:
-                owner.drop_idle()
-        if isinstance(pool, QueuePool) and not _is_free_in_time(pool):
+        for owner in owners:
+            owner.drop_idle()
+        if _is_free_in_time(pool, owners):
+            pool.dispose()
+        else:
             _in_use.add(file)
-        pool.dispose()
 
 
-def _is_free_in_time(pool: QueuePool) -> bool:
+def _is_free_in_time(pool: Pool, owners: list[Any]) -> bool:
     until = time.monotonic() + _WAIT_S
-    while pool.checkedout() and time.monotonic() < until:
+    while True:
+        in_use = pool.checkedout() if isinstance(pool, QueuePool) else 0
+        # Blocks may use a connection of a pool that an earlier fork has replaced, or of one that does not count.
+        if not in_use and not any(owner.held for owner in owners):
+            return True
+        if time.monotonic() > until:
+            return False
         time.sleep(0.001)
-    return not pool.checkedout()
 
 
 def _after_fork_in_parent() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import re
+import select
 from typing import Any, Final
 
 from sqlalchemy import URL, Connection, Engine, ExceptionContext, event, exc, text
@@ -32,8 +33,9 @@ _DEAD_PEER: Final = {
 # Error codes (PostgreSQL, appendix A). The server is a standby, at least for now.
 _READ_ONLY_TRANSACTION: Final = "25006"
 
-# After serialization_failure, deadlock_detected and lock_not_available the server has rolled the statement back.
-_ROLLED_BACK: Final = frozenset({"40001", "40P01", "55P03", _READ_ONLY_TRANSACTION})
+# After serialization_failure, deadlock_detected and lock_not_available the server has rolled the statement back. The
+# two time-outs end a connection in which no statement is running.
+_ROLLED_BACK: Final = frozenset({"40001", "40P01", "55P03", "57P05", "25P03", _READ_ONLY_TRANSACTION})
 _UNDEFINED: Final = frozenset({"42P01", "42703"})  # table, column
 _DUPLICATE: Final = frozenset({"42P07", "42710", "42723"})  # table, object, function
 
@@ -151,8 +153,20 @@ class PostgreSQL(Backend):
     def is_aborted(self, conn: Connection) -> bool:
         """Whether a statement failed."""
         # Postgres then answers COMMIT with ROLLBACK, which no driver treats as an error.
+        return _transaction_status(conn) == "INERROR"
+
+    def is_idle(self, conn: Connection) -> bool:
+        """Whether the connection is in no transaction, and no answer to a statement is outstanding."""
+        return _transaction_status(conn) == "IDLE"
+
+    def is_usable(self, conn: Connection) -> bool:
+        """Whether the server has said nothing since the last statement: what it says is that it ends the connection.
+
+        Looking costs a hundredth of a read. Without it, the first write after a restart of the server would meet the
+        end of the connection, and nobody could say whether it was committed.
+        """
         driver: Any = conn.connection.driver_connection
-        return bool(driver.info.transaction_status.name == "INERROR")
+        return not select.select([driver.fileno()], [], [], 0)[0]
 
     def lock_migrations(self, conn: Connection) -> None:
         """Take an advisory lock."""
@@ -182,6 +196,11 @@ class PostgreSQL(Backend):
             return NOT_OURS
         taken = isinstance(error, exc.IntegrityError) and re.search("pk_messages", str(error.orig))
         return NUMBER_TAKEN if taken else None
+
+
+def _transaction_status(conn: Connection) -> str:
+    driver: Any = conn.connection.driver_connection
+    return str(driver.info.transaction_status.name)
 
 
 def _state(error: BaseException | None) -> str | None:

@@ -79,7 +79,8 @@ class Retry:
         return self._run(attempt, self._backend.is_transient_refusal)
 
     def _run(self, attempt: Callable[[], _T], is_safe: Callable[[exc.DBAPIError], bool]) -> _T:
-        failed: exc.SQLAlchemyError | None = None
+        # Its text, not the error, which would keep this frame, and with it what the call holds, in a cycle.
+        failure: str | None = None
         while True:
             self.sent = False
             try:
@@ -91,13 +92,13 @@ class Retry:
                 )
                 if not (again and self.budget.wait()):
                     raise self.translated(error) from error
-                failed = error
+                failure = self._first_line(error)
             else:
-                if failed is not None:
-                    _log.info("Succeeded after %.3f s and a retry: %s", self.budget.spent_s, self._first_line(failed))
+                if failure is not None:
+                    _log.info("Succeeded after %.3f s and a retry: %s", self.budget.spent_s, failure)
                 return result
 
-    def translated(self, error: exc.SQLAlchemyError) -> Exception:
+    def translated(self, error: exc.SQLAlchemyError) -> BaseException:
         """The error of this library for `error`, which the caller raises from it."""
         return translate(error, self._backend, waited_s=self.budget.spent_s, password=self._password, sent=self.sent)
 

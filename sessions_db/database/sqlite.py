@@ -158,6 +158,10 @@ class SQLite(Backend):
         """Whether SQLite has rolled back by itself, as it does when the disk is full or fails."""
         return not _is_in_transaction(conn)
 
+    def is_idle(self, conn: Connection) -> bool:
+        """Whether the connection is in no transaction: a statement is never left halfway."""
+        return not _is_in_transaction(conn)
+
     def lock_migrations(self, conn: Connection) -> None:
         """Nothing: BEGIN IMMEDIATE has taken the one write lock."""
 

@@ -46,8 +46,8 @@ class Statement:
             cursor.execute(sql, values)
             # Fetch to the end: SQLite commits in the last step, and reports only then what went wrong.
             rows = cursor.fetchall()
-        except BaseException as error:  # noqa: BLE001  # it is raised again
-            # Raises SQLAlchemy's own error. The pool drops a connection that is broken or was left mid-statement.
+        except conn.dialect.loaded_dbapi.Error as error:
+            # Raises SQLAlchemy's own error. Any other exception, such as one of a signal handler, is raised as it is.
             conn._handle_dbapi_exception(error, sql, None, cursor, None)  # noqa: SLF001  # it has no public name
         cursor.close()
         return rows

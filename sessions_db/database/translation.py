@@ -5,16 +5,21 @@ from __future__ import annotations
 from sqlalchemy import exc
 
 from sessions_db.database.backend import Backend
-from sessions_db.errors import DatabaseUnavailable, SchemaMismatch, SessionsError, StatementRefused
+from sessions_db.errors import DatabaseUnavailable, SchemaMismatch, StatementRefused
 
 
 def translate(
     error: exc.SQLAlchemyError, backend: Backend, *, waited_s: float, password: str | None, sent: bool = False
-) -> SessionsError:
+) -> BaseException:
     """The error of this library for `error`, which the caller raises from it.
+
+    SQLAlchemy wraps some exceptions that are not the database's, such as one that a signal handler raised. These come
+    as they are.
 
     `sent` says that a write had been sent, so that its outcome is unknown if the connection broke.
     """
+    if type(error) is exc.StatementError and error.orig is not None:
+        return error.orig
     if not isinstance(error, exc.DBAPIError):
         reason = reason_of(error, password)
         return (
