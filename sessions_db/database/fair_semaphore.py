@@ -9,9 +9,9 @@ from collections import deque
 class FairSemaphore:
     """A bounded semaphore, first come, first served.
 
-    Python's own locks, and SQLAlchemy's pool, give what is released to the next thread that asks, which under load is
-    the one that has just released it. With 64 threads on 10 connections to Postgres, the 99th percentile of an append
-    was nine times as long (`benchmarks`, section concurrency).
+    With Python's own locks, and SQLAlchemy's pool, the next thread that asks gets in, which under load is the one that
+    has just released. With 64 threads on 10 connections to Postgres, that made the 99th percentile of an append nine
+    times as long (measured once with `benchmarks`, section concurrency).
     """
 
     def __init__(self, size: int) -> None:
@@ -22,7 +22,7 @@ class FairSemaphore:
 
     @property
     def taken(self) -> int:
-        """How many hold the semaphore."""
+        """How many threads hold the semaphore."""
         return self.size - self._free
 
     @property
@@ -45,7 +45,7 @@ class FairSemaphore:
             if granted.locked():
                 self._waiters.remove(granted)
                 return False
-        return True  # it was granted just after the time-out
+        return True  # granted just after the timeout
 
     def release(self) -> None:
         """Wake the longest-waiting thread."""
