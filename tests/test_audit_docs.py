@@ -509,7 +509,7 @@ def test_questions_need_nothing_but_the_views() -> None:
             assert read - of_its_own <= set(COLUMNS), heading
 
 
-def test_what_is_below_a_session_ends_on_a_cycle(auditor: PlainClient) -> None:
+def test_query_for_descendants_stops_at_a_cycle(auditor: PlainClient) -> None:
     sql = statement("What is below one session?", auditor.backend).replace(PLANNER, LOOP_1)
 
     # The limit is for a statement that would go on for ever.
@@ -523,7 +523,7 @@ def test_label_has_one_owner_at_a_time(auditor: PlainClient) -> None:
 
 
 @pytest.mark.parametrize("backend", ["postgresql"], indirect=True)
-def test_change_past_the_service_is_found_under_a_false_name_and_with_a_stolen_login(
+def test_change_that_bypasses_the_service_is_found_despite_a_false_name_or_a_stolen_login(
     url: str, plain: PlainClient
 ) -> None:
     with logged_in(url) as open_manager:
@@ -553,7 +553,7 @@ def test_timeline_of_a_session_that_was_deleted_is_what_was_logged(auditor: Plai
     ]
 
 
-def test_timeline_of_a_main_session_that_was_made_again_is_its_last_life(
+def test_timeline_of_a_main_session_that_was_recreated_is_its_last_life(
     manager: SessionManager, plain: PlainClient
 ) -> None:
     key = manager.get_or_create_main("planner").key
@@ -613,7 +613,7 @@ def test_views_have_the_same_values_of_the_same_types_on_both_databases(
     assert on_sqlite == on_postgres
 
 
-def test_text_of_a_time_says_the_same_as_its_milliseconds(plain: PlainClient) -> None:
+def test_text_of_a_time_matches_its_milliseconds(plain: PlainClient) -> None:
     times = {
         -62135596800000: "0001-01-01T00:00:00.000Z",
         -8588111643269: "1697-11-07T13:25:56.731Z",

@@ -54,7 +54,7 @@ def test_thread_that_gave_up_is_not_woken() -> None:
     assert semaphore.acquire(timeout=0)
 
 
-def test_none_is_lost_while_many_give_up_and_many_are_woken() -> None:
+def test_no_permit_is_lost_while_many_give_up_and_many_are_woken() -> None:
     semaphore = FairSemaphore(3)
     had = threading.Semaphore(3)
 

@@ -268,7 +268,7 @@ def test_database_that_is_ahead_is_refused(empty_url: str, empty: PlainClient, m
     assert (caught.value.found, caught.value.expected) == ("9999", HEAD)
 
 
-def test_downgraded_database_is_created_anew(empty_url: str, empty: PlainClient) -> None:
+def test_downgraded_database_is_recreated(empty_url: str, empty: PlainClient) -> None:
     alembic(empty_url, "upgrade", "head")
     alembic(empty_url, "downgrade", "base")
 
@@ -337,7 +337,7 @@ def test_threads_that_open_empty_databases_at_once_all_succeed(create_database: 
     assert sorted(opened) == sorted(urls)
 
 
-def test_version_table_with_several_rows_is_told(empty_url: str, empty: PlainClient) -> None:
+def test_version_table_with_several_rows_is_reported(empty_url: str, empty: PlainClient) -> None:
     SessionManager(empty_url).close()
     empty("INSERT INTO sessions_db_version VALUES ('0001')")
 
@@ -345,7 +345,7 @@ def test_version_table_with_several_rows_is_told(empty_url: str, empty: PlainCli
         SessionManager(empty_url)
 
 
-def test_upgrade_that_fails_leaves_nothing(empty_url: str, empty: PlainClient) -> None:
+def test_failed_upgrade_changes_nothing(empty_url: str, empty: PlainClient) -> None:
     # The last object of all can't be made; everything before it can.
     empty("CREATE TABLE audit_lineage (id INTEGER)")
     before = inventory(empty)
@@ -477,7 +477,7 @@ def test_migration_that_copies_tables_keeps_all_rows_and_triggers(
         assert filled("SELECT * FROM sqlite_sequence") == [("session_events", 1000)]
 
 
-def test_database_works_on_after_tables_were_changed_and_changed_back(
+def test_database_keeps_working_after_tables_were_changed_and_changed_back(
     filled: PlainClient, empty_url: str, later: Path
 ) -> None:
     alembic(empty_url, "upgrade", "head", later=later)

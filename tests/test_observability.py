@@ -202,7 +202,7 @@ def test_async_manager_that_was_never_closed_is_collected_with_a_warning(url: st
 # Snapshots and times
 
 
-def test_snapshot_sees_one_moment_and_holds_up_no_writer(manager: SessionManager) -> None:
+def test_snapshot_sees_one_moment_and_blocks_no_writer(manager: SessionManager) -> None:
     key = manager.get_or_create_main("main").key
     with manager.snapshot() as tx:
         assert tx.count_sessions() == 1

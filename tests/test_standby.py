@@ -61,7 +61,7 @@ def test_read_only_manager_reads_a_standby(replication: Replication, key: str) -
             manager.send_message(key, "Hello")
 
 
-def test_writing_to_a_standby_says_why_it_can_not_be_done(replication: Replication, key: str) -> None:
+def test_writing_to_a_standby_says_why_it_is_refused(replication: Replication, key: str) -> None:
     with SessionManager(replication.standby, retry_budget_s=1) as manager:
         with pytest.raises(DatabaseUnavailable, match="read-only transaction") as refused:
             manager.send_message(key, "Hello")

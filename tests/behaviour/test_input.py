@@ -81,7 +81,7 @@ def test_text_that_a_database_cannot_store_is_refused_by_name(
 
 
 @pytest.mark.parametrize("call", [call for call in TEXT_ARGUMENTS if not call.endswith("metadata")])
-def test_something_else_than_text_is_refused_by_name(manager: SessionManager, main: Session, call: str) -> None:
+def test_anything_but_text_is_refused_by_name(manager: SessionManager, main: Session, call: str) -> None:
     argument, operation = TEXT_ARGUMENTS[call]
     for value in (b"bytes", 1, ["list"], object()):
         if isinstance(value, list) and "key of" in argument:
@@ -144,7 +144,7 @@ def test_agent_id_that_could_forge_a_key_is_refused(manager: SessionManager, age
 
 
 @pytest.mark.parametrize("agent_id", ["a%b", "a_b", "'", "ä ö", "..", "{}"])
-def test_agent_id_may_hold_anything_else(manager: SessionManager, agent_id: str) -> None:
+def test_agent_id_may_contain_anything_else(manager: SessionManager, agent_id: str) -> None:
     assert manager.get_or_create_main(agent_id).key == f"agent:{agent_id}:main"
     assert manager.spawn_cron(agent_id, "Test").startswith(f"agent:{agent_id}:cron:")
 

@@ -238,7 +238,7 @@ def outcome(call: Callable[[], object]) -> object:
         return type(error), vars(error)
 
 
-def test_manager_behaves_as_the_model(
+def test_manager_behaves_like_the_model(
     open_manager: Callable[..., SessionManager], url: str, plain: PlainClient, clock: Clock
 ) -> None:
     with open_manager(url, message_cap=CAP) as manager:

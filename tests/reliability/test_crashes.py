@@ -63,7 +63,7 @@ def test_killed_writer_loses_nothing_acknowledged_and_leaves_nothing_half_done(
             account.read_back(manager)
 
 
-def test_writers_go_on_when_one_among_them_is_killed(
+def test_writers_continue_when_one_of_them_is_killed(
     url: str, start_writer: StartWriter, full: bool, figures: Counter[str]
 ) -> None:
     others = {agent_id: start_writer(url, agent_id) for agent_id in ("first", "second")}
@@ -90,7 +90,7 @@ def test_writers_go_on_when_one_among_them_is_killed(
         other.finish()
 
 
-def test_database_whose_creation_was_killed_is_created_by_the_next_who_opens_it(
+def test_database_whose_creation_was_killed_is_created_by_the_next_to_open_it(
     create_database: Callable[..., str], start_writer: StartWriter, full: bool, figures: Counter[str]
 ) -> None:
     for _ in range(50 if full else 5):

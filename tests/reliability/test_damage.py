@@ -140,7 +140,7 @@ KINDS: dict[str, Callable[[bytes, int, random.Random], bytes]] = {
 
 
 @pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
-def test_an_object_that_ends_within_a_changed_metadata_is_not_taken_for_all_of_it(url: str, plain: PlainClient) -> None:
+def test_damaged_metadata_that_begins_with_a_whole_object_is_reported(url: str, plain: PlainClient) -> None:
     with SessionManager(url) as manager:
         key = manager.get_or_create_main("main").key
         manager.add_message(key, "user", "Hello", metadata={"a": 1, "b": 2})
@@ -204,7 +204,7 @@ HOPELESS: dict[str, Callable[[bytes], bytes]] = {
 
 
 @pytest.mark.parametrize("damage", HOPELESS)
-def test_a_destroyed_file_is_told_and_left_as_it_is(sound: bytes, tmp_path: Path, damage: str) -> None:
+def test_a_destroyed_file_is_reported_and_left_as_it_is(sound: bytes, tmp_path: Path, damage: str) -> None:
     path = tmp_path / "damaged.db"
     content = HOPELESS[damage](sound)
     url = write(path, content)
@@ -224,7 +224,7 @@ def test_a_destroyed_file_is_told_and_left_as_it_is(sound: bytes, tmp_path: Path
 
 
 @pytest.mark.parametrize("beside", ["-wal", "-shm", "-journal"])
-def test_garbage_beside_the_file_is_no_part_of_it(sound: bytes, tmp_path: Path, beside: str) -> None:
+def test_garbage_next_to_the_file_is_ignored(sound: bytes, tmp_path: Path, beside: str) -> None:
     path = tmp_path / "sessions.db"
     url = write(path, sound)
     with SessionManager(url) as manager:
@@ -238,7 +238,7 @@ def test_garbage_beside_the_file_is_no_part_of_it(sound: bytes, tmp_path: Path, 
 
 
 @pytest.mark.parametrize("kind", ["directory", "missing directory", "file as a directory", "/dev/null", "/dev/full"])
-def test_what_is_no_file_is_told(tmp_path: Path, kind: str) -> None:
+def test_a_path_that_is_not_a_file_is_reported(tmp_path: Path, kind: str) -> None:
     (tmp_path / "file").write_text("x")
     paths = {
         "directory": tmp_path,
@@ -282,7 +282,7 @@ def check_mismatch(url: str) -> dict[str, SessionsError]:
 
 
 @pytest.mark.parametrize("table", ["sessions", "messages", "labels"])
-def test_a_dropped_table_is_told_by_name(url: str, plain: PlainClient, table: str, backend: str) -> None:
+def test_a_dropped_table_is_reported_by_name(url: str, plain: PlainClient, table: str, backend: str) -> None:
     plain(f"DROP TABLE {table}" + (" CASCADE" if backend == "postgresql" else ""))
 
     failed = check_mismatch(url)
@@ -293,7 +293,7 @@ def test_a_dropped_table_is_told_by_name(url: str, plain: PlainClient, table: st
 
 
 @pytest.mark.parametrize("table", [sessions, messages, labels], ids=str)
-def test_a_column_that_is_gone_is_told_by_name(url: str, plain: PlainClient, table: Table) -> None:
+def test_a_missing_column_is_reported_by_name(url: str, plain: PlainClient, table: Table) -> None:
     faults: list[str] = []
     for column in table.columns.keys():  # noqa: SIM118  # not a dict
         plain(f"ALTER TABLE {table} RENAME COLUMN {column} TO moved")
@@ -311,7 +311,7 @@ def test_a_column_that_is_gone_is_told_by_name(url: str, plain: PlainClient, tab
 
 
 @pytest.mark.parametrize("change", ["DROP TABLE sessions_db_version", "DELETE FROM sessions_db_version"])
-def test_a_lost_version_is_told_and_nothing_changed(url: str, plain: PlainClient, change: str) -> None:
+def test_a_lost_version_is_reported_and_nothing_changed(url: str, plain: PlainClient, change: str) -> None:
     before = rows(plain)
     plain(change)
 
@@ -328,7 +328,7 @@ def test_a_lost_version_is_told_and_nothing_changed(url: str, plain: PlainClient
 @pytest.mark.parametrize(
     "version", ["", "9999", "'; DROP TABLE sessions; --", "%s", "head", "base", "heads", "-1", "+1"]
 )
-def test_a_version_that_is_none_is_told(url: str, plain: PlainClient, version: str) -> None:
+def test_an_invalid_version_is_reported(url: str, plain: PlainClient, version: str) -> None:
     before = rows(plain)
     plain("UPDATE sessions_db_version SET version_num = ?", version)
 
@@ -359,7 +359,7 @@ def drop_trigger(plain: PlainClient, trigger: str) -> None:
     [(backend, trigger) for backend, triggers in TRIGGERS.items() for trigger in triggers],
     indirect=["backend"],
 )
-def test_a_dropped_trigger_is_told_at_opening(url: str, plain: PlainClient, trigger: str) -> None:
+def test_a_dropped_trigger_is_reported_on_opening(url: str, plain: PlainClient, trigger: str) -> None:
     drop_trigger(plain, trigger)
 
     with pytest.raises(SchemaMismatch, match=trigger):
@@ -371,7 +371,7 @@ def test_a_dropped_trigger_is_told_at_opening(url: str, plain: PlainClient, trig
 
 
 @pytest.mark.parametrize("backend", ["postgresql"], indirect=True)
-def test_a_disabled_trigger_is_told_at_opening(url: str, plain: PlainClient) -> None:
+def test_a_disabled_trigger_is_reported_on_opening(url: str, plain: PlainClient) -> None:
     plain("ALTER TABLE messages DISABLE TRIGGER messages_append")
 
     with pytest.raises(SchemaMismatch, match="messages_append"):
@@ -401,7 +401,7 @@ def test_appends_after_a_trigger_was_dropped_under_an_open_manager_are_refused_f
             manager.send_message(MAIN, "Hello")
 
 
-def test_prune_ends_where_a_trigger_of_somebodys_keeps_the_sessions(url: str, plain: PlainClient) -> None:
+def test_prune_stops_if_a_foreign_trigger_keeps_the_sessions(url: str, plain: PlainClient) -> None:
     if plain.backend == "sqlite":
         plain("CREATE TRIGGER theirs BEFORE DELETE ON sessions BEGIN SELECT RAISE(IGNORE); END")
         away = "DROP TRIGGER theirs"

@@ -179,7 +179,7 @@ def fill_up(manager: SessionManager, key: str) -> int:
     pytest.fail("the disk is never full")
 
 
-def test_appends_to_a_full_disk_are_refused_whole_and_succeed_when_there_is_space(disk: Disk) -> None:
+def test_appends_to_a_full_disk_are_refused_whole_and_succeed_once_there_is_space(disk: Disk) -> None:
     with SessionManager(disk.database, message_cap=100_000, retry_budget_s=1) as manager:
         key = manager.get_or_create_main("main").key
         for _ in range(10):
@@ -212,7 +212,7 @@ def test_appends_to_a_full_disk_are_refused_whole_and_succeed_when_there_is_spac
     assert is_sound(disk.path)
 
 
-def test_a_transaction_on_a_full_disk_leaves_nothing(disk: Disk) -> None:
+def test_a_transaction_on_a_full_disk_stores_nothing(disk: Disk) -> None:
     def write(manager: SessionManager) -> None:
         with manager.transaction() as tx:
             for _ in range(300):
@@ -233,7 +233,7 @@ def test_a_transaction_on_a_full_disk_leaves_nothing(disk: Disk) -> None:
 
 
 @pytest.mark.parametrize("operation", ["append", "spawn"])
-def test_a_transaction_that_met_a_full_disk_stores_nothing_even_if_it_goes_on(disk: Disk, operation: str) -> None:
+def test_a_transaction_that_hit_a_full_disk_stores_nothing_even_if_it_continues(disk: Disk, operation: str) -> None:
     met: list[str] = []
 
     def write(manager: SessionManager) -> None:
@@ -267,7 +267,7 @@ def test_a_transaction_that_met_a_full_disk_stores_nothing_even_if_it_goes_on(di
     assert is_sound(disk.path)
 
 
-def test_a_database_is_made_on_a_disk_that_was_full_before(disk: Disk) -> None:
+def test_a_database_is_created_on_a_disk_that_was_full_before(disk: Disk) -> None:
     if isinstance(disk, LimitedPages):
         pytest.skip("SQLite's limit starts from the file that is there")
     disk.fill()
@@ -286,7 +286,7 @@ def test_a_database_is_made_on_a_disk_that_was_full_before(disk: Disk) -> None:
     assert is_sound(disk.path)
 
 
-def test_an_import_that_a_full_disk_ended_goes_on_where_it_was(disk: Disk, tmp_path: Path) -> None:
+def test_an_import_interrupted_by_a_full_disk_continues_where_it_stopped(disk: Disk, tmp_path: Path) -> None:
     if isinstance(disk, LimitedPages):
         pytest.skip("SQLite's limit belongs to a connection, and the command has its own")
     file = tmp_path / "conversations.jsonl"
@@ -379,7 +379,7 @@ PROTECTIONS = {"permissions": permissions, "read-only mount": read_only_mount, "
 
 
 @pytest.mark.parametrize("protection", PROTECTIONS)
-def test_a_file_that_may_not_be_written_is_told_and_stays_as_it_is(path: Path, protection: str) -> None:
+def test_an_unwritable_file_is_reported_and_stays_as_it_is(path: Path, protection: str) -> None:
     content = path.read_bytes()
     url = f"sqlite:///{path}"
 
@@ -406,7 +406,7 @@ def test_a_file_that_may_not_be_written_is_told_and_stays_as_it_is(path: Path, p
 
 
 @pytest.mark.parametrize("protection", [protection for protection in PROTECTIONS if protection != "immutable"])
-def test_a_directory_that_may_not_be_written_is_told(path: Path, protection: str) -> None:
+def test_an_unwritable_directory_is_reported(path: Path, protection: str) -> None:
     new = path.with_name("new.db")
     with PROTECTIONS[protection](path):
         with pytest.raises(DatabaseUnavailable, match="unable to open database file"):
@@ -449,7 +449,7 @@ def small_postgres(postgres_server: URL) -> Iterator[tuple[URL, Path]]:
     shutil.rmtree(directory)
 
 
-def test_appends_to_a_full_postgres_are_refused_whole_and_succeed_when_there_is_space(
+def test_appends_to_a_full_postgres_are_refused_whole_and_succeed_once_there_is_space(
     small_postgres: tuple[URL, Path],
 ) -> None:
     url, directory = small_postgres

@@ -54,7 +54,7 @@ def test_no_acknowledged_append_is_lost_when_the_primary_dies_and_the_standby_ta
             plain.close()
 
 
-def test_call_without_a_primary_is_told_within_the_budget(open_manager: Open) -> None:
+def test_call_without_a_primary_fails_within_the_budget(open_manager: Open) -> None:
     with pair() as (primary, standby, url), open_manager(url, retry_budget_s=0.5) as manager:
         key = manager.get_or_create_main("main").key
         primary.kill()
@@ -71,7 +71,7 @@ def test_call_without_a_primary_is_told_within_the_budget(open_manager: Open) ->
         assert manager.send_message(key, "Hello").seq == 1
 
 
-def test_primary_that_steps_down_without_ending_its_connections_is_left_for_the_new_one(open_manager: Open) -> None:
+def test_primary_that_steps_down_but_keeps_its_connections_is_left_for_the_new_one(open_manager: Open) -> None:
     with pair() as (primary, standby, url), open_manager(url, pool_size=3) as manager:
         key = manager.get_or_create_main("main").key
         fill_the_pool(manager)
@@ -82,7 +82,7 @@ def test_primary_that_steps_down_without_ending_its_connections_is_left_for_the_
         assert standby.execute("SELECT last_seq FROM sessions") == [(5,)]
 
 
-def test_block_on_a_primary_that_stepped_down_is_undone_and_the_next_finds_the_new_one(open_manager: Open) -> None:
+def test_block_on_a_primary_that_stepped_down_is_rolled_back_and_the_next_finds_the_new_one(open_manager: Open) -> None:
     with pair() as (primary, standby, url), open_manager(url, pool_size=1) as manager:
         key = manager.get_or_create_main("main").key
         step_down(primary)

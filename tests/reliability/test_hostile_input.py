@@ -459,7 +459,7 @@ def test_every_argument_of_the_public_methods_is_tried() -> None:
     assert {("Session.runtime_secs", "now_ms"), ("Session.spawn_result", "message")} < tried
 
 
-def test_a_transaction_goes_on_after_whatever_it_refused(both: Both) -> None:
+def test_a_transaction_continues_after_anything_it_refused(both: Both) -> None:
     both.reset()
 
     def write(manager: SessionManager) -> int:

@@ -239,7 +239,7 @@ def test_a_malformed_line_is_refused_and_leaves_nothing_between_good_ones(both: 
     check_whole(both, lines)
 
 
-def test_a_line_of_many_megabytes_is_imported_or_refused_as_any_other(both: Both) -> None:
+def test_a_line_of_many_megabytes_is_imported_or_refused_like_any_other(both: Both) -> None:
     size = (10 if FACTOR == 1 else 100) * 2**20
     big = b'{"messages": [{"role": "user", "content": "' + b"x" * size + b'"}]}'
     both.reset()
@@ -269,7 +269,7 @@ def check_command(url: str, content: bytes) -> dict[str, int]:
 
 @examples(30)
 @given(content=files)
-def test_the_command_ends_well_or_with_a_line_for_each_refused_line(url: str, content: bytes) -> None:
+def test_the_command_succeeds_or_prints_a_line_for_each_refused_line(url: str, content: bytes) -> None:
     first = check_command(url, content)
     again = check_command(url, content)
 

@@ -61,7 +61,7 @@ def open_both(stack: ExitStack, wire: Wire) -> dict[str, SessionManager]:
 
 
 @pytest.mark.skipif(not CAN_DROP_PACKETS, reason="only Linux lets a socket drop what arrives")
-def test_calls_over_a_network_that_is_cut_end_in_bounded_time_and_the_manager_goes_on(
+def test_calls_over_a_network_that_is_cut_end_in_bounded_time_and_the_manager_recovers(
     wire: Wire, plain: PlainClient, figures: Counter[str]
 ) -> None:
     with ExitStack() as stack:
@@ -117,7 +117,7 @@ def test_append_that_waits_for_its_answer_while_the_network_is_cut_ends_in_bound
         assert call.error.outcome_unknown
 
 
-def test_connecting_to_a_server_that_says_nothing_ends_in_bounded_time(wire: Wire) -> None:
+def test_connecting_to_a_silent_server_ends_in_bounded_time(wire: Wire) -> None:
     wire.fall_silent()
     openings = [
         Call(lambda: SessionManager(wire.url, retry_budget_s=1)),

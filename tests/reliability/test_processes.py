@@ -126,7 +126,7 @@ def test_forked_workers_and_their_parent_lose_nothing_and_repeat_nothing(
 
 
 @pytest.mark.parametrize("sessions", [1, 64])
-def test_64_threads_on_one_manager_count_right(
+def test_64_threads_on_one_manager_number_messages_without_gaps(
     manager: SessionManager, plain: PlainClient, sessions: int, full: bool, figures: Counter[str]
 ) -> None:
     appends = 200 if full else 10
@@ -221,7 +221,7 @@ ENDINGS = {
 
 
 @pytest.mark.parametrize("ending", ENDINGS)
-def test_process_ends_promptly_and_says_nothing_whatever_is_open(url: str, plain: PlainClient, ending: str) -> None:
+def test_process_exits_promptly_and_silently_whatever_is_open(url: str, plain: PlainClient, ending: str) -> None:
     code = (
         "import asyncio, sys, threading\n"
         "from sessions_db import AsyncSessionManager, SessionManager, session_manager\n"

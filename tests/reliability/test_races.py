@@ -146,7 +146,7 @@ def spawn(url: str, number: int) -> list[str]:
         return [manager.spawn_subagent("main", "Test", "wanted") for _ in range(number)]
 
 
-def test_label_that_none_may_take_over_goes_to_one_of_many_processes(
+def test_label_that_nobody_may_take_over_goes_to_one_of_many_processes(
     url: str, full: bool, figures: Counter[str]
 ) -> None:
     number, labels = (8, 50) if full else (4, 10)
@@ -211,7 +211,7 @@ def open_and_create(url: str) -> tuple[str, int]:
 # Ends
 
 
-def test_one_of_many_processes_ends_a_session(url: str, full: bool, figures: Counter[str]) -> None:
+def test_exactly_one_of_many_processes_ends_a_session(url: str, full: bool, figures: Counter[str]) -> None:
     sessions = 200 if full else 20
     with SessionManager(url) as manager:
         keys = [manager.spawn_subagent("main", "Test") for _ in range(sessions)]
@@ -256,7 +256,7 @@ def end(url: str, keys: list[str], status: SessionStatus, reason: str) -> list[b
     return outcomes
 
 
-def test_session_that_is_reopened_while_others_prune_is_kept_or_gone(
+def test_session_reopened_while_others_prune_is_either_kept_or_deleted(
     url: str, full: bool, figures: Counter[str]
 ) -> None:
     for _ in range(10 if full else 2):
@@ -316,7 +316,7 @@ WRITES: dict[str, Callable[[SessionManager, str], object]] = {
 
 
 @pytest.mark.parametrize("write", WRITES)
-def test_lock_that_outlasts_the_budget_is_told_with_the_time_that_was_spent(
+def test_lock_that_outlasts_the_budget_is_reported_with_the_time_spent(
     url: str, plain: PlainClient, write: str
 ) -> None:
     with SessionManager(url, retry_budget_s=0.3) as manager:

@@ -65,7 +65,7 @@ def test_behaviour_is_the_same_through_pgbouncer_in_transaction_mode(files: list
 
 
 @pytest.mark.parametrize("face", ["sync", "async"])
-def test_appends_go_on_and_are_stored_once_while_the_server_behind_pgbouncer_restarts(
+def test_appends_continue_and_are_stored_once_while_the_server_behind_pgbouncer_restarts(
     open_manager: Callable[..., SessionManager], full: bool, figures: Counter[str]
 ) -> None:
     with postgres() as server, pgbouncer("127.0.0.1", server.port, server_login_retry=0.1) as bouncer:

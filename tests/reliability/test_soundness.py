@@ -91,7 +91,7 @@ def test_row_that_breaks_a_constraint_is_found(damaged: Callable[[str], str]) ->
 
 
 @pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
-def test_name_that_was_left_to_act_under_is_found(damaged: Callable[[str], str]) -> None:
+def test_leftover_actor_name_is_found(damaged: Callable[[str], str]) -> None:
     url = damaged("INSERT INTO event_actor VALUES ('somebody')")
 
     assert faults(url) == ["a name was left to act under: somebody"]
@@ -110,7 +110,7 @@ def test_overwritten_page_is_found(url: str) -> None:
 
 
 @pytest.mark.parametrize("backend", ["postgresql"], indirect=True)
-def test_row_that_the_index_lacks_is_found(damaged: Callable[[str], str]) -> None:
+def test_row_missing_from_the_index_is_found(damaged: Callable[[str], str]) -> None:
     url = damaged(
         "UPDATE pg_index SET indisready = false, indisvalid = false WHERE indexrelid = 'pk_labels'::regclass;"
         "INSERT INTO labels SELECT 'unlisted', key, 1 FROM sessions WHERE label = 'first';"
