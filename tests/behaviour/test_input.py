@@ -1,4 +1,4 @@
-"""Input that is refused, on both databases alike, before anything is stored."""
+"""Input that is refused, on both databases, before anything is stored."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.support.clock import at, ms
 
 KEY = "agent:main:main"
 
-# What each text argument is called, and a call that passes it.
+# The name of each text argument, and a call that passes it.
 TEXT_ARGUMENTS: dict[str, tuple[str, Callable[[SessionManager, str], object]]] = {
     "get_or_create_main": ("agent_id", lambda m, text: m.get_or_create_main(text)),
     "spawn_subagent agent_id": ("agent_id", lambda m, text: m.spawn_subagent(text, "Test")),
@@ -305,5 +305,5 @@ def test_any_json_object_comes_back_exactly(manager: SessionManager, metadata: d
 
     history = manager.history(key, 2)
     assert history is not None
-    # The texts too: key order, and 1 against 1.0 against True.
+    # Compared as text too: key order, and 1, 1.0 and True differ.
     assert [repr(message.metadata) for message in history] == [repr(metadata)] * 2

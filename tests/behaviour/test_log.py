@@ -27,7 +27,7 @@ def database_user(plain: PlainClient) -> str | None:
 
 
 def guards(plain: PlainClient, *, on: bool) -> None:
-    """Switch the triggers that guard the log off or on, as only the owner of the tables can."""
+    """Turn the triggers that guard the log off or on, which only the owner of the tables can do."""
     for table in ("session_events", "event_digests", "event_seals"):
         if plain.backend == "postgresql":
             plain(f"ALTER TABLE {table} {'ENABLE' if on else 'DISABLE'} TRIGGER USER")

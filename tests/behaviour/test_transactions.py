@@ -1,4 +1,4 @@
-"""Groups of operations in one transaction, and engines of the caller's own."""
+"""Groups of operations in one transaction, and the caller's own engines."""
 
 from __future__ import annotations
 
@@ -146,7 +146,7 @@ def test_statements_are_logged_as_soon_as_logging_is_turned_on(url: str, caplog:
             assert any("INSERT INTO messages" in line for line in caplog.messages) is logged
 
 
-# Engines of the caller's own
+# The caller's own engines
 
 
 def own_engine(url: str) -> sa.Engine:
@@ -163,7 +163,7 @@ def test_callers_engine_is_used_and_left_open(url: str) -> None:
 
     with engine.connect() as connection:
         assert connection.execute(sa.text("SELECT status, last_seq FROM sessions")).all() == [("completed", 1)]
-        # The caller's own transactions are as they were: this one is not committed.
+        # The caller's own transactions work as before: this one is not committed.
         connection.execute(sa.text("DELETE FROM sessions"))
     with engine.connect() as connection:
         assert connection.execute(sa.text("SELECT count(*) FROM sessions")).scalar() == 1
