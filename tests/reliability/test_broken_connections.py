@@ -1,4 +1,4 @@
-"""Connections that break under a call: what the caller is told, what is stored, and that the manager goes on."""
+"""Connections that break during a call: what the caller is told, what is stored, and that the manager recovers."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.support.wire import Wire
 
 Open = Callable[..., SessionManager]
 
-# Each may be repeated, and stores what its row counts say.
+# Each may be repeated, and adds as many rows as given here.
 KEYED_WRITES: dict[str, tuple[Callable[[SessionManager, str], object], dict[str, int]]] = {
     "add_message": (
         lambda manager, key: manager.add_message(key, "user", "Hello", idempotency_key="once"),
@@ -60,7 +60,7 @@ def wire(url: str) -> Iterator[Wire]:
 
 @pytest.fixture
 def manager(open_manager: Open, wire: Wire) -> Iterator[SessionManager]:
-    """A manager with one connection, by way of the proxy."""
+    """A manager with one connection, through the proxy."""
     with open_manager(wire.url, pool_size=1) as opened:
         yield opened
 
@@ -79,7 +79,7 @@ def rows(plain: PlainClient) -> dict[str, int]:
     }
 
 
-# An answer or a request that is lost
+# A lost answer or request
 
 
 @pytest.mark.parametrize("abruptly", [True, False], ids=["reset", "closed"])
@@ -124,7 +124,7 @@ def test_write_with_an_idempotency_key_cut_anywhere_is_stored_once_when_repeated
         assert operation(manager, key) == outcome
         assert rows(plain) == {"sessions": 1} | stored
 
-    # It crosses the wire so often that each of its answers was cut.
+    # It crosses the wire more than once, and each of its answers was cut.
     assert number > 1
 
 
@@ -293,7 +293,7 @@ def test_server_that_is_down_is_reported_within_the_budget_and_found_again(
             with pytest.raises(DatabaseUnavailable) as caught:
                 call()
             assert time.monotonic() - started < 30
-        # Nothing was sent by the last: there was no connection left to break.
+        # The last call sent nothing: there was no connection left to break.
         assert not caught.value.outcome_unknown
         assert caught.value.waited_s >= 0.5
         server.start()

@@ -1,4 +1,4 @@
-"""A clock that steps back, stands still, or is centuries off: time is only information, numbers are the order."""
+"""A clock that steps back, stands still, or is centuries off: times are informational, numbers give the order."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ EXTREMES = [-LAST, -(10**15), -1001, -2, -1, 0, 1, 253_402_300_799_999, 253_402_
 
 @pytest.fixture(autouse=True)
 def uuids_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Leave the other tests a UUID generator that was not in the far future: it never steps back."""
+    """Keep the far future out of the other tests' UUID generator, which never steps back."""
     for module, name in ((uuid6, "_last_v7_timestamp"), (uuid, "_last_timestamp_v7")):
         monkeypatch.setattr(module, name, None, raising=False)
 
@@ -56,7 +56,7 @@ def check_order(manager: SessionManager) -> None:
 
 
 class Run:
-    """Sessions that are written to at times of a wild clock, and what must hold all the while."""
+    """Sessions that are written to under a wild clock, and what must always hold."""
 
     def __init__(self, manager: SessionManager, plain: PlainClient, clock: Clock) -> None:
         plain("DELETE FROM sessions")

@@ -1,6 +1,6 @@
-"""Databases that were damaged: files with other bytes than SQLite wrote, schemas with something missing.
+"""Databases that were damaged: files with bytes that SQLite did not write, schemas with something missing.
 
-What can still be read is read; all else is a documented error, in one line on the command line, and nothing is made
+What can still be read is read; everything else is a documented error, one line on the command line, and nothing is made
 worse.
 """
 
@@ -80,7 +80,7 @@ WRITES: dict[str, Callable[[SessionManager], object]] = {
 
 
 def use(url: str) -> tuple[dict[str, SessionsError], dict[str, object]]:
-    """The errors of each operation, and the results of those that work. Anything but our errors gets out."""
+    """The errors of each operation, and the results of those that work. Any other error is raised."""
     failed: dict[str, SessionsError] = {}
     done: dict[str, object] = {}
     try:
@@ -96,7 +96,7 @@ def use(url: str) -> tuple[dict[str, SessionsError], dict[str, object]]:
 
 
 def check_command(url: str, *arguments: str) -> int:
-    """The exit code of a command that says what is wrong, if anything, in one line."""
+    """The exit code of a command, which must report any error in one line."""
     result = run(*arguments, db=url)
     assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
     if result.exit_code:
@@ -127,7 +127,7 @@ def changed(content: bytes, at: int, by: bytes) -> bytes:
     return (content[:at] + by + content[at + len(by) :])[: len(content)]
 
 
-# SQLite keeps no checksums: what becomes of a changed byte depends on where it is.
+# SQLite keeps no checksums: what a changed byte does depends on where it is.
 KINDS: dict[str, Callable[[bytes, int, random.Random], bytes]] = {
     "bit": lambda content, at, chance: (
         content[:at] + bytes([content[at] ^ 1 << chance.randrange(8)]) + content[at + 1 :]
@@ -164,7 +164,7 @@ def test_a_file_with_changed_bytes_is_read_or_refused(
         url = write(tmp_path / "damaged.db", KINDS[kind](sound, at, chance))
         try:
             with_errors += bool(use(url)[0])
-        except Exception as error:  # noqa: BLE001  # whatever it is, it is to be reported beside the others
+        except Exception as error:  # noqa: BLE001  # whatever it is, it is reported with the others
             faults.append(f"at {at}: {error!r}"[:300])
 
     note(request, "files", tried)
@@ -223,13 +223,13 @@ def test_a_destroyed_file_is_reported_and_left_as_it_is(sound: bytes, tmp_path: 
     assert code == 1
 
 
-@pytest.mark.parametrize("beside", ["-wal", "-shm", "-journal"])
-def test_garbage_next_to_the_file_is_ignored(sound: bytes, tmp_path: Path, beside: str) -> None:
+@pytest.mark.parametrize("suffix", ["-wal", "-shm", "-journal"])
+def test_garbage_next_to_the_file_is_ignored(sound: bytes, tmp_path: Path, suffix: str) -> None:
     path = tmp_path / "sessions.db"
     url = write(path, sound)
     with SessionManager(url) as manager:
         expected = READS["list"](manager)
-    path.with_name(path.name + beside).write_bytes(random.Random(1).randbytes(40_000))
+    path.with_name(path.name + suffix).write_bytes(random.Random(1).randbytes(40_000))
 
     failed, done = use(url)
 
@@ -262,7 +262,7 @@ def test_a_path_that_is_not_a_file_is_reported(tmp_path: Path, kind: str) -> Non
 
 @pytest.fixture
 def url(empty_url: str) -> str:
-    """A database of its own, for its schema is changed."""
+    """A database of its own, because the test changes the schema."""
     with SessionManager(empty_url) as manager:
         fill(manager)
     return empty_url
@@ -273,7 +273,7 @@ def rows(plain: PlainClient) -> list[tuple[int]]:
 
 
 def check_mismatch(url: str) -> dict[str, SessionsError]:
-    """Operations fail as documented or work."""
+    """Assert that each operation works or fails as documented."""
     failed, _ = use(url)
     assert failed
     assert {type(error) for error in failed.values()} <= {SchemaMismatch, SessionNotFound}
@@ -339,7 +339,7 @@ def test_an_invalid_version_is_reported(url: str, plain: PlainClient, version: s
             faults.append("opened")
         except SchemaMismatch:
             pass
-        except Exception as error:  # noqa: BLE001  # whatever it is, it is to be reported
+        except Exception as error:  # noqa: BLE001  # whatever it is, it is reported
             faults.append(repr(error))
 
     assert faults == []
@@ -366,7 +366,7 @@ def test_a_dropped_trigger_is_reported_on_opening(url: str, plain: PlainClient, 
         SessionManager(url).close()
 
     assert check_command(url, "upgrade") == 1
-    # Who only reads, to verify the log say, is shown what there is.
+    # Reading still works, for example to verify the log.
     assert check_command(url, "list") == 0
 
 

@@ -1,4 +1,4 @@
-"""A primary that dies or steps down, a standby that takes over, and a manager that follows by itself."""
+"""A primary that dies or steps down, a standby that takes over, and a manager that follows on its own."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def face(request: pytest.FixtureRequest) -> str:
 
 @contextmanager
 def pair() -> Iterator[tuple[Server, Server, URL]]:
-    """A primary, its synchronous standby, and the URL that finds whichever takes writes."""
+    """A primary, its synchronous standby, and the URL that finds the one that accepts writes."""
     with postgres() as primary, standby_of(primary) as standby:
         hosts = [f"127.0.0.1:{server.port}" for server in (primary, standby)]
         query = {"host": hosts, "target_session_attrs": "read-write"}
@@ -106,6 +106,6 @@ def fill_the_pool(manager: SessionManager) -> None:
 
 
 def step_down(server: Server) -> None:
-    """Take no more writes, as a primary does that a managed service turns into a standby; connections stay."""
+    """Refuse writes, like a primary that a managed service turns into a standby; connections stay open."""
     server.configure(default_transaction_read_only="on", synchronous_standby_names="")
     server.reload()

@@ -1,4 +1,4 @@
-"""Forks, many threads and the end of the process."""
+"""Forks, many threads, and exiting the process."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ def face(request: pytest.FixtureRequest) -> str:
 
 # Fork
 
-# A server that loads the application first and forks its workers then, while threads of its own write. Workers that
-# are done are replaced, as when they are told to restart; those of the second generation fork once more.
+# A server that loads the application and then forks its workers, while its own threads write. Workers that are done
+# are replaced, as on a restart; those of the second generation fork once more.
 PRE_FORK = """
 import asyncio, multiprocessing, sys, threading, sessions_db
 
@@ -102,8 +102,8 @@ def test_forked_workers_and_their_parent_lose_nothing_and_repeat_nothing(
     url: str, plain: PlainClient, face: str, full: bool, figures: Counter[str]
 ) -> None:
     workers, appends = (16, 200) if full else (4, 10)
-    # SQLite lets a fork wait a second for the calls of other threads, no longer; with as many processes at one file
-    # they may take more.
+    # On SQLite a fork waits at most a second for other threads' calls; with so many processes on one file they may
+    # take longer.
     busy_threads = 0 if plain.backend == "sqlite" else 3
     command = [sys.executable, "-c", PRE_FORK, url, face, *map(str, (workers, appends, busy_threads))]
 

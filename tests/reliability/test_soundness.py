@@ -1,4 +1,4 @@
-"""The audit that the reliability tests rely on finds what is broken, each thing under its name."""
+"""The audit that the reliability tests rely on finds each kind of fault and names it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from sessions_db import NewMessage, SessionManager
 from tests.support.client import PlainClient
 from tests.support.soundness import FAULTS, faults
 
-# What somebody does to a sound database, past triggers and constraints, and the fault that it makes.
+# Damage to a sound database, bypassing triggers and constraints, and the fault that it causes.
 DAMAGE = {
     "a session's message numbers have gaps": "DELETE FROM messages WHERE seq = 5",
     "a session retains more messages than its cap": "UPDATE sessions SET message_cap = 2 WHERE label = 'first'",
@@ -48,7 +48,7 @@ DAMAGE = {
 
 @pytest.fixture
 def damaged(create_database: Callable[..., str]) -> Callable[[str], str]:
-    """A function that runs a statement in a sound database where nothing is held to anything, and gives its URL."""
+    """A function that runs a statement in a sound database that enforces nothing, and returns its URL."""
     url = create_database(at_head=False)
     with SessionManager(url) as manager:
         for label in ("first", "second"):
