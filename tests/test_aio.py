@@ -1,4 +1,4 @@
-"""What the async face adds: cancellation, event loops, the end of the process."""
+"""What the async manager adds: cancellation, event loops, exiting the process."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_every_method_is_there_with_the_same_signature_and_docstring(sync: type,
     expected = public_methods(sync)
     actual = public_methods(awaited)
 
-    # What is left out is of use in the thread that opened the database only.
+    # What is left out is only useful in the thread that opened the database.
     assert expected.keys() - actual.keys() <= {"connection", "found_revision", "revision"}
     assert actual.keys() <= expected.keys()
     for name in actual.keys() - {"transaction", "snapshot", "close", "closed", "pool_status"}:
@@ -231,7 +231,7 @@ def test_close_lets_calls_finish_and_leaves_no_connection(url: str, plain: Plain
 
     asyncio.run(close_meanwhile())
 
-    # That no connection is left is asked of the database when the test ends.
+    # Dropping the database at the end of the test checks that no connection is left.
     assert plain("SELECT count(*) FROM sessions") == [(40,)]
 
 

@@ -18,7 +18,7 @@ CALL: Chat = {"id": "call_1", "type": "function", "function": {"name": "look_up"
 
 
 def store(manager: SessionManager, *chat: Chat) -> list[Message]:
-    """The messages as a session gives them back."""
+    """The messages as read back from a session."""
     key = manager.spawn_subagent("main", "Test")
     manager.add_messages(key, [to_new_message(message) for message in chat])
     return manager.history(key, include_tools=True) or []

@@ -1,4 +1,4 @@
-"""The command `sessions-db`: its output, exit codes and manners."""
+"""The command `sessions-db`: its output, exit codes and behaviour on a terminal."""
 
 from __future__ import annotations
 
@@ -122,7 +122,7 @@ def test_import_shows_its_progress_on_a_terminal_only(url: str, file: Path) -> N
 
 @pytest.mark.skipif(sys.platform == "win32", reason="SIGINT can't be sent to another process there")
 def test_an_interrupted_import_ends_with_130_and_keeps_what_it_imported(url: str) -> None:
-    # A process started in the background may have been told to ignore SIGINT, and passes that on.
+    # A process started in the background may ignore SIGINT, and its children inherit that.
     start = (
         "import signal; signal.signal(signal.SIGINT, signal.default_int_handler);"
         "from sessions_db.__main__ import main; main()"
@@ -137,7 +137,7 @@ def test_an_interrupted_import_ends_with_130_and_keeps_what_it_imported(url: str
     assert importing.stderr is not None
     importing.stdin.write(jsonl("one") + b"oops\n")
     importing.stdin.flush()
-    # The report of line 2 says that line 1 is there and line 3 is waited for.
+    # The report of line 2 means that line 1 is stored and the command is waiting for line 3.
     reported = importing.stderr.readline()
     importing.send_signal(signal.SIGINT)
     _, rest = importing.communicate(timeout=60)
@@ -483,7 +483,7 @@ def test_help_is_complete_and_fits_80_columns(arguments: list[str]) -> None:
     assert result.exit_code == 0
     assert "\\b" not in result.stdout
     assert max(map(len, result.stdout.splitlines())) <= 80
-    # Click ends a description with three dots where it had to cut it.
+    # Click ends a description with three dots if it had to cut it.
     assert not re.search(r"\w\.\.\.$", result.stdout, re.MULTILINE)
 
 

@@ -1,4 +1,4 @@
-"""The commands with which an operator looks after sessions: trees, figures, ages, the archive, completion."""
+"""The commands that an operator manages sessions with: trees, figures, ages, the archive, completion."""
 
 from __future__ import annotations
 
@@ -192,7 +192,7 @@ def test_stats_prints_the_agents_with_the_most_sessions(url: str, plain: PlainCl
 
 @pytest.fixture
 def aged(manager: SessionManager, clock: Clock) -> dict[str, str]:
-    """Sessions that ended or fell silent 3 days, 3 hours and 0 hours ago; the clock stands at the last of these."""
+    """Sessions that ended or went idle 3 days, 3 hours and 0 hours ago; the clock stands at the last of these."""
     keys: dict[str, str] = {}
     now_ms = clock.now_ms
     for age, age_ms in (("days", 3 * DAY_MS), ("hours", 3 * HOUR_MS), ("now", 0)):

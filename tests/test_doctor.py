@@ -1,4 +1,4 @@
-"""What the doctor finds: nothing in a sound database, and by its name what is wrong with another."""
+"""What the doctor finds: nothing in a sound database, and each fault by name in any other."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test_sound_database_has_no_failure(own_url: str, own: PlainClient) -> None:
     found = findings(own_url)
 
     assert failures(own_url) == {}
-    # The tests' server is not to survive a crash, and the machine's SQLite may have the WAL-reset bug.
+    # The tests' server need not survive a crash, and the machine's SQLite may have the WAL-reset bug.
     assert {check for check, (outcome, _) in found.items() if outcome == "warning"} <= {"durability", "SQLite version"}
     assert {
         "connection",

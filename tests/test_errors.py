@@ -52,7 +52,7 @@ ERRORS = [
     UnsafeFork("sessions.db"),
 ]
 
-# They say all there is to say by their name.
+# Errors without attributes.
 BARE_ERRORS = [ReadOnly(), ManagerClosed(), TransactionOver(), TransactionRolledBack()]
 
 
@@ -260,10 +260,10 @@ def test_row_lock_is_waited_for_until_the_budget_ends(url: str, plain: PlainClie
 def test_deadlock_is_resolved_without_the_caller_noticing(manager: SessionManager, plain: PlainClient) -> None:
     first, second = sorted(manager.spawn_subagent("main", "Test") for _ in range(2))
     ended: list[list[str]] = []
-    plain("SET deadlock_timeout = '1min'")  # the other side is the one that gives way
+    plain("SET deadlock_timeout = '1min'")  # the other side is the one that is aborted
     plain("BEGIN")
     plain("SELECT * FROM sessions WHERE key = ? FOR UPDATE", second)
-    # It updates the first, then waits for the second.
+    # It updates the first row, then waits for the second.
     sweep = threading.Thread(target=lambda: ended.append(manager.timeout_idle(ms(1))))
     plain("SELECT pg_sleep(0.01)")
     sweep.start()

@@ -1,4 +1,4 @@
-"""A manager that is opened for reading only leaves the database as it is, whatever is tried."""
+"""A read-only manager leaves the database as it is, whatever is tried."""
 
 from __future__ import annotations
 

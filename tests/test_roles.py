@@ -23,7 +23,7 @@ from tests.support.client import PlainClient, driver_url
 from tests.support.clock import Clock, at, ms
 from tests.support.databases import PostgresDatabases
 
-# The roles are made once.
+# The roles are created once.
 pytestmark = pytest.mark.xdist_group("roles")
 
 SCRIPT = Path(__file__).parent.parent / "docs" / "roles.sql"
@@ -31,7 +31,7 @@ ROLES = ("sessions_service", "sessions_auditor")
 TABLES = [*(table.name for table in schema.tables_of("postgresql")), VERSION_TABLE]
 LOG = ("session_events", "event_digests", "event_seals")
 
-# A server's roles are shared by all of its databases, so one run of these tests at a time may make and drop them.
+# All databases of a server share its roles, so only one run of these tests at a time may create and drop them.
 ROLES_LOCK = 0x5E5510_401E
 
 
@@ -51,7 +51,7 @@ def connected(url: str) -> Iterator[PlainClient]:
 
 
 def run_script(url: str) -> subprocess.CompletedProcess[str]:
-    """Run it as its first lines say."""
+    """Run the script as its first lines say."""
     psql = POSTGRES_VERSIONS[max(POSTGRES_VERSIONS)] / "psql"
     command = [str(psql), "-X", "-q", "-v", "ON_ERROR_STOP=1", "-d", driver_url(make_url(url)), "-f", str(SCRIPT)]
     return subprocess.run(command, check=False, capture_output=True, text=True)
@@ -221,7 +221,7 @@ OPERATIONS: Mapping[str, Callable[[SessionStore, Clock], object]] = {
     "events": lambda store, clock: store.events(session_key=finished(store, clock)),
     "verify_log": lambda store, clock: store.verify_log().unsealed if finished(store, clock) else None,
 }
-"""For each public method a use that gives something true, with all that it writes."""
+"""For each public method, a call that returns something true, with everything that it writes."""
 
 FOR_THE_OWNER_ONLY = {"seal_log"}
 
@@ -427,7 +427,7 @@ def test_login_cannot_become_the_owner_or_pass_rights_on(roles: Roles, owner: Pl
         ):
             with pytest.raises(InsufficientPrivilege):
                 client(sql)
-        # Who may read it is only warned that he has nothing to pass on, and who may not is refused.
+        # A role that may read it is only warned that it has nothing to grant; any other is refused.
         with suppress(InsufficientPrivilege):
             client("GRANT ALL ON session_events TO PUBLIC")
         with pytest.raises(InsufficientPrivilege):

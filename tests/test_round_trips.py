@@ -46,7 +46,7 @@ def test_call_is_one_round_trip(wire: Wire, call: str) -> None:
         key = manager.spawn_subagent("main", "Test", "research")
         manager.get_or_create_main("main")
         manager.send_message(key, "first")
-        # psycopg prepares a statement when it has seen it five times, in a round trip of its own.
+        # psycopg prepares a statement after seeing it five times, in a separate round trip.
         for _ in range(10):
             operation(manager, key)
         before = wire.round_trips

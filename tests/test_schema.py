@@ -1,4 +1,4 @@
-"""What the database itself holds every writer to: constraints and triggers, tried by SQL past the library."""
+"""What the database enforces for every writer: constraints and triggers, tested with plain SQL."""
 
 from __future__ import annotations
 
@@ -272,7 +272,7 @@ def test_label_belongs_to_one_session(plain: PlainClient, key: str) -> None:
         plain("INSERT INTO labels (label, session_key, assigned_ms) VALUES ('other', ?, NULL)", key)
 
 
-# The log, past the library
+# The log, in plain SQL
 
 
 def events(plain: PlainClient) -> list[tuple[object, ...]]:

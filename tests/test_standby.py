@@ -1,4 +1,4 @@
-"""A read replica: what docs/operations.md says of auditing on one."""
+"""A read replica: what docs/operations.md says about auditing on one."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ pytestmark = pytest.mark.xdist_group("standby")
 
 @dataclass(frozen=True)
 class Replication:
-    """The URLs of a server and of its streaming standby, and of whichever of them takes writes."""
+    """The URLs of a server and its streaming standby, and one that finds the server that accepts writes."""
 
     primary: str
     standby: str

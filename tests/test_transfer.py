@@ -24,13 +24,13 @@ from tests.support.rows import insert
 TEXT = 'Grüße 日本 😀 "quoted" \\ \x01 \x7f \x9b31m \u2028 \u202e\ttab\nnew line\r'
 NUMBERS: dict[str, Any] = {"z": 1.0, "a": [1e300, -0.0, 0.1, 10**30, 5e-324], "": {"z": None, "a": True}, "é": TEXT}
 
-# As only SQL past the library writes it: line breaks between tokens, numbers in forms of their own, a key twice.
+# As only SQL that bypasses the library writes it: line breaks between tokens, unusual numbers, a duplicate key.
 FOREIGN = ' {"b":1.10,\r\n\t"a" : 1E5, "a": -0, "n": 1e-7,"e": "\\u00e9\\/"} \n'
 
 
 @pytest.fixture
 def other_url(request: pytest.FixtureRequest, backend: str) -> Iterator[str]:
-    """An empty database at head, of the kind that `url` is not."""
+    """An empty database at head, of the other kind than `url`."""
     databases = request.getfixturevalue("postgres_databases" if backend == "sqlite" else "sqlite_databases")
     created = databases.create(at_head=True)
     yield created
@@ -61,7 +61,7 @@ def refusal(url: str, line: bytes) -> str:
 
 @pytest.fixture
 def everything(manager: SessionManager, plain: PlainClient) -> dict[str, str]:
-    """The keys of sessions with all that can be stored of one, by what is special about them."""
+    """The keys of sessions that together use everything that can be stored, by what is special about each."""
     keys = {"main": manager.get_or_create_main("größe 日本").key}
     manager.add_messages(keys["main"], [NewMessage("user", f"{TEXT} {number}") for number in range(120)])
     for status in ("complete", "error", "timeout", "stop"):
@@ -217,7 +217,7 @@ def test_a_line_says_everything_about_its_session(url: str, manager: SessionMana
     }
 
 
-# Of one millisecond, in the order of their bytes, which is no language's; more than two pages of them.
+# All of one millisecond, in byte order, which no language sorts by; more than two pages of them.
 TIED = [f"agent:{name}:cron:{number:03}" for name in ("A", "B", "_", "a", "b", "ä", "日", "😀") for number in range(30)]
 
 
@@ -290,7 +290,7 @@ def test_export_is_a_single_snapshot(url: str, manager: SessionManager, plain: P
     assert exported(url) != before
 
 
-# What is owned by whom, after a session that got the label at 100 was imported to where another got it then.
+# The label's owner after the import of a session that got it at 100, where another one got it at `assigned_ms`.
 @pytest.mark.parametrize(("assigned_ms", "owner"), [(99, "imported"), (100, "there"), (101, "there")])
 def test_a_label_stays_with_the_session_that_got_it_later(
     url: str, other_url: str, assigned_ms: int, owner: str
@@ -314,7 +314,7 @@ def test_a_label_stays_with_the_session_that_got_it_later(
 
 @pytest.fixture
 def line(url: str, manager: SessionManager) -> bytes:
-    """An ended session's line, which the database holds no more."""
+    """The line of an ended session that is no longer in the database."""
     key = manager.spawn_subagent("worker", "Test", "l", message_cap=2, archive_trimmed=True, metadata={"a": 1})
     manager.add_messages(key, [NewMessage("user", str(number), idempotency_key=str(number)) for number in range(4)])
     manager.stop_session(key, "enough")
@@ -353,7 +353,7 @@ def test_a_run_id_of_another_session_is_refused(url: str, line: bytes) -> None:
 
 def test_a_line_with_blanks_and_fields_in_another_order_is_the_same_session(url: str, line: bytes) -> None:
     fields = json.loads(line)
-    del fields["metadata"]  # which counts as it is written
+    del fields["metadata"]  # which is compared as it is written
     (line,) = json.dumps(fields).encode().splitlines()
     text = json.dumps(dict(reversed(fields.items())), separators=(" ,\t", " :\r ")).replace("[", "[ ").encode()
 

@@ -110,7 +110,7 @@ def test_forked_workers_and_their_parent_lose_nothing_and_repeat_nothing(
     result = subprocess.run(command, timeout=1200 if full else 120, check=False, capture_output=True, text=True)
 
     assert result.returncode == 0, result.stderr
-    # Before, once while each of two generations runs, and by the workers: three each, and as many by their children.
+    # The parent before and during each of two generations; the workers: three each, and as many by their children.
     writers = 3 + workers * 3 + workers * 6
     figures["forks"] += workers * 3
     in_shared = writers * appends + int(result.stdout)
