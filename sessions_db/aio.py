@@ -214,7 +214,7 @@ class AsyncSessionManager(AsyncSessionStore):
             try:
                 yield AsyncTransaction(await self._run(stack.enter_context, begin(manager)), thread)
             except BaseException as error:
-                # If cancelled while beginning, the transaction may be open all the same. If not, the stack is empty.
+                # If cancelled while beginning, the transaction may be open anyway. If not, the stack is empty.
                 await _leave(stack, thread, error)
                 raise
             await _leave(stack, thread, None)

@@ -111,7 +111,7 @@ def test_migrations_make_exactly_what_the_package_declares(
 
 
 class OneStatement(psycopg.Cursor[Any]):
-    """A cursor that uses the extended protocol for everything, which takes one statement at a time."""
+    """A cursor that uses the extended protocol for everything, which accepts one statement at a time."""
 
     def execute(self, query: Any, params: Any = None, **options: Any) -> Self:
         return super().execute(query, params, **(options | {"binary": True}))

@@ -209,10 +209,10 @@ def _table() -> Table:
     return Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="bold underline")
 
 
-def _print_wide(console: Console, table: Table, keys: Iterable[str], beside: int) -> None:
+def _print_wide(console: Console, table: Table, keys: Iterable[str], other_columns: int) -> None:
     # Keys are meant to be copied, so a table that is too wide is better than a broken key.
     longest = max((cell_len(printable(key)) for key in keys), default=0)
-    console.width = max(console.width, longest + beside)
+    console.width = max(console.width, longest + other_columns)
     console.print(table)
 
 

@@ -63,7 +63,7 @@ class Backend(ABC):
         """The URL and the arguments for `sqlalchemy.create_engine`.
 
         Raises:
-            InvalidInput, DatabaseUnavailable: no engine can be made of them.
+            InvalidInput, DatabaseUnavailable: no engine can be made from them.
         """
 
     @abstractmethod

@@ -357,7 +357,7 @@ def usual(operation: str, argument: str) -> dict[str, object]:
     return {name: USUAL[name] for name in needed if name != argument} | COMPANIONS.get((operation, argument), {})
 
 
-def anew(value: Any) -> Any:
+def fresh_copy(value: Any) -> Any:
     return value.make() if isinstance(value, Fresh) else value
 
 
@@ -391,7 +391,7 @@ def is_named(argument: str, named: str) -> bool:
 def attempt(
     call: Callable[..., object], argument: str, value: object, rest: Mapping[str, object], manager: SessionManager
 ) -> object:
-    return call(manager, **{argument: anew(value), **rest})
+    return call(manager, **{argument: fresh_copy(value), **rest})
 
 
 def check_refusal(failure: Failure, arguments: Collection[str]) -> None:
@@ -576,7 +576,7 @@ def test_any_option_of_the_manager_works_or_is_refused_by_name(
     faults: list[str] = []
 
     for value in EVERYTHING:
-        options: dict[str, Any] = {option: anew(value)}
+        options: dict[str, Any] = {option: fresh_copy(value)}
         try:
             with SessionManager(url, **options) as manager:
                 if option != "read_only":
@@ -608,7 +608,7 @@ def test_anything_for_a_database_is_opened_or_refused(
 
     for value in values:
         try:
-            SessionManager(anew(value), retry_budget_s=0).close()
+            SessionManager(fresh_copy(value), retry_budget_s=0).close()
         except (InvalidInput, DatabaseUnavailable):
             pass
         except Exception as error:  # noqa: BLE001  # whatever it is, it is reported with the others

@@ -1,4 +1,4 @@
-"""Appending takes no more memory the longer a process goes on."""
+"""Appending takes no more memory however long a process runs."""
 
 from __future__ import annotations
 
