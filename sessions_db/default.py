@@ -10,11 +10,11 @@ from sessions_db.database.fork import in_child
 from sessions_db.manager import SessionManager
 
 DEFAULT_URL: Final = "sqlite:///sessions.db"
-"""The database of a process whose environment names none."""
+"""The database if the environment names none."""
 
 
 def default_url() -> str:
-    """The database that the environment names in `SESSIONS_DB_URL`, or else `DEFAULT_URL`."""
+    """The URL in the environment variable `SESSIONS_DB_URL`, or `DEFAULT_URL`."""
     return os.environ.get("SESSIONS_DB_URL") or DEFAULT_URL
 
 
@@ -38,7 +38,7 @@ def session_manager() -> SessionManager:
 
 def _renew_lock() -> None:
     global _lock
-    # Another thread of the parent's may have held it.
+    # Another thread of the parent process may have held it.
     _lock = threading.Lock()
 
 

@@ -1,4 +1,4 @@
-"""What the README and the docs show is run as printed, and what they name exists."""
+"""Code in the README and the docs runs as printed, and what they name exists."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def commands() -> list[str]:
 
 
 PYTHON = [pytest.param(block, id=page.name) for page in PAGES for block in blocks(page, "python")]
-# What audit.md asks is asked in test_audit_docs.py, of data that give each question an answer.
+# The queries of audit.md are run in test_audit_docs.py, on data that gives each of them an answer.
 SQL = [pytest.param(block, id=page.name) for page in PAGES if page.name != "audit.md" for block in blocks(page, "sql")]
 
 
@@ -61,7 +61,7 @@ def test_quickstart_does_what_the_readme_says() -> None:
 @pytest.mark.parametrize("code", PYTHON)
 def test_python_in_the_docs_runs(code: str) -> None:
     exec(code, {"__name__": "__main__"})
-    # A connection that it left open warns when it is collected, which fails the test.
+    # A connection that is left open warns when it is collected, which fails the test.
     gc.collect()
 
 

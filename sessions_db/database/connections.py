@@ -29,10 +29,10 @@ class PoolStatus:
     """A manager's connections at this moment.
 
     Args:
-        size: the most that there can be; None where the caller's own engine sets no limit.
-        in_use: those that a call or a `transaction()` is using.
-        idle: those that are open and free.
-        waiting: threads that wait for a connection or, on SQLite, for the one write lock.
+        size: the most connections that there can be; None for the caller's own engine.
+        in_use: connections that a call or a `transaction()` is using.
+        idle: open connections that nobody is using.
+        waiting: threads waiting for a connection or, on SQLite, for the write lock.
     """
 
     size: int | None
@@ -44,13 +44,12 @@ class PoolStatus:
 class Connections:
     """The connections of an engine, each used by one thread at a time.
 
-    Those of an engine of the library's own are kept between calls as SQLAlchemy `Connection`s: checking one out of the
-    pool and returning it on each call takes a fifth of an append to SQLite (synchronous=NORMAL; `benchmarks`, section
-    floor).
+    Those of the library's own engine are kept between calls as SQLAlchemy `Connection`s: checking one out of the pool
+    and returning it on every call took a fifth of the time of an append to SQLite (synchronous=NORMAL, measured once).
 
     Args:
-        engine: an engine of the library's own, or the caller's.
-        owned: whether it is the library's own. The caller may share the connections of another one.
+        engine: the library's own engine, or the caller's.
+        owned: whether it is the library's own. The caller may use the connections of its own engine elsewhere.
     """
 
     def __init__(self, engine: Engine, *, owned: bool) -> None:
@@ -72,9 +71,9 @@ class Connections:
         elif isinstance(pool, StaticPool):
             # It gives the same connection to all threads at once.
             self._semaphore = _one_at_a_time.setdefault(pool, FairSemaphore(1))
-        # SQLite has one writer at a time; others sleep and retry. With 64 threads, a lock in the process brings the
-        # 99th percentile of an append from 520 to 94 ms. It is not fair: in order of arrival, up to a third less is
-        # written (synchronous=NORMAL; `benchmarks`, section concurrency).
+        # SQLite has one writer at a time; others sleep and retry. With 64 threads, an in-process lock lowered the 99th
+        # percentile of an append from 520 to 94 ms. The lock is not fair: in order of arrival, throughput was up to a
+        # third lower (synchronous=NORMAL, measured once with `benchmarks`, section concurrency).
         has_one_writer = BACKENDS[self.engine.dialect.name].file(self.engine) is not None
         self._write_lock = UnfairSemaphore(1) if has_one_writer else None
         self._held: weakref.WeakSet[Connection] = weakref.WeakSet()
@@ -94,15 +93,15 @@ class Connections:
             budget: how long to wait for it.
             connect: opens a new connection of the engine, if none is idle.
             writing: whether the block writes.
-            lent: whether the caller gets hold of the connection, and may leave it with other options.
+            lent: whether the connection is handed to the caller, who may change its options.
 
         Raises:
-            DatabaseUnavailable: the budget was spent before.
+            DatabaseUnavailable: the budget ran out first.
             ManagerClosed: the connections are closed.
         """
         if self.closed:
             raise ManagerClosed
-        # Each is released where it was taken: a fork replaces them, and dropping idle connections replaces their list.
+        # Kept, to release what was acquired: a fork replaces the locks, and dropping idle connections their list.
         write_lock, semaphore, idle = self._write_lock if writing else None, self._semaphore, self._idle
         writes = token = conn = None
         completed = False
@@ -131,12 +130,12 @@ class Connections:
 
     @property
     def held(self) -> int:
-        """How many connections are lent to blocks, or used in an engine of the caller's."""
+        """How many connections are lent to blocks, or in use on the caller's own engine."""
         # Not its length, which counts what was dropped while an exception interrupted the set.
         return sum(1 for _ in self._held)
 
     def status(self) -> PoolStatus:
-        """The figures at this moment, each read for itself: under load they may not add up exactly."""
+        """The current figures. Each is read separately, so under load they may not add up exactly."""
         pool = self.engine.pool
         waiting = [lock.waiting for lock in (self._semaphore, self._write_lock) if lock is not None]
         return PoolStatus(
@@ -171,7 +170,7 @@ class Connections:
 
     def _close(self, conn: Connection) -> None:
         if self.closed and self._owned and not (conn.closed or conn.invalidated):
-            # The pool that it would return to is gone.
+            # The pool that it would return to no longer exists.
             conn.detach()
         conn.close()
 
@@ -180,7 +179,7 @@ class Connections:
             self._close(conn)
 
     def drop_idle(self) -> None:
-        """Return to the engine's pool what is kept, and what is in use as soon as it is free."""
+        """Return idle connections to the engine's pool, and those in use as soon as they are free."""
         idle, self._idle = self._idle, []
         self._close_all(idle)
 
@@ -195,7 +194,7 @@ class Connections:
         if not BACKENDS[self.engine.dialect.name].is_in_memory(self.engine.url):
             keep_inherited(self._idle)
             self._idle = []
-        # Another thread of the parent's may have held one.
+        # Another thread of the parent process may have held one.
         self._renew_locks()
 
 
@@ -207,7 +206,7 @@ def _newest(idle: list[Connection]) -> Connection | None:
 
 
 def _drop_idle_on_disconnect(connections: Connections) -> None:
-    # SQLAlchemy keeps listeners for as long as the process lives: one that held the object would keep it too.
+    # SQLAlchemy keeps listeners for the life of the process: a strong reference would keep the object alive too.
     reference = weakref.ref(connections)
 
     @event.listens_for(connections.engine, "invalidate")

@@ -1,8 +1,8 @@
 """Fork safety: what must happen to connections, threads and locks when the process forks.
 
-SQLite keeps its file locks in tables of the process. A child that inherits an open connection assumes that it holds its
-parent's locks and takes none of its own, so what it commits can be lost: no connection may be open during a fork. Both
-ends of an inherited Postgres connection are the parent's: the child must neither use nor close it.
+SQLite tracks its file locks in the memory of the process. A child that inherits an open connection assumes that it
+holds its parent's locks and takes none of its own, so what it commits can be lost: no connection may be open during a
+fork. An inherited Postgres connection still belongs to the parent: the child must neither use nor close it.
 """
 
 from __future__ import annotations
@@ -30,26 +30,26 @@ class Owner(Protocol):
 
     @property
     def held(self) -> int:
-        """How many connections are lent to blocks, or used in an engine of the caller's."""
+        """How many connections are lent to blocks, or in use on the caller's own engine."""
 
     def drop_idle(self) -> None:
-        """Return to the engine's pool what is kept, and what is in use as soon as it is free."""
+        """Return idle connections to the engine's pool, and those in use as soon as they are free."""
 
 
 _engines: weakref.WeakSet[Engine] = weakref.WeakSet()
 _owners: weakref.WeakSet[Any] = weakref.WeakSet()
 _in_child: list[weakref.ref[Any]] = []
 
-# What a child inherited from its parent and never uses, kept so that nothing closes it.
+# What a child inherited from its parent and must not use, kept alive so that nothing closes it.
 _inherited: list[object] = []
 
 # Held while connecting to a SQLite file, and while the process forks.
 _connecting = threading.Lock()
 
-# The SQLite files to which this process inherited an open connection.
+# The SQLite files to which this process has inherited an open connection.
 _in_use: set[str] = set()
 
-# For how long a fork waits for calls of other threads on SQLite.
+# How long a fork waits for other threads' calls on SQLite.
 _WAIT_S: Final = 1.0
 
 
@@ -66,13 +66,13 @@ def guard_owner(owner: Owner) -> None:
 
 
 def in_child(reset: Callable[[], None]) -> None:
-    """Call this in each forked child, for as long as the object lives whose method it is."""
+    """Call `reset` in each forked child. A method is called only while its object is alive."""
     reference = weakref.WeakMethod if isinstance(reset, MethodType) else weakref.ref
     _in_child.append(reference(reset, _in_child.remove))
 
 
 def keep_inherited(value: object) -> None:
-    """Never close the parent's connections that this value holds."""
+    """Keep the parent's connections that this value holds from ever being closed."""
     _inherited.append(value)
 
 
@@ -87,7 +87,7 @@ def _connect_unless_forking(dialect: Dialect, _record: object, cargs: Any, cpara
         try:
             return dialect.connect(*cargs, **cparams)
         except sqlite3.OperationalError as error:
-            # "unable to open database file" does not say which.
+            # "unable to open database file" does not say which file.
             error.args = (f"{error}: {file}",)
             raise
 

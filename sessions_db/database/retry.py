@@ -1,4 +1,4 @@
-"""How long a call goes on trying, and how it waits between attempts."""
+"""How long a call keeps trying, and how it waits between attempts."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _FIRST_WAIT_S: Final = 0.01
 
 
 class RetryBudget:
-    """The time to spend on all attempts of one call, which starts when this object is made."""
+    """The time for all attempts of one call. The clock starts when the object is created."""
 
     def __init__(self, budget_s: float, *, longest_wait_s: float = 1.0) -> None:
         self._started = time.monotonic()
@@ -42,7 +42,7 @@ class RetryBudget:
     def wait(self) -> bool:
         """Sleep before the next attempt; False, immediately, if the budget is spent.
 
-        The sleep is a random part of a span that doubles, so that callers that failed together return at different
+        The sleep is a random part of a span that doubles, so that callers that failed together retry at different
         times ("full jitter", https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/).
         """
         left_s = self.left_s
@@ -54,10 +54,9 @@ class RetryBudget:
 
 
 class Retry:
-    """Repeats what is known to have been rolled back, within a budget, and translates what is raised in the end.
+    """Retries what is known to have been rolled back, within a budget, and translates the final error.
 
-    `sent` is to be set by an attempt as soon as it may have sent a write: from then on it is not repeated if the
-    connection breaks.
+    An attempt sets `sent` as soon as it may have sent a write: from then on it is not retried if the connection breaks.
     """
 
     def __init__(self, backend: Backend, budget: RetryBudget, *, password: str | None) -> None:
@@ -67,15 +66,15 @@ class Retry:
         self._password = password
 
     def run(self, attempt: Callable[[], _T]) -> _T:
-        """What the attempt returns; it is repeated while the database is known to have undone it.
+        """What the attempt returns; it is retried while the database is known to have rolled it back.
 
         Raises:
-            SessionsError: the budget is spent, or repeating is not safe or of no use.
+            SessionsError: the budget is spent, or a retry would be unsafe or pointless.
         """
         return self._run(attempt, self._backend.is_rolled_back)
 
     def connect(self, attempt: Callable[[], _T]) -> _T:
-        """As `run`, for an attempt that connects."""
+        """Like `run`, for an attempt that connects."""
         return self._run(attempt, self._backend.is_transient_refusal)
 
     def _run(self, attempt: Callable[[], _T], is_safe: Callable[[exc.DBAPIError], bool]) -> _T:
@@ -86,7 +85,7 @@ class Retry:
             try:
                 result = attempt()
             except exc.SQLAlchemyError as error:
-                # A connection that was cut while it lay idle is noticed by the first call that uses it.
+                # A connection that was cut while idle is only noticed by the next call that uses it.
                 again = isinstance(error, exc.DBAPIError) and (
                     is_safe(error) or (error.connection_invalidated and not self.sent)
                 )
@@ -99,10 +98,10 @@ class Retry:
                 return result
 
     def translated(self, error: exc.SQLAlchemyError) -> BaseException:
-        """The error of this library for `error`, which the caller raises from it."""
+        """The library's error for `error`; the caller raises it `from` the original."""
         return translate(error, self._backend, waited_s=self.budget.spent_s, password=self._password, sent=self.sent)
 
     def _first_line(self, error: exc.SQLAlchemyError) -> str:
-        # The lines after the first may hold values of rows.
+        # Later lines may contain values of rows.
         cause = error.orig if isinstance(error, exc.DBAPIError) else error
         return reason_of(Exception(str(cause).partition("\n")[0]), self._password)

@@ -82,7 +82,8 @@ class FairSemaphore(Semaphore):
 
     Python's own locks, and SQLAlchemy's pool, give what is released to the next thread that asks, which under load is
     the one that has just released it. With 64 threads on 10 connections to Postgres, the 99th percentile of an append
-    was nine times as long (`benchmarks`, section concurrency).
+    was nine times as long (measured once with `benchmarks`, section
+    concurrency).
     """
 
     def __init__(self, size: int) -> None:

@@ -13,10 +13,10 @@ from sessions_db.errors import TransactionRolledBack
 
 @contextmanager
 def transaction(conn: Connection, *, read_only: bool = False) -> Iterator[Connection]:
-    """Commit what the block does, or nothing of it. All statements of a read-only one see the same moment.
+    """Commit all that the block does, or none of it. All statements of a read-only one see the same snapshot.
 
     Raises:
-        TransactionRolledBack: a statement failed in the block, which went on all the same; nothing of it is stored.
+        TransactionRolledBack: a statement failed in the block, which then carried on; nothing of it is stored.
     """
     backend = backend_of(conn)
     with backend.reading_only(conn) if read_only else nullcontext():
@@ -35,7 +35,7 @@ def transaction(conn: Connection, *, read_only: bool = False) -> Iterator[Connec
 
 
 def is_aborted(conn: Connection) -> bool:
-    """Whether a failed statement has undone the transaction, or made it one that can't be committed."""
+    """Whether a failed statement has rolled back the transaction, or left it unable to commit."""
     return conn.invalidated or backend_of(conn).is_aborted(conn)
 
 

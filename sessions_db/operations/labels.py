@@ -12,10 +12,10 @@ from sessions_db.schema import insert_into, labels
 
 
 def assign(conn: Connection, label: str, key: str, at_ms: int, on_conflict: LabelConflict) -> None:
-    """Give the label to the session, at the expense of the one that has it, or refuse that.
+    """Give the label to the session, taking it from another one or refusing to.
 
     Raises:
-        LabelInUse: the label belongs to a session, and is not to be taken over.
+        LabelInUse: the label belongs to a session and may not be taken over.
     """
     if on_conflict is LabelConflict.REPLACE:
         take_over(conn, label, key, at_ms)
@@ -31,7 +31,7 @@ def assign(conn: Connection, label: str, key: str, at_ms: int, on_conflict: Labe
 
 
 def take_over(conn: Connection, label: str, key: str, at_ms: int, *, only_from_older: bool = False) -> None:
-    """Give the label to the session, whichever has it, or only if that one got it before `at_ms`."""
+    """Give the label to the session, no matter which one has it; or only if that one got it before `at_ms`."""
     assign = _assignment(conn, label, key, at_ms)
     conn.execute(
         assign.on_conflict_do_update(

@@ -34,8 +34,8 @@ _KEPT_MS: Final = EVENT_RETENTION // timedelta(milliseconds=1)
 @needs(Needs.TRANSACTION)
 def last_event_id(conn: Connection) -> int:
     """The id of the newest event, 0 if there is none. No event with a lower id can come later."""
-    # On Postgres, ids are taken before a writer commits. The lock waits for the writers that have one, and is released
-    # with this transaction: other writers wait for a moment, not for the seal.
+    # On Postgres, a writer takes an id before it commits. The lock waits for the writers that have one, and is released
+    # with this transaction: other writers wait for a moment, not for the whole seal.
     backend_of(conn).lock_table(conn, session_events.name, "SHARE")
     return conn.execute(select(func.max(session_events.c.id))).scalar_one() or 0
 
@@ -117,7 +117,7 @@ class _Found:
 
 
 class _Chain:
-    """The digest of a seal, while its events come by."""
+    """The digest of a seal, computed event by event."""
 
     def __init__(self, previous_digest: str) -> None:
         self._hash = hashlib.sha256(f"{previous_digest}\n".encode())
@@ -134,7 +134,7 @@ class _Chain:
 def _look_for_fault(
     conn: Connection, seals: Sequence[Seal], found: _Found, *, expect: str | None, since: str | None
 ) -> None:
-    """Count what is as it was sealed; the first fault is raised."""
+    """Count what is as it was sealed; raise the first fault."""
     for wanted in (expect, since):
         if wanted is not None and wanted not in [made.digest for made in seals]:
             raise _Fault(None, f"no seal has the digest {wanted}")
@@ -151,7 +151,7 @@ def _look_for_fault(
 
 
 def _check(conn: Connection, made: Seal, previous_digest: str, after_id: int, found: _Found) -> None:
-    """Count what this seal covers; the fault that comes first, by the events' ids, is raised."""
+    """Count what this seal covers; raise the fault with the lowest event id."""
     kept_since_ms = clock.now_ms() - _KEPT_MS
     chain = _Chain(previous_digest)
     while after_id < made.through_event_id:

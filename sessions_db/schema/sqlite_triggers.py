@@ -132,7 +132,7 @@ BEGIN
   INSERT INTO session_events (at_ms, actor, event, session_key, label)
   SELECT {_NOW}, {_ACTOR}, 'label_removed', OLD.session_key, OLD.label;
 END""",
-    # The log is append-only. The insert triggers are against INSERT OR REPLACE.
+    # The log is append-only. The insert triggers guard against INSERT OR REPLACE.
     "session_events_insert": """\
 CREATE TRIGGER session_events_insert BEFORE INSERT ON session_events
 WHEN NEW.id >= 1 AND NEW.id <= (SELECT max(id) FROM session_events)
