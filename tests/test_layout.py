@@ -171,9 +171,6 @@ def test_reference_has_every_public_name() -> None:
     documented = {name for page in pages for name in re.findall(r"^::: (\S+)$", page, flags=re.MULTILINE)}
     public = {f"sessions_db.{name}" for name in sessions_db.__all__}
     public |= {f"sessions_db.transfer.{name}" for name in transfer.__all__}
-    for module, tree in MODULES.items():
-        if module.startswith("sessions_db.integrations."):
-            functions = [node.name for node in tree.body if isinstance(node, ast.FunctionDef | ast.ClassDef)]
-            public |= {f"{module}.{name}" for name in functions if not name.startswith("_")}
 
-    assert documented == public
+    # The last one takes in each integration by itself.
+    assert documented == public | {"sessions_db.integrations"}
