@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import threading
+import time
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Callable, Coroutine
@@ -21,6 +22,7 @@ from typing import Any, Concatenate, ParamSpec, Self, TypeVar
 from sessions_db import validation
 from sessions_db.database.connections import PoolStatus
 from sessions_db.database.fork import in_child
+from sessions_db.database.retry import begun_at
 from sessions_db.errors import ManagerClosed, TransactionOver
 from sessions_db.manager import SessionManager
 from sessions_db.store import SessionStore
@@ -85,6 +87,26 @@ class AsyncSessionStore(ABC):
     import_session = _awaitable(SessionStore.import_session)
 
 
+# What waits for no writer. A test compares this with what the operations need.
+_READING = frozenset(
+    {
+        SessionStore.get,
+        SessionStore.get_by_label,
+        SessionStore.list,
+        SessionStore.children,
+        SessionStore.count_sessions,
+        SessionStore.descendants,
+        SessionStore.history,
+        SessionStore.archived,
+        SessionStore.archives,
+        SessionStore.events,
+        SessionStore.verify_log,
+        SessionStore.statistics,
+        SessionStore.export_sessions,
+    }
+)
+
+
 class AsyncTransaction(AsyncSessionStore):
     """The operations within one transaction; `AsyncSessionManager.transaction` and `snapshot` begin and end it."""
 
@@ -133,11 +155,13 @@ class AsyncSessionManager(AsyncSessionStore):
 
     def _start(self) -> None:
         self._opening = threading.Lock()
-        self._threads = ThreadPoolExecutor(self._pool_size, "sessions-db")
+        # Writers have threads of their own: while they wait for each other, readers need not.
+        self._readers = ThreadPoolExecutor(self._pool_size, "sessions-db-reader")
+        self._writers = ThreadPoolExecutor(self._pool_size, "sessions-db-writer")
 
     async def __aenter__(self) -> Self:
         try:
-            await self._run(self._opened)
+            await self._run(self._readers, self._opened)
         except BaseException:
             await self.close()
             raise
@@ -157,7 +181,8 @@ class AsyncSessionManager(AsyncSessionStore):
         if manager is not None and not self._closed:
             _warn(f"unclosed {self!r}", ResourceWarning, source=self, stacklevel=2)
             self._closed = True
-            self._threads.shutdown(wait=False)
+            self._readers.shutdown(wait=False)
+            self._writers.shutdown(wait=False)
             manager.close()
 
     @property
@@ -177,7 +202,8 @@ class AsyncSessionManager(AsyncSessionStore):
             await _outcome(thread.submit(self._close), skippable=False)
 
     def _close(self) -> None:
-        self._threads.shutdown()
+        self._readers.shutdown()
+        self._writers.shutdown()
         if self._manager is not None:
             self._manager.close()
 
@@ -191,7 +217,7 @@ class AsyncSessionManager(AsyncSessionStore):
                 key = await tx.spawn_subagent("main", "Summarise the report", parent_key=parent)
                 await tx.send_message(key, "Start with chapter 2")
         """
-        async with self._block(SessionManager.transaction) as tx:
+        async with self._block(self._writers, SessionManager.transaction) as tx:
             yield tx
 
     @asynccontextmanager
@@ -200,19 +226,19 @@ class AsyncSessionManager(AsyncSessionStore):
 
         Like `SessionManager.snapshot`, with `async with`.
         """
-        async with self._block(SessionManager.snapshot) as tx:
+        async with self._block(self._readers, SessionManager.snapshot) as tx:
             yield tx
 
     @asynccontextmanager
     async def _block(
-        self, begin: Callable[[SessionManager], AbstractContextManager[Transaction]]
+        self, threads: ThreadPoolExecutor, begin: Callable[[SessionManager], AbstractContextManager[Transaction]]
     ) -> AsyncIterator[AsyncTransaction]:
-        manager = await self._run(self._opened)
+        manager = await self._run(self._readers, self._opened)
         # A thread of its own: the block's operations run in order, and don't queue behind calls that need a connection.
         with ThreadPoolExecutor(1, "sessions-db-transaction") as thread:
             stack = ExitStack()
             try:
-                yield AsyncTransaction(await self._run(stack.enter_context, begin(manager)), thread)
+                yield AsyncTransaction(await self._run(threads, stack.enter_context, begin(manager)), thread)
             except BaseException as error:
                 # If cancelled while beginning, the transaction may be open anyway. If not, the stack is empty.
                 await _leave(stack, thread, error)
@@ -228,11 +254,20 @@ class AsyncSessionManager(AsyncSessionStore):
     async def _call(
         self, method: Callable[Concatenate[SessionStore, _P], _T], *args: _P.args, **kwargs: _P.kwargs
     ) -> _T:
-        return await self._run(lambda: method(self._opened(), *args, **kwargs))
+        threads = self._readers if method in _READING else self._writers
+        return await self._run(threads, lambda: method(self._opened(), *args, **kwargs))
 
-    async def _run(self, call: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
+    async def _run(
+        self, threads: ThreadPoolExecutor, call: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs
+    ) -> _T:
+        began = time.monotonic()
+
+        def run() -> _T:
+            with begun_at(began):
+                return call(*args, **kwargs)
+
         try:
-            future = self._threads.submit(call, *args, **kwargs)
+            future = threads.submit(run)
         except RuntimeError:  # the threads were shut down
             raise ManagerClosed from None
         return await _outcome(future)

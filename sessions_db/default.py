@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import threading
 from typing import Final
@@ -33,6 +34,7 @@ def session_manager() -> SessionManager:
     with _lock:
         if _manager is None or _manager.closed:
             _manager = SessionManager(default_url())
+            atexit.register(_manager.close)
         return _manager
 
 

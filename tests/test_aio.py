@@ -19,10 +19,15 @@ from sessions_db import (
     InvalidInput,
     LabelInUse,
     ManagerClosed,
+    ReadOnly,
     SessionManager,
+    StoredSession,
     Transaction,
 )
+from sessions_db.aio import _READING
+from sessions_db.store import SessionStore
 from tests.support.client import PlainClient
+from tests.support.clock import ms
 from tests.support.statements import driver_connection, traced
 from tests.support.threads import run_together
 
@@ -329,3 +334,55 @@ def test_forked_child_and_its_parent_keep_working(url: str) -> None:
 
     with SessionManager(url) as manager:
         assert manager.get_or_create_main("main").message_count == 40
+
+
+def test_reading_methods_are_those_that_a_read_only_manager_has(url: str) -> None:
+    reading = {method.__name__ for method in _READING}
+    arguments = {"key": "agent:main:main", "label": "l", "agent_id": "main", "task": "t", "role": "user"} | {
+        "message": "m", "content": "c", "messages": [], "older_than": ms(1), "session": exported(url)
+    }  # fmt: skip
+    writing = set()
+    with SessionManager(url, read_only=True) as manager:
+        for name, method in public_methods(SessionStore).items():
+            required = [
+                parameter.name
+                for parameter in inspect.signature(method).parameters.values()
+                if parameter.default is parameter.empty and parameter.name != "self"
+            ]
+            given = {argument: arguments[argument] for argument in required}
+            if name in ("timeout_idle", "prune"):
+                given["older_than"] = arguments["older_than"]
+            try:
+                getattr(manager, name)(**given)
+            except ReadOnly:
+                writing.add(name)
+
+    # A main session that is missing is made, a sweep that finds nothing writes nothing.
+    assert public_methods(SessionStore).keys() - reading - {"timeout_idle", "prune"} == writing | {"get_or_create_main"}
+
+
+def exported(url: str) -> StoredSession:
+    with SessionManager(url) as manager:
+        manager.get_or_create_main("main")
+        return manager.export_sessions()[0]
+
+
+@pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
+def test_budget_begins_at_the_call_and_readers_wait_for_no_writer(url: str, plain: PlainClient) -> None:
+    async def crowd() -> list[object]:
+        async with AsyncSessionManager(url, pool_size=4, retry_budget_s=1) as manager:
+            key = (await manager.get_or_create_main("main")).key
+            plain("BEGIN IMMEDIATE")
+            writers = [asyncio.create_task(manager.send_message(key, "Hello")) for _ in range(40)]
+            await asyncio.sleep(0.1)
+            assert await manager.get(key) is not None
+            assert not any(writer.done() for writer in writers)
+            results = await asyncio.gather(*writers, return_exceptions=True)
+            plain("ROLLBACK")
+            return [*results]
+
+    results = asyncio.run(crowd())
+
+    assert all(isinstance(result, DatabaseUnavailable) for result in results)
+    waited = [result.waited_s for result in results if isinstance(result, DatabaseUnavailable)]
+    assert max(waited) < 3

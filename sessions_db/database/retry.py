@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import logging
 import random
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Final, TypeVar
 
 from sqlalchemy import exc
@@ -20,11 +22,30 @@ _log = logging.getLogger("sessions_db")
 _FIRST_WAIT_S: Final = 0.01
 
 
+# When the call of this thread began, if it waited for the thread.
+_waited = threading.local()
+
+
+@contextmanager
+def begun_at(monotonic_s: float) -> Iterator[None]:
+    """Have the first budget made in the block count from this time of `time.monotonic()`."""
+    _waited.since = monotonic_s
+    try:
+        yield
+    finally:
+        _waited.since = None
+
+
+def _begin() -> float:
+    since, _waited.since = getattr(_waited, "since", None), None
+    return time.monotonic() if since is None else since
+
+
 class RetryBudget:
     """The time for all attempts of one call. The clock starts when the object is created."""
 
     def __init__(self, budget_s: float, *, longest_wait_s: float = 1.0) -> None:
-        self._started = time.monotonic()
+        self._started = _begin()
         self._budget_s = budget_s
         self._longest_wait_s = longest_wait_s
         self._longest_next_s = _FIRST_WAIT_S

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 
-from sqlalchemy import Connection
+from sqlalchemy import Connection, RootTransaction
 
 from sessions_db.database import backend_of
 from sessions_db.errors import TransactionRolledBack
@@ -26,12 +26,22 @@ def transaction(conn: Connection, *, read_only: bool = False) -> Iterator[Connec
             yield conn
             if is_aborted(conn):
                 raise TransactionRolledBack  # noqa: TRY301  # what the block did is rolled back below
-            root.commit()
+            _commit(root)
         except BaseException:
             _roll_back(conn)
             raise
         finally:
             root.close()
+
+
+def _commit(root: RootTransaction) -> None:
+    try:
+        root.commit()
+    except AssertionError as error:
+        # SQLAlchemy's own check, which hides the exception that interrupted the commit.
+        if error.__context__ is not None:
+            raise error.__context__ from None
+        raise
 
 
 def is_aborted(conn: Connection) -> bool:

@@ -24,6 +24,7 @@ from sessions_db import (
     SessionManager,
     SessionNotFound,
     SessionsError,
+    WriteUndone,
 )
 from sessions_db.schema import TRIGGERS, labels, messages, sessions
 from tests.support.client import PlainClient
@@ -426,7 +427,7 @@ def test_prune_stops_if_a_foreign_trigger_keeps_the_sessions(url: str, plain: Pl
         thread.join()
 
     assert not went_on
-    assert [type(error) for error in told] == [SessionsError]
+    assert [type(error) for error in told] == [WriteUndone]
 
 
 @pytest.mark.parametrize("backend", ["sqlite"], indirect=True)

@@ -284,8 +284,8 @@ EVERYTHING: list[Any] = [*GOOD_TEXTS, *BAD_TEXTS, *NUMBERS, *MAPPINGS, *SESSIONS
 def public_methods(owner: type) -> dict[str, Callable[..., object]]:
     return {
         name: method
-        for name, method in vars(owner).items()
-        if inspect.isfunction(method) and not name.startswith("_") and len(inspect.signature(method).parameters) > 1
+        for name, method in inspect.getmembers(owner, inspect.isfunction)
+        if not name.startswith("_") and len(inspect.signature(method).parameters) > 1
     }
 
 

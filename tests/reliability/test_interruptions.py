@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import gc
+import logging
 import random
 import signal
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 
@@ -63,8 +65,15 @@ def calls(manager: SessionManager, key: str) -> list[Callable[[str], object]]:
 
 
 def test_nothing_stays_taken_and_no_answer_is_false(
-    request: pytest.FixtureRequest, url: str, plain: PlainClient, interruption: type[BaseException]
+    request: pytest.FixtureRequest,
+    monkeypatch: pytest.MonkeyPatch,
+    url: str,
+    plain: PlainClient,
+    interruption: type[BaseException],
 ) -> None:
+    # Neither keeps tracebacks, which hold what was interrupted.
+    monkeypatch.setattr(sys, "unraisablehook", lambda _: None)
+    logging.disable()
     chosen = random.Random(1)
     acknowledged: list[str] = []
     refused: list[str] = []
@@ -110,4 +119,5 @@ def test_nothing_stays_taken_and_no_answer_is_false(
             tx.send_message(key, "last")
             assert manager.get(key) is not None
     gc.collect()
+    logging.disable(logging.NOTSET)
     note(request, "interruptions", interrupted)
