@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from sessions_db import SessionManager
-from tests.reliability.processes import Processes
+from tests.support.processes import Processes
 
 FEW, MANY = 300, 3_000
 
