@@ -156,6 +156,7 @@ class AsyncSessionManager(AsyncSessionStore):
         manager = self.__dict__.get("_manager")
         if manager is not None and not self._closed:
             _warn(f"unclosed {self!r}", ResourceWarning, source=self, stacklevel=2)
+            self._closed = True
             self._threads.shutdown(wait=False)
             manager.close()
 

@@ -29,7 +29,7 @@ from sqlalchemy import (
 
 from sessions_db.database.statement import Statement
 from sessions_db.enums import SessionKind, SessionStatus
-from sessions_db.errors import InvalidInput
+from sessions_db.errors import InvalidInput, Shown
 from sessions_db.models import StoredMessage, StoredSession
 from sessions_db.operations.labels import take_over
 from sessions_db.operations.operation import Needs, needs
@@ -73,13 +73,14 @@ def write(conn: Connection, session: StoredSession) -> bool:
     if session.run_id is not None:
         owner = select(sessions.c.key).where(sessions.c.run_id == session.run_id, sessions.c.key != session.key)
         if conn.execute(owner).first() is not None:
-            raise InvalidInput("run_id", "must not be that of another session", session.run_id)
+            raise InvalidInput("run_id", "must not be that of another session", Shown(repr(session.run_id)))
     if not _insert(conn, session):
         there = [_with_messages(conn, found) for found in _read(conn, _sessions().where(_is(session.key)))]
         # Other sessions may have taken its labels since.
         if [replace(found, labels=session.labels) for found in there] == [session]:
             return False
-        raise InvalidInput("key", "must not be that of a session that is there with other content", session.key)
+        in_full = Shown(repr(session.key))
+        raise InvalidInput("key", "must not be that of a session that is there with other content", in_full)
     if session.archived_messages:
         rows = [_row(session.key, message) for message in session.archived_messages]
         conn.execute(_WRITE_ARCHIVED, rows)
