@@ -7,7 +7,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import psycopg
 import pytest
@@ -19,6 +19,12 @@ from tests.support.blocking import Blocking
 from tests.support.client import PlainClient, driver_url
 from tests.support.clock import Clock
 from tests.support.databases import PostgresDatabases, SQLiteDatabases
+from tests.support.distribution import Distribution
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Distribution:
+    return Distribution(config, log)
 
 
 @pytest.fixture(scope="session")

@@ -18,9 +18,6 @@ from tests.support.client import PlainClient
 from tests.support.clock import Clock
 from tests.support.databases import PostgresDatabases, SQLiteDatabases
 
-# The log that they query is written once.
-pytestmark = pytest.mark.xdist_group("audit_docs")
-
 PAGE = (Path(__file__).parent.parent / "docs" / "audit.md").read_text()
 
 # The service's login to Postgres. Roles belong to the whole server, so each run of the tests has its own.

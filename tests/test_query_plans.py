@@ -14,9 +14,6 @@ from tests.support.clock import at, ms
 from tests.support.databases import PostgresDatabases, SQLiteDatabases
 from tests.support.statements import driver_connection, traced
 
-# The ten thousand sessions are created once.
-pytestmark = pytest.mark.xdist_group("query_plans")
-
 TARGET = "agent:agent-7:subagent:7"
 
 # The last session of some page.

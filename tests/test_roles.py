@@ -23,9 +23,6 @@ from tests.support.client import PlainClient, driver_url
 from tests.support.clock import Clock, at, ms
 from tests.support.databases import PostgresDatabases
 
-# The roles are created once.
-pytestmark = pytest.mark.xdist_group("roles")
-
 SCRIPT = Path(__file__).parent.parent / "docs" / "roles.sql"
 ROLES = ("sessions_service", "sessions_auditor")
 TABLES = [*(table.name for table in schema.tables_of("postgresql")), VERSION_TABLE]

@@ -13,9 +13,6 @@ from sessions_db import DatabaseUnavailable, SessionManager, SessionsError
 from tests.support.client import PlainClient
 from tests.support.servers import postgres, standby_of
 
-# The two servers are started once.
-pytestmark = pytest.mark.xdist_group("standby")
-
 
 @dataclass(frozen=True)
 class Replication:

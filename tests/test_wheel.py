@@ -11,9 +11,6 @@ from pathlib import Path
 
 import pytest
 
-# The wheel is built and the environment created only once.
-pytestmark = pytest.mark.xdist_group("wheel")
-
 ROOT = Path(__file__).parent.parent
 
 READ_AND_WRITE = """

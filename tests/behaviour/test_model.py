@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, cast
 
+import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
@@ -238,6 +239,8 @@ def outcome(call: Callable[[], object]) -> object:
         return type(error), vars(error)
 
 
+# Coverage would double its time, and the other tests reach the same lines.
+@pytest.mark.no_cover
 def test_manager_behaves_like_the_model(
     open_manager: Callable[..., SessionManager], url: str, plain: PlainClient, clock: Clock
 ) -> None:
