@@ -13,14 +13,15 @@ import tracemalloc
 import uuid
 from collections import UserDict, UserString, deque
 from collections.abc import Callable, Collection, Iterator, Mapping
-from datetime import UTC, datetime
+from dataclasses import fields, replace
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from enum import Enum, IntEnum, StrEnum
 from fractions import Fraction
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from hypothesis import given
@@ -39,6 +40,7 @@ from sessions_db import (
     SessionNotActive,
     SessionNotFound,
     SessionStatus,
+    StoredSession,
 )
 from sessions_db.store import SessionStore
 from tests.support.both import CRON, MAIN, SUBAGENT, Both, Failure, State, both_databases
@@ -276,9 +278,47 @@ OTHERS: list[Any] = [
     *(Fresh(lambda: iter(["main", "cron"])), Fresh(lambda: (kind for kind in SessionKind))),
     *(*SessionKind, *SessionStatus, *Role, *LabelConflict, Plain.USER, Colour.USER),
     *("MAIN", "main ", "Active", "SessionStatus.ACTIVE", "replace", "error", "subagent"),
-    *(uuid.UUID(int=0), datetime(2026, 1, 1, tzinfo=UTC), datetime.max.replace(tzinfo=UTC), slice(1)),
+    *(
+        uuid.UUID(int=0),
+        datetime(2000, 1, 1, tzinfo=UTC),
+        datetime(2026, 1, 1, tzinfo=UTC),
+        datetime.max.replace(tzinfo=UTC),
+        slice(1),
+    ),
+    *(timedelta(days=1000), timedelta(0), timedelta(-1), timedelta.max, timedelta.min, timedelta(microseconds=1)),
 ]
-EVERYTHING: list[Any] = [*GOOD_TEXTS, *BAD_TEXTS, *NUMBERS, *MAPPINGS, *SESSIONS, *MESSAGES, *OTHERS]
+# What is passed for the other arguments.
+USUAL: dict[str, object] = {
+    "agent_id": "main",
+    "task": "Test",
+    "key": MAIN,
+    "label": "research",
+    "message": "Hello",
+    "messages": [NewMessage("user", "Hello")],
+    "role": "user",
+    "content": "Hello",
+    "older_than": timedelta(days=1000),
+    "session": StoredSession(
+        key="agent:main:cron:imported",
+        agent_id="main",
+        kind="cron",
+        status="active",
+        run_id="imported",
+        created_ms=1,
+        message_cap=1,
+        last_seq=0,
+        last_activity_ms=1,
+        archive_trimmed=False,
+    ),
+}
+STORED_SESSIONS: list[Any] = [
+    USUAL["session"],
+    replace(cast(StoredSession, USUAL["session"]), key="\0"),
+    replace(cast(StoredSession, USUAL["session"]), created_ms=10**30),
+]
+EVERYTHING: list[Any] = [
+    *(*GOOD_TEXTS, *BAD_TEXTS, *NUMBERS, *MAPPINGS, *SESSIONS, *STORED_SESSIONS, *MESSAGES, *OTHERS),
+]
 
 
 def public_methods(owner: type) -> dict[str, Callable[..., object]]:
@@ -319,20 +359,15 @@ ARGUMENTS = [
 ]
 
 # Values for required arguments.
-USUAL = {
-    "agent_id": "main",
-    "task": "Test",
-    "key": MAIN,
-    "label": "research",
-    "message": "Hello",
-    "messages": [NewMessage("user", "Hello")],
-    "role": "user",
-    "content": "Hello",
-    "idle_ms": 10**9,
-    "finished_before_ms": 1,
-}
 # Some arguments only take effect together with others.
-COMPANIONS = {("spawn_subagent", "on_label_conflict"): {"label": "research"}}
+COMPANIONS: dict[tuple[str, str], dict[str, object]] = {
+    ("spawn_subagent", "on_label_conflict"): {"label": "research"},
+    **{
+        (sweep, argument): {"older_than": USUAL["older_than"]}
+        for sweep in ("prune", "timeout_idle")
+        for argument in ("kinds", "dry_run", "progress")
+    },
+}
 
 # Where an argument is stored, if at all.
 STORED = {
@@ -385,6 +420,10 @@ def shown(value: object) -> str:
 def is_named(argument: str, named: str) -> bool:
     """Whether an error names the argument or a place in it."""
     named = named.removeprefix("a key of ")
+    if argument == "before" and named == "older_than":  # one of the two must be given
+        return True
+    if argument == "session" and named in {field.name for field in fields(StoredSession)}:
+        return True
     return named == argument or named.startswith((f"{argument}[", f"{argument}."))
 
 
@@ -685,6 +724,8 @@ def calls(draw: st.DrawFn) -> tuple[str, dict[str, Any]]:
         if name in USUAL:
             choices += [st.just(USUAL[name])] * 3
         arguments[name] = draw(st.one_of(choices))
+    if "older_than" in parameters and not arguments.keys() & {"older_than", "before"}:
+        arguments["older_than"] = USUAL["older_than"]
     return operation, arguments
 
 
