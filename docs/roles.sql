@@ -5,8 +5,8 @@
 --   sessions_auditor   Reads the views audit_*, and nothing else.
 --
 -- Run it with psql as the owner of the tables (who needs CREATEROLE the first time) or as a superuser, after each
--- `sessions-db upgrade`: a migration may add tables, and a view that it makes anew comes without its rights. Running it
--- again does no harm. It works on the schema that comes first in the search_path:
+-- `sessions-db upgrade`: a migration may add tables, and a view that it recreates has no grants. Running it again does
+-- no harm. It works on the schema that comes first in the search_path:
 --
 --   psql -v ON_ERROR_STOP=1 -d DATABASE -f roles.sql
 --
@@ -49,17 +49,17 @@ REVOKE ALL ON
 FROM PUBLIC, sessions_service, sessions_auditor;
 REVOKE ALL ON SEQUENCE session_events_id_seq FROM PUBLIC, sessions_service, sessions_auditor;
 
--- They write to the log as its owner. Whoever may execute them can make them the trigger of a temporary table of his
--- own and have them log what never happened. Triggers that exist fire without this right.
+-- They write to the log as its owner. Anyone who may execute them could make them the trigger of a temporary table and
+-- log what never happened. Existing triggers fire without this right.
 REVOKE ALL ON FUNCTION sessions_log(), labels_log() FROM PUBLIC, sessions_service, sessions_auditor;
 
 -- A session's identity, task and metadata are written once.
 GRANT SELECT, INSERT, DELETE ON sessions TO sessions_service;
 GRANT UPDATE (status, finished_ms, end_reason, last_seq, last_activity_ms) ON sessions TO sessions_service;
--- The trim query deletes messages, and archives them, with the rights of who appends.
+-- The trim query deletes messages, and archives them, with the rights of the client that appends.
 GRANT SELECT, INSERT, DELETE ON messages TO sessions_service;
 GRANT SELECT, INSERT ON archived_messages TO sessions_service;
--- Messages and labels of a session that is deleted go by foreign keys, which act as the owner.
+-- Foreign keys delete the messages and labels of a deleted session, with the rights of the owner.
 GRANT SELECT, INSERT, UPDATE ON labels TO sessions_service;
 GRANT SELECT ON
   session_events, event_digests, event_seals, sessions_db_version,
@@ -68,7 +68,7 @@ TO sessions_service;
 
 GRANT SELECT ON audit_sessions, audit_messages, audit_events, audit_seals, audit_lineage TO sessions_auditor;
 
--- What else could give the roles more than that: a REVOKE takes back only what its own grantor granted.
+-- Refuse anything else that gives the roles more than that: a REVOKE takes back only what its own grantor granted.
 DO $$
 DECLARE
   subjects regrole[] := ARRAY['sessions_service', 'sessions_auditor'];

@@ -15,7 +15,7 @@ def main() -> None:
         if missing not in ("click", "rich"):
             raise
         sys.exit(f"The command needs {missing}: pip install 'sessions-db[cli]'")
-    # A terminal that can't show a character shows another one; it is no reason to fail.
+    # Replace characters that the terminal can't show, instead of failing.
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")
     cli(prog_name="sessions-db")

@@ -1,7 +1,7 @@
-"""`AsyncSessionManager`: the same operations for `await`, run on threads of the manager's own.
+"""`AsyncSessionManager`: the same operations, awaitable, run on the manager's own threads.
 
-There is only one implementation, the synchronous one. The pool of connections bounds concurrency either way, so a
-thread for each connection costs nothing, and no event loop is special.
+There is only one implementation, the synchronous one. The connection pool bounds concurrency either way, so a thread
+for each connection costs nothing, and it works on any event loop.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import threading
+import time
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Callable, Coroutine
@@ -21,6 +22,7 @@ from typing import Any, Concatenate, ParamSpec, Self, TypeVar
 from sessions_db import validation
 from sessions_db.database.connections import PoolStatus
 from sessions_db.database.fork import in_child
+from sessions_db.database.retry import begun_at
 from sessions_db.errors import ManagerClosed, TransactionOver
 from sessions_db.manager import SessionManager
 from sessions_db.store import SessionStore
@@ -33,7 +35,7 @@ _T = TypeVar("_T")
 def _awaitable(
     method: Callable[Concatenate[SessionStore, _P], _T],
 ) -> Callable[Concatenate[AsyncSessionStore, _P], Coroutine[Any, Any, _T]]:
-    """The method for `await`, with its parameters, types and docstring."""
+    """The method as a coroutine function, with its parameters, types and docstring."""
 
     @wraps(method)
     async def call(self: AsyncSessionStore, /, *args: _P.args, **kwargs: _P.kwargs) -> _T:
@@ -43,10 +45,10 @@ def _awaitable(
 
 
 class AsyncSessionStore(ABC):
-    """The operations, which an `AsyncSessionManager` and an `AsyncTransaction` have in common.
+    """The operations that `AsyncSessionManager` and `AsyncTransaction` share.
 
     A call that is cancelled before it has begun does nothing. One that has begun finishes before `CancelledError` is
-    raised: nothing is left running behind the caller's back.
+    raised: nothing keeps running in the background.
     """
 
     @abstractmethod
@@ -85,8 +87,18 @@ class AsyncSessionStore(ABC):
     import_session = _awaitable(SessionStore.import_session)
 
 
+# The methods that wait for no writer. A test compares them with those of a read-only manager.
+_READING = frozenset(
+    getattr(SessionStore, name)
+    for name in (
+        *("get", "get_by_label", "list", "children", "count_sessions", "descendants", "history", "archived"),
+        *("archives", "events", "verify_log", "statistics", "export_sessions"),
+    )
+)
+
+
 class AsyncTransaction(AsyncSessionStore):
-    """The operations within one transaction, which `AsyncSessionManager.transaction` and `snapshot` begin and end."""
+    """The operations within one transaction; `AsyncSessionManager.transaction` and `snapshot` begin and end it."""
 
     def __init__(self, transaction: Transaction, thread: ThreadPoolExecutor) -> None:
         self._transaction = transaction
@@ -105,7 +117,7 @@ class AsyncTransaction(AsyncSessionStore):
 def _parameters_of(
     constructor: Callable[Concatenate[Any, _P], None],
 ) -> Callable[[Callable[..., None]], Callable[Concatenate[Any, _P], None]]:
-    """A decorator that gives a constructor the parameters of another, to which it passes all on."""
+    """A decorator that gives a constructor the signature of another one, to which it forwards its arguments."""
 
     def decorate(function: Callable[..., None]) -> Callable[Concatenate[Any, _P], None]:
         return wraps(constructor)(function)
@@ -114,10 +126,10 @@ def _parameters_of(
 
 
 class AsyncSessionManager(AsyncSessionStore):
-    """As `SessionManager`, for `await`. Tasks, threads and event loops may share it.
+    """`SessionManager` for asyncio. Tasks, threads and event loops may share it.
 
-    Takes the same arguments. `async with`, or else the first call, opens the database and raises what `SessionManager`
-    raises on opening.
+    Takes the same arguments. `async with`, or the first call without it, opens the database and raises what
+    `SessionManager` raises on opening.
     """
 
     @_parameters_of(SessionManager.__init__)
@@ -133,11 +145,13 @@ class AsyncSessionManager(AsyncSessionStore):
 
     def _start(self) -> None:
         self._opening = threading.Lock()
-        self._threads = ThreadPoolExecutor(self._pool_size, "sessions-db")
+        # Writers have threads of their own: while they wait for each other, readers need not.
+        self._readers = ThreadPoolExecutor(self._pool_size, "sessions-db-reader")
+        self._writers = ThreadPoolExecutor(self._pool_size, "sessions-db-writer")
 
     async def __aenter__(self) -> Self:
         try:
-            await self._run(self._opened)
+            await self._run(self._readers, self._opened)
         except BaseException:
             await self.close()
             raise
@@ -157,7 +171,8 @@ class AsyncSessionManager(AsyncSessionStore):
         if manager is not None and not self._closed:
             _warn(f"unclosed {self!r}", ResourceWarning, source=self, stacklevel=2)
             self._closed = True
-            self._threads.shutdown(wait=False)
+            self._readers.shutdown(wait=False)
+            self._writers.shutdown(wait=False)
             manager.close()
 
     @property
@@ -168,7 +183,7 @@ class AsyncSessionManager(AsyncSessionStore):
     async def close(self) -> None:
         """Close the manager's connections; further calls raise `ManagerClosed`. Closing again does nothing.
 
-        Calls that have begun finish first. A transaction that is open may go on to its end.
+        Calls that have begun finish first. An open transaction may run to its end.
         """
         if self._closed:
             return
@@ -177,50 +192,51 @@ class AsyncSessionManager(AsyncSessionStore):
             await _outcome(thread.submit(self._close), skippable=False)
 
     def _close(self) -> None:
-        self._threads.shutdown()
+        self._readers.shutdown()
+        self._writers.shutdown()
         if self._manager is not None:
             self._manager.close()
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[AsyncTransaction]:
-        """Group operations: everything that the block does is committed together at its end, or nothing if it raises.
+        """Group operations: the block's writes are committed together at its end, or rolled back if it raises.
 
-        As `SessionManager.transaction`, in an `async with`. A block that is cancelled leaves nothing behind.
+        Like `SessionManager.transaction`, with `async with`. A cancelled block stores nothing.
 
             async with manager.transaction() as tx:
                 key = await tx.spawn_subagent("main", "Summarise the report", parent_key=parent)
                 await tx.send_message(key, "Start with chapter 2")
         """
-        async with self._block(SessionManager.transaction) as tx:
+        async with self._block(self._writers, SessionManager.transaction) as tx:
             yield tx
 
     @asynccontextmanager
     async def snapshot(self) -> AsyncIterator[AsyncTransaction]:
-        """Group operations that read: all of them see the database as it is at the first one.
+        """Group reads: all of them see the database as of the first one.
 
-        As `SessionManager.snapshot`, in an `async with`.
+        Like `SessionManager.snapshot`, with `async with`.
         """
-        async with self._block(SessionManager.snapshot) as tx:
+        async with self._block(self._readers, SessionManager.snapshot) as tx:
             yield tx
 
     @asynccontextmanager
     async def _block(
-        self, begin: Callable[[SessionManager], AbstractContextManager[Transaction]]
+        self, threads: ThreadPoolExecutor, begin: Callable[[SessionManager], AbstractContextManager[Transaction]]
     ) -> AsyncIterator[AsyncTransaction]:
-        manager = await self._run(self._opened)
-        # A thread of its own: its operations run one after the other, and wait for no call that waits for a connection.
+        manager = await self._run(self._readers, self._opened)
+        # A thread of its own: the block's operations run in order, and don't queue behind calls that need a connection.
         with ThreadPoolExecutor(1, "sessions-db-transaction") as thread:
             stack = ExitStack()
             try:
-                yield AsyncTransaction(await self._run(stack.enter_context, begin(manager)), thread)
+                yield AsyncTransaction(await self._run(threads, stack.enter_context, begin(manager)), thread)
             except BaseException as error:
-                # Cancelled while it began, it may be open all the same; if it is not, the stack is empty.
+                # If cancelled while beginning, the transaction may be open anyway. If not, the stack is empty.
                 await _leave(stack, thread, error)
                 raise
             await _leave(stack, thread, None)
 
     def pool_status(self) -> PoolStatus:
-        """How the connections are used at this moment."""
+        """How the connections are being used right now."""
         if self._manager is None:
             return PoolStatus(size=None, in_use=0, idle=0, waiting=0)
         return self._manager.pool_status()
@@ -228,11 +244,20 @@ class AsyncSessionManager(AsyncSessionStore):
     async def _call(
         self, method: Callable[Concatenate[SessionStore, _P], _T], *args: _P.args, **kwargs: _P.kwargs
     ) -> _T:
-        return await self._run(lambda: method(self._opened(), *args, **kwargs))
+        threads = self._readers if method in _READING else self._writers
+        return await self._run(threads, lambda: method(self._opened(), *args, **kwargs))
 
-    async def _run(self, call: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
+    async def _run(
+        self, threads: ThreadPoolExecutor, call: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs
+    ) -> _T:
+        began = time.monotonic()
+
+        def run() -> _T:
+            with begun_at(began):
+                return call(*args, **kwargs)
+
         try:
-            future = self._threads.submit(call, *args, **kwargs)
+            future = threads.submit(run)
         except RuntimeError:  # the threads were shut down
             raise ManagerClosed from None
         return await _outcome(future)
@@ -244,7 +269,7 @@ class AsyncSessionManager(AsyncSessionStore):
             return self._manager
 
     def _begin_in_child(self) -> None:
-        # Threads do not survive a fork, and one of the parent's may have held the lock.
+        # Threads do not survive a fork, and a thread of the parent process may have held the lock.
         if not self._closed:
             self._start()
 
@@ -258,7 +283,7 @@ async def _leave(stack: ExitStack, thread: ThreadPoolExecutor, error: BaseExcept
 async def _outcome(call: Future[_T], *, skippable: bool = True) -> _T:
     """What the call returns or raises.
 
-    Cancellation drops a call that has not begun and may be skipped; it waits for any other.
+    Cancelling drops a call that has not begun, if it is skippable, and waits for any other.
     """
     done = asyncio.wrap_future(call)
     try:

@@ -23,6 +23,6 @@ def to_datetime(at_ms: int) -> datetime:
     """The aware datetime, in UTC.
 
     Raises:
-        OverflowError: the year is not between 1 and 9999, which only SQL past the library stores.
+        OverflowError: the year is not between 1 and 9999, which only SQL that bypasses the library can store.
     """
     return _EPOCH + at_ms * _MILLISECOND

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import threading
 from typing import Final
@@ -10,11 +11,11 @@ from sessions_db.database.fork import in_child
 from sessions_db.manager import SessionManager
 
 DEFAULT_URL: Final = "sqlite:///sessions.db"
-"""The database of a process whose environment names none."""
+"""The database if the environment names none."""
 
 
 def default_url() -> str:
-    """The database that the environment names in `SESSIONS_DB_URL`, or else `DEFAULT_URL`."""
+    """The URL in the environment variable `SESSIONS_DB_URL`, or `DEFAULT_URL`."""
     return os.environ.get("SESSIONS_DB_URL") or DEFAULT_URL
 
 
@@ -33,12 +34,13 @@ def session_manager() -> SessionManager:
     with _lock:
         if _manager is None or _manager.closed:
             _manager = SessionManager(default_url())
+            atexit.register(_manager.close)
         return _manager
 
 
 def _renew_lock() -> None:
     global _lock
-    # Another thread of the parent's may have held it.
+    # Another thread of the parent process may have held it.
     _lock = threading.Lock()
 
 

@@ -1,6 +1,6 @@
-"""What may be wrong with a database: found by reading it, never repaired.
+"""Looks for problems in a database. It only reads: nothing is repaired.
 
-The checks are independent, so that one that fails to run does not keep the others from running.
+The checks are independent: if one fails to run, the others still do.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from sessions_db.errors import SessionsError
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finding:
-    """What one check found, in a line."""
+    """What one check found, in one line."""
 
     check: str
     outcome: Severity
@@ -32,7 +32,7 @@ _Result = tuple[Severity, str]
 
 
 def examine(url: str, *, quick: bool = False) -> Iterator[Finding]:
-    """A finding for each check, as it is made; `quick` leaves out those that read every message.
+    """A finding for each check, yielded as soon as it is made; `quick` skips the checks that read every message.
 
     Raises:
         InvalidInput: the URL can't be read.
@@ -70,7 +70,7 @@ def _finding(name: str, engine: Engine, check: Callable[[Connection], _Result]) 
     return Finding(check=name, outcome=outcome, detail=detail)
 
 
-# What the database is
+# The database itself
 
 
 def _connection(conn: Connection) -> _Result:
@@ -123,11 +123,11 @@ def _nothing_but(faults: list[str], what: str, otherwise: str) -> _Result:
     return Severity.OK, otherwise
 
 
-# What is in it
+# Its content
 
 
 def _counted(what: str, sql: str, outcome: Severity, otherwise: str) -> Callable[[Connection], _Result]:
-    """A check that a query, which gives keys, gives none."""
+    """A check that passes if a query for the keys of faulty rows finds none."""
 
     def check(conn: Connection) -> _Result:
         number, first = conn.exec_driver_sql(f"SELECT count(*), min(key) FROM ({sql}) AS found").one()

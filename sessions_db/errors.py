@@ -15,7 +15,7 @@
     ├── WriteUndone
     └── DatabaseUnavailable
 
-Each carries its data as attributes and pickles.
+Each carries its data as attributes and can be pickled.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from sessions_db.enums import SessionStatus
 
 
 class SessionsError(Exception):
-    """Root of every error that this library raises on purpose."""
+    """Base class of every error that this library raises on purpose."""
 
     def __repr__(self) -> str:
         attributes = [f"{name}={value!r}" for name, value in vars(self).items() if not name.startswith("_")]
@@ -69,7 +69,7 @@ class LabelInUse(SessionsError):
 
 
 class Shown(str):
-    """A text that stands for a value in an error message and is printed without quotes.
+    """A string that an error message shows in place of a value, without quotes.
 
     For values whose `repr` must not appear, such as a URL with a password.
     """
@@ -83,8 +83,8 @@ class Shown(str):
 class InvalidInput(SessionsError, ValueError):
     """An argument was refused before anything was stored.
 
-    `argument` names it, `reason` says what it must be, `value` is a shortened `repr` of what was passed (a text, so
-    that the error pickles whatever the value was).
+    `argument` names it, `reason` says what it must be, `value` is a shortened `repr` of what was passed (a string,
+    so that the error can be pickled whatever the value was).
     """
 
     def __init__(self, argument: str, reason: str, value: object) -> None:
@@ -105,7 +105,7 @@ def _shortened(value: object) -> str:
 
 
 class ReadOnly(SessionsError):
-    """A write was asked of a read-only manager or of a snapshot."""
+    """A write was attempted through a read-only manager or a snapshot."""
 
     def __str__(self) -> str:
         return "This manager, or this snapshot, is read-only"
@@ -119,14 +119,14 @@ class ManagerClosed(SessionsError):
 
 
 class TransactionOver(SessionsError):
-    """The block of a `transaction()` or `snapshot()` has ended, and its object was used again."""
+    """The object of a `transaction()` or `snapshot()` was used after its block had ended."""
 
     def __str__(self) -> str:
         return "This transaction is over"
 
 
 class TransactionRolledBack(SessionsError):
-    """A statement failed in a `transaction()`, the block went on all the same, and nothing of it is stored."""
+    """A statement failed in a `transaction()` whose block then carried on; nothing of it is stored."""
 
     def __str__(self) -> str:
         return "The transaction was rolled back, because a statement in it had failed"
@@ -146,8 +146,8 @@ class UnsafeFork(SessionsError):
 class SchemaMismatch(SessionsError):
     """The database's schema is not the one that this release works with.
 
-    `found` and `expected` are Alembic revisions: `found` is None where nothing was created yet, both are None where an
-    object of the schema is missing or belongs to somebody else. `cure` says what to do.
+    `found` and `expected` are Alembic revisions: `found` is None if nothing was created yet, both are None if an object
+    of the schema is missing or isn't this library's. `cure` says what to do.
     """
 
     def __init__(self, found: str | None, expected: str | None, cure: str) -> None:
@@ -165,7 +165,7 @@ class SchemaMismatch(SessionsError):
 
 
 class StatementRefused(SessionsError):
-    """The database refused a statement: a constraint, a trigger or a missing right. `reason` is the driver's text."""
+    """The database refused a statement: a constraint, a trigger, a missing privilege. `reason` is the driver's text."""
 
     def __init__(self, reason: str) -> None:
         super().__init__(reason)
@@ -176,7 +176,7 @@ class StatementRefused(SessionsError):
 
 
 class WriteUndone(SessionsError):
-    """What was written to the session `key` did not stay: something else, such as a trigger, undoes it every time."""
+    """A write to the session `key` did not persist: something else, such as a trigger, undoes it every time."""
 
     def __init__(self, key: str, attempts: int) -> None:
         super().__init__(key, attempts)
@@ -191,7 +191,7 @@ class DatabaseUnavailable(SessionsError):
     """The database could not be reached, was locked for too long, or failed.
 
     `reason` is the driver's text without any password, `waited_s` the seconds spent trying. `outcome_unknown` is True
-    where the connection broke after a write was sent: it may have been committed, so repeating it is safe only with an
+    if the connection broke after a write was sent: it may have been committed, so repeating it is safe only with an
     `idempotency_key`.
     """
 

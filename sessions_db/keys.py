@@ -4,7 +4,7 @@
     agent:<agent_id>:subagent:<uuid>
     agent:<agent_id>:cron:<uuid>
 
-The CHECK `ck_sessions_key` in `schema/tables.py` holds every writer to it, and the view `audit_events` splits keys.
+The CHECK `ck_sessions_key` in `schema/tables.py` enforces it for every writer; the view `audit_events` splits keys.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from sessions_db.errors import InvalidInput
 from sessions_db.limits import MAX_NAME_LENGTH
 
 MAX_KEY_LENGTH: Final = len("agent::subagent:") + MAX_NAME_LENGTH + len(str(uuid.UUID(int=0)))
-"""The longest key that the library makes; two of these fit an index of Postgres's."""
+"""The longest key that the library makes; two of these fit into an index row on Postgres."""
 
 
 def main_key(agent_id: str) -> str:
@@ -32,7 +32,7 @@ def spawned_key(agent_id: str, kind: SessionKind, session_id: uuid.UUID) -> str:
 
 
 def checked_key(argument: str, value: object) -> str:
-    """A text that is no longer than the longest key."""
+    """A string that is no longer than the longest key."""
     key = validation.text(argument, value)
     if len(key) > MAX_KEY_LENGTH:
         raise InvalidInput(argument, f"must be at most {MAX_KEY_LENGTH} characters", key)

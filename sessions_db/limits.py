@@ -1,4 +1,4 @@
-"""Every cap, size and span of time that the library promises, each in one place."""
+"""Every cap, size and time span that the library promises."""
 
 from datetime import timedelta
 from typing import Final
@@ -10,7 +10,7 @@ MAX_MESSAGE_CAP: Final = 2**31 - 1
 """The largest cap: its column is an `INTEGER`."""
 
 EVENT_RETENTION: Final = timedelta(days=30)
-"""How long the database refuses to delete an entry of the log."""
+"""How long the database refuses to delete a log entry."""
 
 MAX_NAME_LENGTH: Final = 255
 """Characters in an agent id, a label, a tool name or an idempotency key.
@@ -37,10 +37,10 @@ MAX_SECONDS: Final = 2_147_483
 """The longest wait, 24 days: the databases count milliseconds in 32 bits."""
 
 MAX_AGE: Final = timedelta(days=36_500)
-"""The longest age that retention goes by, 100 years. More is a mistake."""
+"""The longest age that retention accepts: 100 years. A longer one is a mistake."""
 
 MAX_POOL_SIZE: Final = 10_000
-"""The most connections that a manager keeps."""
+"""The most connections that a manager may keep."""
 
 SWEEP_BATCH: Final = 500
-"""Sessions that one statement of `prune` or `timeout_idle` takes, so that a lock is held for milliseconds."""
+"""How many sessions one statement of `prune` or `timeout_idle` changes, so that locks are held for milliseconds."""

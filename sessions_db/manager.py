@@ -33,27 +33,27 @@ _T = TypeVar("_T")
 class SessionManager(SessionStore):
     """The sessions, messages and labels of a database. Thread-safe and fork-safe.
 
-    Opening creates the schema in an empty database and refuses one that does not fit.
+    Opening creates the schema in an empty database and refuses a database whose schema does not fit.
 
     Args:
-        database: a URL (`sqlite:///sessions.db`, `sqlite://` for one in memory, `postgresql://…`), or a SQLAlchemy
-            `Engine` of the caller's, which keeps its settings and which `close` leaves open.
+        database: a URL (`sqlite:///sessions.db`, `sqlite://` for one in memory, `postgresql://…`), or the
+            caller's own SQLAlchemy `Engine`, which keeps its settings and which `close` leaves open.
         migrate: upgrade a database that an older release made, instead of refusing it.
-        message_cap: how many messages a new session retains, unless its spawn says otherwise.
+        message_cap: how many messages a new session retains, unless the spawn call says otherwise.
         archive_trimmed: move the messages that a new session no longer retains to `archived_messages` instead of
-            deleting them, unless its spawn says otherwise.
+            deleting them, unless the spawn call says otherwise.
         actor: the name under which the log (`session_events`) records what is done through this manager. Without
             one it is the database user on Postgres, and nobody on SQLite.
         read_only: change nothing and create nothing: operations that write raise `ReadOnly`. A SQLite file is opened
             for reading only; on Postgres the connections are read-only too, except behind PgBouncer.
         synchronous: SQLite's durability: `"FULL"` keeps every committed append after a power loss, `"NORMAL"` is
-            faster and may lose the last ones (but never leaves a part of one).
+            faster and may lose the last ones (but never stores part of one).
         retry_budget_s: seconds that a call waits for a lock and for a connection before `DatabaseUnavailable`. On
             Postgres it is also the `lock_timeout`, unless one is set.
-        pool_size: how many connections are kept open at most; further threads wait for one.
+        pool_size: the most connections that are kept open; further threads wait for one.
 
     Raises:
-        InvalidInput: an argument is not what it must be.
+        InvalidInput: an argument is not valid.
         SchemaMismatch: the database is at another revision.
         DatabaseUnavailable: it can't be reached.
     """
@@ -115,7 +115,7 @@ class SessionManager(SessionStore):
 
     @property
     def found_revision(self) -> str | None:
-        """The Alembic revision that opening found, before it created or upgraded the schema; None if it was empty."""
+        """The Alembic revision before opening created or upgraded the schema; None if the database was empty."""
         return self._found_revision
 
     @property
@@ -133,16 +133,16 @@ class SessionManager(SessionStore):
         self._connections.close()
 
     def pool_status(self) -> PoolStatus:
-        """How the connections are used at this moment."""
+        """How the connections are being used right now."""
         return self._connections.status()
 
     @contextmanager
     def transaction(self) -> Iterator[Transaction]:
-        """Group operations: everything that the block does is committed together at its end, or nothing if it raises.
+        """Group operations: the block's writes are committed together at its end, or rolled back if it raises.
 
-        Use the yielded object inside the block, not the manager, which works on other connections. Keep the block
+        Use the yielded object inside the block, not the manager, which uses other connections. Keep the block
         short: on SQLite it holds the database's one write lock from its first line, on Postgres it locks each row that
-        it writes until it ends. A block that fails is not repeated.
+        it writes until it ends. A block that fails is not retried.
 
             with manager.transaction() as tx:
                 key = tx.spawn_subagent("main", "Summarise the report", parent_key=parent)
@@ -153,9 +153,9 @@ class SessionManager(SessionStore):
 
     @contextmanager
     def snapshot(self) -> Iterator[Transaction]:
-        """Group operations that read: all of them see the database as it is at the first one.
+        """Group reads: all of them see the database as of the first one.
 
-        Other writers go on meanwhile. Operations that write raise `ReadOnly`.
+        Writers are not blocked. Operations that write raise `ReadOnly`.
         """
         with self._block(read_only=True) as tx:
             yield tx
@@ -184,10 +184,13 @@ class SessionManager(SessionStore):
                 tx._refuse_if_lost()  # noqa: SLF001  # not for the caller of the block
         except exc.SQLAlchemyError as error:
             if raised is not None:
-                # The caller's own error, of a database of the caller's; or the connection broke, and with it went what
-                # there was to roll back.
+                # Either the caller's own error, from a database of its own; or the connection broke, and with it went
+                # the transaction.
                 raise raised from None
             raise retry.translated(error) from error
+        finally:
+            # An exception that its own traceback leads to would keep the connection until the garbage collector runs.
+            raised = None
 
     def _run(self, operation: Operation[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
         needs = operation.needs
@@ -237,6 +240,6 @@ class SessionManager(SessionStore):
         except SessionsError:
             raise
         except (exc.ArgumentError, TypeError, ValueError):
-            # Of the driver, about a part of the URL. Its text may hold a password.
+            # From the driver, about part of the URL. Its text may contain a password.
             raise InvalidInput("database", "must be a URL that the driver takes", Shown("another")) from None
         return retry.run(lambda: migrations.ensure_head(self._engine, migrate=migrate, create=not self._read_only))

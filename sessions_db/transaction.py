@@ -18,10 +18,10 @@ _T = TypeVar("_T")
 
 
 class Transaction(SessionStore):
-    """The operations within one transaction, which `SessionManager.transaction` and `snapshot` begin and end.
+    """The operations within one transaction; `SessionManager.transaction` and `snapshot` begin and end it.
 
-    An operation that raises leaves nothing of itself behind. The block may go on without it, except after
-    `DatabaseUnavailable`: then nothing of the block will be stored. One thread uses it at a time, until the block ends.
+    An operation that raises is undone. The block may carry on without it, except after `DatabaseUnavailable`: then
+    nothing of the block will be stored. Only one thread may use it at a time, until the block ends.
     """
 
     def __init__(
@@ -41,7 +41,7 @@ class Transaction(SessionStore):
         """Check that the block can still be committed.
 
         Raises:
-            TransactionRolledBack: a statement failed in such a way that nothing of the block can be stored.
+            TransactionRolledBack: a statement failed, and nothing of the block can be stored any more.
         """
         # Anything that came after would be committed without the rest: SQLite is in autocommit mode after it has
         # rolled back.

@@ -35,7 +35,7 @@ _Choice = TypeVar("_Choice", bound=StrEnum)
 
 
 def text(argument: str, value: object) -> str:
-    """A text that both databases can store: well-formed Unicode without NUL."""
+    """A string that both databases can store: well-formed Unicode without NUL."""
     if not isinstance(value, str):
         raise InvalidInput(argument, "must be a str", value)
     if "\x00" in value:
@@ -49,17 +49,17 @@ def text(argument: str, value: object) -> str:
             raise InvalidInput(argument, "must not contain lone surrogates", value) from None
     if size > MAX_TEXT_BYTES:
         raise InvalidInput(argument, f"must be at most {MAX_TEXT_BYTES} bytes of UTF-8", value)
-    # A subclass of str (an enum member, say) is not a type that every driver knows.
+    # Not every driver accepts a subclass of str, such as an enum member.
     return value if type(value) is str else str.__str__(value)
 
 
 def optional_text(argument: str, value: object) -> str | None:
-    """As `text`, or None."""
+    """Like `text`, or None."""
     return None if value is None else text(argument, value)
 
 
 def name(argument: str, value: object) -> str:
-    """A text short enough for an index."""
+    """A string short enough for an index."""
     checked = text(argument, value)
     if len(checked) > MAX_NAME_LENGTH:
         raise InvalidInput(argument, f"must be at most {MAX_NAME_LENGTH} characters", value)
@@ -67,14 +67,14 @@ def name(argument: str, value: object) -> str:
 
 
 def optional_name(argument: str, value: object) -> str | None:
-    """As `name`, or None."""
+    """Like `name`, or None."""
     return None if value is None else name(argument, value)
 
 
 def optional_nonempty_name(argument: str, value: object) -> str | None:
     """A non-empty name, or None.
 
-    An empty idempotency key or actor is a bug of the caller's: the key would swallow every later message.
+    An empty idempotency key or actor is a bug in the caller: the key would swallow every later message.
     """
     checked = optional_name(argument, value)
     if checked == "":
@@ -93,7 +93,7 @@ def agent_id(value: object) -> str:
 
 
 def integer(argument: str, value: object, *, minimum: int, maximum: int = MAX_INTEGER) -> int:
-    """A whole number within bounds. A bool is not one."""
+    """An int within bounds, and not a bool."""
     if not isinstance(value, int) or isinstance(value, bool):
         raise InvalidInput(argument, "must be an int", value)
     if not minimum <= value <= maximum:
@@ -119,7 +119,7 @@ def seconds(argument: str, value: object) -> float:
 
 
 def cutoff_ms(older_than: object, before: object) -> int:
-    """The time in the past that either `older_than`, a `timedelta`, or `before`, an aware `datetime`, names.
+    """The time in the past given by either `older_than`, a `timedelta`, or `before`, an aware `datetime`.
 
     In milliseconds since the epoch, UTC.
     """
@@ -149,7 +149,7 @@ def flag(argument: str, value: object) -> bool:
 
 def choice(argument: str, value: object, choices: type[_Choice]) -> _Choice:
     """The member of `choices` that `value` is or names."""
-    # The enumeration prints what it does not know, which not everything allows.
+    # Only strings: the enum's own error prints the value, and not every value can be printed.
     if isinstance(value, str):
         with suppress(ValueError):
             return choices(value)
@@ -157,19 +157,19 @@ def choice(argument: str, value: object, choices: type[_Choice]) -> _Choice:
 
 
 def choices(argument: str, values: object, allowed: type[_Choice]) -> list[_Choice]:
-    """The members that `values` holds. A single text is refused: its letters are not what was meant."""
+    """The members that `values` holds. A single string is refused: its characters are not what was meant."""
     if isinstance(values, str) or not isinstance(values, Iterable):
         raise InvalidInput(argument, "must be a collection", values)
     return [choice(argument, value, allowed) for value in values]
 
 
 def optional_choices(argument: str, values: object, allowed: type[_Choice]) -> list[_Choice] | None:
-    """As `choices`, or None."""
+    """Like `choices`, or None."""
     return None if values is None else choices(argument, values, allowed)
 
 
 def metadata(argument: str, value: object) -> dict[str, JsonValue] | None:
-    """A deep copy of a JSON object, which later changes of the caller's do not reach."""
+    """A deep copy of a JSON object, which the caller's later changes do not affect."""
     if value is None:
         return None
     if not isinstance(value, Mapping):
@@ -184,7 +184,7 @@ def _json_object(argument: str, value: Mapping[object, object], depth: int) -> d
     checked: dict[str, JsonValue] = {}
     for key, item in value.items():
         name = text(f"a key of {argument}", key)
-        # Shortened, or the names of places in nested objects would add up to many times what the object takes.
+        # Shortened: otherwise the paths into nested objects would add up to many times the size of the object.
         place = repr(name) if len(name) <= _MAX_SHOWN_KEY else reprlib.repr(name)
         checked[name] = _json(f"{argument}[{place}]", item, depth)
     return checked

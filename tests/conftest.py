@@ -7,7 +7,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import psycopg
 import pytest
@@ -19,6 +19,12 @@ from tests.support.blocking import Blocking
 from tests.support.client import PlainClient, driver_url
 from tests.support.clock import Clock
 from tests.support.databases import PostgresDatabases, SQLiteDatabases
+from tests.support.distribution import Distribution
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Distribution:
+    return Distribution(config, log)
 
 
 @pytest.fixture(scope="session")
@@ -28,13 +34,13 @@ def postgres_server() -> Iterator[URL]:
     if given:
         yield make_url(given)
         return
-    # Not pytest's tmp_path: the server's socket path must be short, and as root another user must reach it.
+    # Not pytest's tmp_path: the path of the socket must be short, and if run as root, another user must reach it.
     directory = Path(tempfile.mkdtemp(prefix="sessions-db-pg-"))
     server = get_server(directory, cleanup_mode="delete")
     try:
         url = make_url(server.get_uri())
         with psycopg.connect(driver_url(url), autocommit=True) as connection:
-            # Nothing here must survive a crash of the machine.
+            # Nothing here needs to survive a crash of the machine.
             for setting in ("fsync", "full_page_writes", "synchronous_commit"):
                 connection.execute(f"ALTER SYSTEM SET {setting} = off")
             connection.execute("SELECT pg_reload_conf()")
@@ -64,9 +70,9 @@ def backend(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture
 def create_database(request: pytest.FixtureRequest, backend: str) -> Iterator[Callable[..., str]]:
-    """A function that creates a database, `at_head` or empty, and gives its URL.
+    """A function that creates a database, `at_head` or empty, and returns its URL.
 
-    A test that changes the schema starts from an empty one: Postgres databases at head are used again.
+    A test that changes the schema must start from an empty one: Postgres databases at head are reused.
     """
     fixture = "sqlite_databases" if backend == "sqlite" else "postgres_databases"
     databases: SQLiteDatabases | PostgresDatabases = request.getfixturevalue(fixture)
@@ -83,13 +89,13 @@ def create_database(request: pytest.FixtureRequest, backend: str) -> Iterator[Ca
 
 @pytest.fixture
 def url(create_database: Callable[..., str]) -> str:
-    """A database at head, without sessions."""
+    """The URL of a database at head, without sessions."""
     return create_database()
 
 
 @pytest.fixture
 def empty_url(create_database: Callable[..., str]) -> str:
-    """A database in which nothing was ever created."""
+    """The URL of an empty database."""
     return create_database(at_head=False)
 
 
@@ -101,7 +107,7 @@ def face() -> str:
 
 @pytest.fixture
 def open_manager(face: str) -> Callable[..., SessionManager]:
-    """What opens a manager."""
+    """The constructor of a manager."""
     return SessionManager if face == "sync" else cast(Callable[..., SessionManager], Blocking)
 
 

@@ -1,4 +1,4 @@
-"""What the async face adds: cancellation, event loops, the end of the process."""
+"""What the async manager adds: cancellation, event loops, exiting the process."""
 
 from __future__ import annotations
 
@@ -19,10 +19,15 @@ from sessions_db import (
     InvalidInput,
     LabelInUse,
     ManagerClosed,
+    ReadOnly,
     SessionManager,
+    StoredSession,
     Transaction,
 )
+from sessions_db.aio import _READING
+from sessions_db.store import SessionStore
 from tests.support.client import PlainClient
+from tests.support.clock import ms
 from tests.support.statements import driver_connection, traced
 from tests.support.threads import run_together
 
@@ -40,7 +45,7 @@ def test_every_method_is_there_with_the_same_signature_and_docstring(sync: type,
     expected = public_methods(sync)
     actual = public_methods(awaited)
 
-    # What is left out is of use in the thread that opened the database only.
+    # What is left out is only useful in the thread that opened the database.
     assert expected.keys() - actual.keys() <= {"connection", "found_revision", "revision"}
     assert actual.keys() <= expected.keys()
     for name in actual.keys() - {"transaction", "snapshot", "close", "closed", "pool_status"}:
@@ -50,7 +55,7 @@ def test_every_method_is_there_with_the_same_signature_and_docstring(sync: type,
     assert inspect.signature(sync) == inspect.signature(awaited) or awaited is AsyncTransaction
 
 
-def test_cancelled_call_has_its_outcome_before_it_raises(url: str, plain: PlainClient) -> None:
+def test_cancelled_call_finishes_before_it_raises(url: str, plain: PlainClient) -> None:
     async def cancel_at_every_moment() -> None:
         async with AsyncSessionManager(url, message_cap=1000) as manager:
             key = (await manager.get_or_create_main("main")).key
@@ -71,7 +76,7 @@ def test_cancelled_call_has_its_outcome_before_it_raises(url: str, plain: PlainC
     asyncio.run(cancel_at_every_moment())
 
 
-def test_call_cancelled_twice_still_has_its_outcome(url: str, plain: PlainClient) -> None:
+def test_call_cancelled_twice_still_finishes(url: str, plain: PlainClient) -> None:
     async def cancel_twice() -> None:
         async with AsyncSessionManager(url, pool_size=1) as manager:
             key = (await manager.get_or_create_main("main")).key
@@ -118,7 +123,7 @@ def test_call_cancelled_before_it_began_does_nothing(url: str, plain: PlainClien
     asyncio.run(cancel_while_queued())
 
 
-def test_transaction_cancelled_in_its_block_leaves_nothing(url: str) -> None:
+def test_transaction_cancelled_in_its_block_stores_nothing(url: str) -> None:
     async def cancel_in_block() -> None:
         async with AsyncSessionManager(url, pool_size=1) as manager:
 
@@ -141,7 +146,7 @@ def test_transaction_cancelled_in_its_block_leaves_nothing(url: str) -> None:
     asyncio.run(cancel_in_block())
 
 
-def test_transaction_cancelled_while_it_begins_gives_its_connection_back(url: str) -> None:
+def test_transaction_cancelled_while_it_begins_returns_its_connection(url: str) -> None:
     async def cancel_at_begin() -> None:
         async with AsyncSessionManager(url, pool_size=2) as manager:
 
@@ -159,7 +164,7 @@ def test_transaction_cancelled_while_it_begins_gives_its_connection_back(url: st
     asyncio.run(cancel_at_begin())
 
 
-def test_transactions_as_many_as_connections_do_not_lock_each_other_out(url: str) -> None:
+def test_as_many_transactions_as_connections_do_not_deadlock(url: str) -> None:
     async def fill_the_pool() -> None:
         async with AsyncSessionManager(url, pool_size=2) as manager:
             keys = [await manager.spawn_subagent("main", "Test") for _ in range(6)]
@@ -176,7 +181,7 @@ def test_transactions_as_many_as_connections_do_not_lock_each_other_out(url: str
     asyncio.run(fill_the_pool())
 
 
-def test_operations_of_one_transaction_take_turns(url: str) -> None:
+def test_operations_of_one_transaction_run_one_at_a_time(url: str) -> None:
     async def gather_in_a_block() -> None:
         async with AsyncSessionManager(url) as manager:
             await manager.spawn_subagent("main", "Test", "taken")
@@ -197,7 +202,7 @@ def test_operations_of_one_transaction_take_turns(url: str) -> None:
     asyncio.run(gather_in_a_block())
 
 
-def test_close_lets_an_open_transaction_come_to_its_end(url: str, plain: PlainClient) -> None:
+def test_close_lets_an_open_transaction_finish(url: str, plain: PlainClient) -> None:
     async def close_meanwhile() -> None:
         manager = AsyncSessionManager(url)
 
@@ -220,7 +225,7 @@ def test_close_lets_an_open_transaction_come_to_its_end(url: str, plain: PlainCl
     assert plain("SELECT agent_id FROM sessions ORDER BY agent_id") == [("main",), ("other",)]
 
 
-def test_close_lets_calls_come_to_their_end_and_leaves_no_connection(url: str, plain: PlainClient) -> None:
+def test_close_lets_calls_finish_and_leaves_no_connection(url: str, plain: PlainClient) -> None:
     async def close_meanwhile() -> None:
         manager = AsyncSessionManager(url)
         calls = [asyncio.create_task(manager.spawn_subagent("main", "Test")) for _ in range(40)]
@@ -231,11 +236,11 @@ def test_close_lets_calls_come_to_their_end_and_leaves_no_connection(url: str, p
 
     asyncio.run(close_meanwhile())
 
-    # That no connection is left is asked of the database when the test ends.
+    # Dropping the database at the end of the test checks that no connection is left.
     assert plain("SELECT count(*) FROM sessions") == [(40,)]
 
 
-def test_opening_that_is_cut_off_leaves_no_connection(url: str) -> None:
+def test_cancelled_opening_leaves_no_connection(url: str) -> None:
     async def cut_off() -> None:
         with pytest.raises(TimeoutError):
             async with asyncio.timeout(0.0001), AsyncSessionManager(url):
@@ -282,7 +287,7 @@ def test_closed_manager_says_so(url: str) -> None:
     asyncio.run(use_after_close())
 
 
-def test_unreachable_database_is_told_by_the_first_call_and_tried_again_by_the_next() -> None:
+def test_unreachable_database_is_reported_by_the_first_call_and_retried_by_the_next() -> None:
     async def call_twice() -> None:
         manager = AsyncSessionManager("postgresql://somebody:s3cret@127.0.0.1:1/sessions", retry_budget_s=0)
         for _ in range(2):
@@ -313,7 +318,7 @@ def test_process_ends_with_a_manager_and_a_transaction_left_open(url: str, plain
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
-def test_forked_child_and_its_parent_go_on(url: str) -> None:
+def test_forked_child_and_its_parent_keep_working(url: str) -> None:
     code = (
         "import asyncio, os, sys, sessions_db\n"
         "manager = sessions_db.AsyncSessionManager(sys.argv[1])\n"
@@ -329,3 +334,55 @@ def test_forked_child_and_its_parent_go_on(url: str) -> None:
 
     with SessionManager(url) as manager:
         assert manager.get_or_create_main("main").message_count == 40
+
+
+def test_reading_methods_are_those_that_a_read_only_manager_has(url: str) -> None:
+    reading = {method.__name__ for method in _READING}
+    arguments = {"key": "agent:main:main", "label": "l", "agent_id": "main", "task": "t", "role": "user"} | {
+        "message": "m", "content": "c", "messages": [], "older_than": ms(1), "session": exported(url)
+    }  # fmt: skip
+    writing = set()
+    with SessionManager(url, read_only=True) as manager:
+        for name, method in public_methods(SessionStore).items():
+            required = [
+                parameter.name
+                for parameter in inspect.signature(method).parameters.values()
+                if parameter.default is parameter.empty and parameter.name != "self"
+            ]
+            given = {argument: arguments[argument] for argument in required}
+            if name in ("timeout_idle", "prune"):
+                given["older_than"] = arguments["older_than"]
+            try:
+                getattr(manager, name)(**given)
+            except ReadOnly:
+                writing.add(name)
+
+    # A main session that is missing is made, a sweep that finds nothing writes nothing.
+    assert public_methods(SessionStore).keys() - reading - {"timeout_idle", "prune"} == writing | {"get_or_create_main"}
+
+
+def exported(url: str) -> StoredSession:
+    with SessionManager(url) as manager:
+        manager.get_or_create_main("main")
+        return manager.export_sessions()[0]
+
+
+@pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
+def test_budget_begins_at_the_call_and_readers_wait_for_no_writer(url: str, plain: PlainClient) -> None:
+    async def crowd() -> list[object]:
+        async with AsyncSessionManager(url, pool_size=4, retry_budget_s=1) as manager:
+            key = (await manager.get_or_create_main("main")).key
+            plain("BEGIN IMMEDIATE")
+            writers = [asyncio.create_task(manager.send_message(key, "Hello")) for _ in range(40)]
+            await asyncio.sleep(0.1)
+            assert await manager.get(key) is not None
+            assert not any(writer.done() for writer in writers)
+            results = await asyncio.gather(*writers, return_exceptions=True)
+            plain("ROLLBACK")
+            return [*results]
+
+    results = asyncio.run(crowd())
+
+    assert all(isinstance(result, DatabaseUnavailable) for result in results)
+    waited = [result.waited_s for result in results if isinstance(result, DatabaseUnavailable)]
+    assert max(waited) < 3

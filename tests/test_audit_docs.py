@@ -1,4 +1,4 @@
-"""The audit cookbook: each question of docs/audit.md is asked of one set of data on both databases, as printed."""
+"""The audit cookbook: each query of docs/audit.md is run as printed on the same data in both databases."""
 
 from __future__ import annotations
 
@@ -18,18 +18,15 @@ from tests.support.client import PlainClient
 from tests.support.clock import Clock
 from tests.support.databases import PostgresDatabases, SQLiteDatabases
 
-# The log that they are asked of is written once.
-pytestmark = pytest.mark.xdist_group("audit_docs")
-
 PAGE = (Path(__file__).parent.parent / "docs" / "audit.md").read_text()
 
-# As whom the service logs in to Postgres. Roles belong to the whole server: each run of the tests has its own.
+# The service's login to Postgres. Roles belong to the whole server, so each run of the tests has its own.
 LOGIN = "billing_service"
 OWN_LOGIN = f"{LOGIN}_test_{os.getpid()}"
 
 PLANNER = "agent:planner:main"
 MONITOR = "agent:monitor:main"
-# A spawn's idempotency key decides on its key.
+# The key is derived from the spawn's idempotency key.
 DRAFT = "agent:planner:subagent:28956374-b580-538a-9c85-c5543c0a8921"
 CHAPTER = "agent:writer:subagent:1f070055-b90a-56fc-a37d-10b76e3f67b8"
 PRICES_A = "agent:researcher:subagent:5d3cd809-1764-5297-a212-84619116a1f4"
@@ -45,7 +42,7 @@ GHOST = "agent:ghost:main"
 
 
 class Like:
-    """Equal to every value that fits: what nobody can write down beforehand."""
+    """Equal to every value that fits, for values that can't be known in advance."""
 
     __hash__ = None  # type: ignore[assignment]
 
@@ -66,13 +63,13 @@ def is_of_today(value: object) -> bool:
     return abs(datetime.fromisoformat(value) - datetime.now(UTC)) < timedelta(days=1)
 
 
-# A time by the database's own clock, which nobody can stop.
+# A time by the database's own clock, which a test can't stop.
 LOGGED = Like("LOGGED", is_of_today)
-# Seconds since 2023, which go on passing.
+# Seconds since 2023, which keep passing.
 RUNNING = Like("RUNNING", lambda value: isinstance(value, int) and value > 365 * 24 * 60 * 60)
 # A digest of events with such times.
 DIGEST = Like("DIGEST", lambda value: isinstance(value, str) and re.fullmatch("[0-9a-f]{64}", value) is not None)
-# Who a plain client is in the log: the database user on Postgres, nobody on SQLite.
+# How the log names a plain client: the database user on Postgres, nobody on SQLite.
 BY_HAND = object()
 
 EXPECTED: dict[str, list[tuple[object, ...]]] = {
@@ -239,12 +236,12 @@ IDENTITY = {
     "audit_seals": ["id"],
 }
 
-# Of these columns two databases have the same types and not the same values.
+# In these columns, two databases have the same types but different values.
 CLOCKS_AND_LOTS = {"run_id", "idle_seconds", "archived_at", "at", "at_ms", "digest", "previous_digest", "events_digest"}
 
 
 def questions() -> dict[str, dict[str, list[str]]]:
-    """The SQL below each heading of the third level, by the fence's info string."""
+    """The SQL below each third-level heading, by the info string of the fence."""
     sections = re.split(r"^#{1,3} ", PAGE, flags=re.MULTILINE)
     found = {}
     for section in sections:
@@ -268,7 +265,7 @@ def statement(heading: str, backend: str) -> str:
 
 
 def columns_of(client: PlainClient, view: str) -> list[str]:
-    """The names of the view's columns, as the database itself tells them."""
+    """The names of the view's columns, as the database reports them."""
     if client.backend == "sqlite":
         return [name for (name,) in client("SELECT name FROM pragma_table_info(?) ORDER BY cid", view)]
     return [
@@ -282,7 +279,7 @@ def columns_of(client: PlainClient, view: str) -> list[str]:
 
 
 def comparable(client: PlainClient, view: str) -> list[dict[str, object]]:
-    """The view's rows in an order of our own, with each value's type, and the values that databases agree on."""
+    """The view's rows in a fixed order, with each value's type, and the values where databases must agree."""
     columns = COLUMNS[view].split()
     rows = [dict(zip(columns, row, strict=True)) for row in client(f"SELECT {', '.join(columns)} FROM {view}")]
     rows.sort(key=lambda row: [row[column] for column in IDENTITY[view]])
@@ -412,14 +409,14 @@ def by_hand(plain: PlainClient) -> None:
 def third_day(service: SessionManager, retention: SessionManager, clock: Clock) -> None:
     clock.now_ms = ms("2023-11-08T12:00:00")
     retention.prune(before=datetime(2023, 11, 6, 8, 6, tzinfo=UTC))
-    # Nothing is idle or old that is made in the future.
+    # Sessions made in the future are neither idle nor old.
     clock.now_ms = ms("2100-01-01T00:00:00")
     service.get_or_create_main("monitor")
 
 
 @contextmanager
 def logged_in(url: str) -> Iterator[Callable[[str], SessionManager]]:
-    """A function that opens a manager for an actor, logged in to Postgres as the service is."""
+    """A function that opens a manager for an actor, logged in to Postgres like the service."""
     if sa.make_url(url).get_backend_name() == "sqlite":
         yield lambda actor: SessionManager(url, actor=actor)
         return
@@ -509,10 +506,10 @@ def test_questions_need_nothing_but_the_views() -> None:
             assert read - of_its_own <= set(COLUMNS), heading
 
 
-def test_what_is_below_a_session_ends_on_a_cycle(auditor: PlainClient) -> None:
+def test_query_for_descendants_stops_at_a_cycle(auditor: PlainClient) -> None:
     sql = statement("What is below one session?", auditor.backend).replace(PLANNER, LOOP_1)
 
-    # The limit is for a statement that would go on for ever.
+    # The limit stops a statement that would never end.
     assert auditor(sql.replace("ORDER BY path", "LIMIT 9")) == [(1, LOOP_2)]
 
 
@@ -523,7 +520,7 @@ def test_label_has_one_owner_at_a_time(auditor: PlainClient) -> None:
 
 
 @pytest.mark.parametrize("backend", ["postgresql"], indirect=True)
-def test_change_past_the_service_is_found_under_a_false_name_and_with_a_stolen_login(
+def test_change_that_bypasses_the_service_is_found_despite_a_false_name_or_a_stolen_login(
     url: str, plain: PlainClient
 ) -> None:
     with logged_in(url) as open_manager:
@@ -553,7 +550,7 @@ def test_timeline_of_a_session_that_was_deleted_is_what_was_logged(auditor: Plai
     ]
 
 
-def test_timeline_of_a_main_session_that_was_made_again_is_its_last_life(
+def test_timeline_of_a_main_session_that_was_recreated_is_its_last_life(
     manager: SessionManager, plain: PlainClient
 ) -> None:
     key = manager.get_or_create_main("planner").key
@@ -613,7 +610,7 @@ def test_views_have_the_same_values_of_the_same_types_on_both_databases(
     assert on_sqlite == on_postgres
 
 
-def test_text_of_a_time_says_the_same_as_its_milliseconds(plain: PlainClient) -> None:
+def test_text_of_a_time_matches_its_milliseconds(plain: PlainClient) -> None:
     times = {
         -62135596800000: "0001-01-01T00:00:00.000Z",
         -8588111643269: "1697-11-07T13:25:56.731Z",

@@ -18,7 +18,7 @@ CALL: Chat = {"id": "call_1", "type": "function", "function": {"name": "look_up"
 
 
 def store(manager: SessionManager, *chat: Chat) -> list[Message]:
-    """The messages as a session gives them back."""
+    """The messages as read back from a session."""
     key = manager.spawn_subagent("main", "Test")
     manager.add_messages(key, [to_new_message(message) for message in chat])
     return manager.history(key, include_tools=True) or []
@@ -88,7 +88,7 @@ chat_messages = st.fixed_dictionaries(
 
 @given(st.lists(chat_messages, min_size=1, max_size=5))
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=50)
-def test_whatever_is_accepted_is_rebuilt(manager: SessionManager, chat: list[Chat]) -> None:
+def test_anything_that_is_accepted_is_rebuilt(manager: SessionManager, chat: list[Chat]) -> None:
     accepted = [message for message in chat if is_accepted(message)]
 
     stored = store(manager, *accepted)
@@ -142,7 +142,7 @@ def test_roles_without_a_column_value_keep_their_name_in_metadata(role: str, sto
     assert new.metadata == {"role": role}
 
 
-def test_the_name_of_a_participant_is_no_tool_name() -> None:
+def test_the_name_of_a_participant_is_not_a_tool_name() -> None:
     new = to_new_message({"role": "user", "content": "Hello", "name": "alice"})
 
     assert new.tool_name is None
@@ -180,7 +180,7 @@ def test_what_could_not_be_rebuilt_is_refused(chat: Chat, argument: str) -> None
     assert caught.value.argument == argument
 
 
-def test_a_message_stored_otherwise_becomes_a_plain_one(manager: SessionManager) -> None:
+def test_a_message_that_was_not_stored_from_chat_becomes_a_plain_one(manager: SessionManager) -> None:
     key = manager.spawn_subagent("main", "Test")
     user = manager.send_message(key, "Hello")
     tool = manager.add_message(key, "tool", "found", tool_name="look_up", metadata={"took_ms": 3, KEY_ORDER: None})

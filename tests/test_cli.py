@@ -1,4 +1,4 @@
-"""The command `sessions-db`: its output, exit codes and manners."""
+"""The command `sessions-db`: its output, exit codes and behaviour on a terminal."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def file(tmp_path: Path) -> Path:
     return path
 
 
-def test_upgrade_of_an_empty_database_says_what_it_made(empty_url: str) -> None:
+def test_upgrade_of_an_empty_database_says_what_it_created(empty_url: str) -> None:
     first = ok("upgrade", db=empty_url)
     again = ok("upgrade", db=empty_url)
 
@@ -122,7 +122,7 @@ def test_import_shows_its_progress_on_a_terminal_only(url: str, file: Path) -> N
 
 @pytest.mark.skipif(sys.platform == "win32", reason="SIGINT can't be sent to another process there")
 def test_an_interrupted_import_ends_with_130_and_keeps_what_it_imported(url: str) -> None:
-    # A process started in the background may have been told to ignore SIGINT, and passes that on.
+    # A process started in the background may ignore SIGINT, and its children inherit that.
     start = (
         "import signal; signal.signal(signal.SIGINT, signal.default_int_handler);"
         "from sessions_db.__main__ import main; main()"
@@ -137,7 +137,7 @@ def test_an_interrupted_import_ends_with_130_and_keeps_what_it_imported(url: str
     assert importing.stderr is not None
     importing.stdin.write(jsonl("one") + b"oops\n")
     importing.stdin.flush()
-    # The report of line 2 says that line 1 is there and line 3 is waited for.
+    # The report of line 2 means that line 1 is stored and the command is waiting for line 3.
     reported = importing.stderr.readline()
     importing.send_signal(signal.SIGINT)
     _, rest = importing.communicate(timeout=60)
@@ -199,7 +199,7 @@ def family(manager: SessionManager) -> dict[str, Session]:
         (["--limit", "0"], []),
     ],
 )
-def test_list_passes_every_filter_on(
+def test_list_applies_every_filter(
     url: str, family: dict[str, Session], options: Sequence[str], expected: list[str]
 ) -> None:
     found = ok_json("list", *options, db=url)
@@ -224,7 +224,7 @@ def test_list_shows_keys_in_full_and_fits_80_columns(url: str, family: dict[str,
     assert max(map(len, table.splitlines())) <= 80
 
 
-def test_list_rather_is_too_wide_than_breaks_a_key(url: str, manager: SessionManager) -> None:
+def test_list_is_too_wide_rather_than_breaking_a_key(url: str, manager: SessionManager) -> None:
     key = manager.spawn_subagent("a" * 200, "Test")
 
     table = ok("list", db=url)
@@ -326,7 +326,7 @@ def test_show_prints_the_newest_children(url: str, manager: SessionManager) -> N
     assert [key for key in keys if key in shown] == keys[2:]
 
 
-def test_a_time_no_calendar_has_is_shown_as_a_number(url: str, manager: SessionManager, plain: PlainClient) -> None:
+def test_a_time_beyond_the_calendar_is_shown_as_a_number(url: str, manager: SessionManager, plain: PlainClient) -> None:
     key = manager.spawn_subagent("support", "Test")
     plain("UPDATE sessions SET last_activity_ms = 9223372036854775807")
 
@@ -351,7 +351,7 @@ def test_wrong_usage_exits_with_2(url: str, arguments: list[str]) -> None:
     assert result.stderr.startswith("Usage: sessions-db ")
 
 
-def test_an_agent_id_that_cannot_be_is_an_error(url: str, file: Path) -> None:
+def test_an_invalid_agent_id_is_an_error(url: str, file: Path) -> None:
     result = run("import", str(file), "--agent", "a:b", db=url)
 
     assert (result.exit_code, result.stdout) == (1, "")
@@ -361,7 +361,7 @@ def test_an_agent_id_that_cannot_be_is_an_error(url: str, file: Path) -> None:
 # Markup, an emoji code, an escape sequence in both forms, a carriage return, and a change of direction.
 
 
-def test_stored_text_is_shown_and_never_obeyed(url: str, manager: SessionManager) -> None:
+def test_stored_text_is_shown_and_never_interpreted(url: str, manager: SessionManager) -> None:
     key = manager.spawn_subagent("support", NASTY, NASTY, metadata={NASTY: NASTY})
     manager.add_message(key, "tool", NASTY, tool_name=NASTY)
     manager.add_message(key, "assistant", "", metadata={"x": NASTY})
@@ -376,7 +376,7 @@ def test_stored_text_is_shown_and_never_obeyed(url: str, manager: SessionManager
     assert json.loads(text)[0]["content"] == NASTY
 
 
-def test_json_is_readable_and_in_utf_8_whatever_the_terminal_takes(url: str, manager: SessionManager) -> None:
+def test_json_is_readable_and_in_utf_8_whatever_the_terminals_encoding(url: str, manager: SessionManager) -> None:
     manager.get_or_create_main("support")
     manager.send_message("agent:support:main", "Grüße 日本 😀")
     environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
@@ -390,7 +390,7 @@ def test_json_is_readable_and_in_utf_8_whatever_the_terminal_takes(url: str, man
 
 
 @pytest.mark.parametrize("options", [[], ["--json"]])
-def test_a_reader_that_leaves_early_is_no_error_to_report(
+def test_a_reader_that_closes_the_pipe_early_is_not_an_error(
     url: str, manager: SessionManager, options: list[str]
 ) -> None:
     manager.get_or_create_main("support")
@@ -483,11 +483,11 @@ def test_help_is_complete_and_fits_80_columns(arguments: list[str]) -> None:
     assert result.exit_code == 0
     assert "\\b" not in result.stdout
     assert max(map(len, result.stdout.splitlines())) <= 80
-    # Click ends a description with three dots where it had to cut it.
+    # Click ends a description with three dots if it had to cut it.
     assert not re.search(r"\w\.\.\.$", result.stdout, re.MULTILINE)
 
 
-def test_version_is_the_packages() -> None:
+def test_version_is_that_of_the_package() -> None:
     result = run("--version")
 
     assert re.fullmatch(r"sessions-db, version \d+\.\d+\.\d+\S*\n", result.stdout)

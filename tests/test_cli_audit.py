@@ -1,4 +1,4 @@
-"""`sessions-db audit`: events, seals and what verifying says."""
+"""`sessions-db audit`: events, seals and verification."""
 
 from __future__ import annotations
 

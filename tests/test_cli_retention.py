@@ -1,4 +1,4 @@
-"""The commands with which an operator looks after sessions: trees, figures, ages, the archive, completion."""
+"""The commands that an operator manages sessions with: trees, figures, ages, the archive, completion."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ def test_tree_of_a_session_that_is_its_own_parent_is_that_session(url: str, plai
     assert ok("tree", "agent:a:cron:1", db=url) == "agent:a:cron:1  active\n"
 
 
-def test_tree_takes_a_chain_deeper_than_any_stack(url: str, plain: PlainClient) -> None:
+def test_tree_handles_a_chain_deeper_than_any_stack(url: str, plain: PlainClient) -> None:
     plain(
         "INSERT INTO sessions (key, agent_id, kind, status, run_id, created_ms, last_activity_ms, parent_key)"
         " WITH RECURSIVE n(i) AS (SELECT 0 UNION ALL SELECT i + 1 FROM n WHERE i < 1500)"
@@ -115,7 +115,7 @@ def test_tree_takes_a_chain_deeper_than_any_stack(url: str, plain: PlainClient) 
     assert [session["depth"] for session in whole["sessions"]] == [*range(1501)]
 
 
-def test_tree_never_obeys_stored_text(url: str, manager: SessionManager) -> None:
+def test_tree_never_interprets_stored_text(url: str, manager: SessionManager) -> None:
     key = manager.spawn_subagent("a", NASTY, NASTY)
 
     for options in ([], ["--json"]):
@@ -192,7 +192,7 @@ def test_stats_prints_the_agents_with_the_most_sessions(url: str, plain: PlainCl
 
 @pytest.fixture
 def aged(manager: SessionManager, clock: Clock) -> dict[str, str]:
-    """Sessions that ended or fell silent 3 days, 3 hours and 0 hours ago; the clock stands at the last of these."""
+    """Sessions that ended or went idle 3 days, 3 hours and 0 hours ago; the clock stands at the last of these."""
     keys: dict[str, str] = {}
     now_ms = clock.now_ms
     for age, age_ms in (("days", 3 * DAY_MS), ("hours", 3 * HOUR_MS), ("now", 0)):
@@ -220,7 +220,7 @@ ALL_IDLE = ["days cron", "days active", "hours cron", "hours active"]
         ("prune", ["30d"], []),
     ],
 )
-def test_what_is_old_enough_is_swept_and_a_dry_run_tells_so_before(
+def test_old_sessions_are_swept_and_a_dry_run_lists_them_first(
     url: str, manager: SessionManager, aged: dict[str, str], command: str, options: list[str], expected: list[str]
 ) -> None:
     before = {session.key: session.status for session in manager.list()}
@@ -279,7 +279,7 @@ def test_a_dry_run_changes_nothing_not_even_an_empty_database(empty_url: str, co
         (["--older-than", "1d", "--kind", "x"], "'x' is not one of"),
     ],
 )
-def test_an_age_that_makes_no_sense_is_wrong_usage(url: str, command: str, options: list[str], said: str) -> None:
+def test_an_invalid_age_is_wrong_usage(url: str, command: str, options: list[str], said: str) -> None:
     result = run(command, *options, db=url)
 
     assert (result.exit_code, result.stdout) == (2, "")
@@ -374,7 +374,7 @@ def test_an_unknown_key_is_an_error(url: str, command: str) -> None:
 
 
 @pytest.mark.parametrize("command", [["stats"], ["tree", "agent:a:main"], ["archive"]])
-def test_a_database_that_lost_a_table_is_one_line(
+def test_a_missing_table_is_reported_in_one_line(
     url: str, manager: SessionManager, plain: PlainClient, command: list[str]
 ) -> None:
     manager.get_or_create_main("a")
@@ -406,7 +406,7 @@ def test_completion_of_another_shell_is_wrong_usage() -> None:
     assert run("completion", "csh").exit_code == 2
 
 
-def test_a_shell_that_asks_is_told_the_commands() -> None:
+def test_a_shell_can_complete_the_commands() -> None:
     asked = {"_SESSIONS_DB_COMPLETE": "bash_complete", "COMP_WORDS": "sessions-db t", "COMP_CWORD": "1"}
 
     answer = subprocess.check_output([sys.executable, "-m", "sessions_db"], env={**os.environ, **asked}, text=True)

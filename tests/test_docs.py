@@ -1,4 +1,4 @@
-"""What the README and the docs show is run as printed, and what they name exists."""
+"""Code in the README and the docs runs as printed, and what they name exists."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def commands() -> list[str]:
 
 
 PYTHON = [pytest.param(block, id=page.name) for page in PAGES for block in blocks(page, "python")]
-# What audit.md asks is asked in test_audit_docs.py, of data that give each question an answer.
+# The queries of audit.md are run in test_audit_docs.py, on data that gives each of them an answer.
 SQL = [pytest.param(block, id=page.name) for page in PAGES if page.name != "audit.md" for block in blocks(page, "sql")]
 
 
@@ -60,9 +60,27 @@ def test_quickstart_does_what_the_readme_says() -> None:
 @pytest.mark.usefixtures("directory")
 @pytest.mark.parametrize("code", PYTHON)
 def test_python_in_the_docs_runs(code: str) -> None:
+    if re.search(r"^(import logging|from opentelemetry)", code, flags=re.MULTILINE):
+        # It configures the whole process.
+        subprocess.run([sys.executable, "-W", "error", "-c", code], check=True)
+        return
     exec(code, {"__name__": "__main__"})
-    # A connection that it left open warns when it is collected, which fails the test.
+    # A connection that is left open warns when it is collected, which fails the test.
     gc.collect()
+
+
+def test_python_in_the_docs_is_typed(tmp_path: Path) -> None:
+    files = []
+    for number, block in enumerate(PYTHON):
+        files.append(tmp_path / f"{re.sub(r'[^a-z]', '_', str(block.id))}_{number}.py")
+        files[-1].write_text(str(block.values[0]))
+    options = ["--strict", "--config-file=", f"--cache-dir={ROOT / '.mypy_cache' / 'docs'}"]
+
+    found = subprocess.run(
+        [sys.executable, "-m", "mypy", *options, *files], capture_output=True, text=True, check=False
+    )
+
+    assert found.returncode == 0, found.stdout + found.stderr
 
 
 @pytest.mark.parametrize("line", commands())

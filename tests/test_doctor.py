@@ -1,4 +1,4 @@
-"""What the doctor finds: nothing in a sound database, and by its name what is wrong with another."""
+"""What the doctor finds: nothing in a sound database, and each fault by name in any other."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test_sound_database_has_no_failure(own_url: str, own: PlainClient) -> None:
     found = findings(own_url)
 
     assert failures(own_url) == {}
-    # The tests' server is not to survive a crash, and the machine's SQLite may have the WAL-reset bug.
+    # The tests' server need not survive a crash, and the machine's SQLite may have the WAL-reset bug.
     assert {check for check, (outcome, _) in found.items() if outcome == "warning"} <= {"durability", "SQLite version"}
     assert {
         "connection",
@@ -260,7 +260,7 @@ DAMAGE = {
 
 
 @pytest.mark.parametrize("check", DAMAGE)
-def test_what_is_wrong_with_the_content_is_counted(own_url: str, own: PlainClient, check: str) -> None:
+def test_faults_in_the_content_are_counted(own_url: str, own: PlainClient, check: str) -> None:
     statement, outcome, detail = DAMAGE[check]
     if own.backend == "sqlite":
         own("DROP TRIGGER sessions_message_cap")
@@ -300,7 +300,7 @@ def test_empty_database_is_a_failure_and_stays_empty(empty_url: str, backend: st
     client.close()
 
 
-def test_database_that_is_not_there_is_one_failure(url: str) -> None:
+def test_missing_database_is_one_failure(url: str) -> None:
     absent = make_url(url).set(database=f"{make_url(url).database}_absent").render_as_string(hide_password=False)
 
     assert [*findings(absent)] == ["connection"]
@@ -308,7 +308,7 @@ def test_database_that_is_not_there_is_one_failure(url: str) -> None:
 
 
 @pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
-def test_name_that_was_left_in_event_actor_is_a_warning(own_url: str, own: PlainClient) -> None:
+def test_name_left_in_event_actor_is_a_warning(own_url: str, own: PlainClient) -> None:
     own("INSERT INTO event_actor VALUES ('somebody')")
 
     assert findings(own_url)["actor"][0] == "warning"

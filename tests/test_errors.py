@@ -39,6 +39,7 @@ from sessions_db import (
 from tests.support.client import PlainClient
 from tests.support.clock import ms
 from tests.support.locks import wait_for_lock
+from tests.support.servers import wait_until
 
 ERRORS = [
     SessionNotFound("agent:main:main"),
@@ -52,7 +53,7 @@ ERRORS = [
     UnsafeFork("sessions.db"),
 ]
 
-# They say all there is to say by their name.
+# Errors without attributes.
 BARE_ERRORS = [ReadOnly(), ManagerClosed(), TransactionOver(), TransactionRolledBack()]
 
 
@@ -109,7 +110,7 @@ def free_port() -> int:
         return int(server.getsockname()[1])
 
 
-def test_refused_connection_is_tried_for_the_budget_and_shows_no_password() -> None:
+def test_refused_connection_is_retried_for_the_budget_and_shows_no_password() -> None:
     url = f"postgresql://somebody:s3cret@127.0.0.1:{free_port()}/sessions"
 
     with pytest.raises(DatabaseUnavailable) as caught:
@@ -155,7 +156,7 @@ def test_url_that_cannot_be_read_is_refused_without_showing_it() -> None:
         "sqlite:///s3cret\ud800.db",
     ],
 )
-def test_url_that_makes_no_sense_is_refused_without_showing_its_secrets(
+def test_nonsensical_url_is_refused_without_showing_its_secrets(
     url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -168,19 +169,19 @@ def test_url_that_makes_no_sense_is_refused_without_showing_its_secrets(
 
 
 @pytest.mark.parametrize("option", ["foo=bar", "connect_timeout=abc"])
-def test_option_that_postgres_does_not_know_is_not_tried_again(option: str) -> None:
+def test_option_that_postgres_does_not_know_is_not_retried(option: str) -> None:
     with pytest.raises(SessionsError) as caught:
         SessionManager(f"postgresql://somebody@127.0.0.1:1/sessions?{option}", retry_budget_s=60)
 
     assert not isinstance(caught.value, DatabaseUnavailable) or caught.value.waited_s < 30
 
 
-def test_missing_directory_is_told(tmp_path: Path) -> None:
+def test_missing_directory_is_reported(tmp_path: Path) -> None:
     with pytest.raises(DatabaseUnavailable, match="unable to open database file"):
         SessionManager(f"sqlite:///{tmp_path}/missing/sessions.db", retry_budget_s=0)
 
 
-def test_file_that_is_no_database_is_told_and_left_alone(tmp_path: Path) -> None:
+def test_file_that_is_not_a_database_is_reported_and_left_alone(tmp_path: Path) -> None:
     path = tmp_path / "notes.txt"
     path.write_text("not a database " * 100)
 
@@ -194,7 +195,7 @@ def test_file_that_is_no_database_is_told_and_left_alone(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
-def test_locked_file_is_tried_for_the_budget(url: str) -> None:
+def test_locked_file_is_retried_for_the_budget(url: str) -> None:
     other = sqlite3.connect(str(make_url(url).database), isolation_level=None)
     with SessionManager(url, retry_budget_s=0.2) as manager:
         key = manager.get_or_create_main("main").key
@@ -214,7 +215,7 @@ def test_locked_file_is_tried_for_the_budget(url: str) -> None:
 
 
 @pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
-def test_transaction_of_another_thread_is_waited_for_as_long_as_the_budget_says(url: str) -> None:
+def test_transaction_of_another_thread_is_waited_for_until_the_budget_ends(url: str) -> None:
     with SessionManager(url, retry_budget_s=0.2) as manager, manager.transaction() as tx:
         key = tx.get_or_create_main("main").key
 
@@ -242,9 +243,7 @@ def test_write_goes_through_once_the_lock_is_gone(url: str) -> None:
 
 @pytest.mark.parametrize("backend", ["postgresql"], indirect=True)
 @pytest.mark.parametrize("options", [{}, {"options": "-c lock_timeout=20"}])
-def test_row_lock_is_waited_for_as_long_as_the_budget_says(
-    url: str, plain: PlainClient, options: dict[str, str]
-) -> None:
+def test_row_lock_is_waited_for_until_the_budget_ends(url: str, plain: PlainClient, options: dict[str, str]) -> None:
     with SessionManager(make_url(url).update_query_dict(options), retry_budget_s=0.2) as manager:
         key = manager.get_or_create_main("main").key
         plain("BEGIN")
@@ -262,10 +261,10 @@ def test_row_lock_is_waited_for_as_long_as_the_budget_says(
 def test_deadlock_is_resolved_without_the_caller_noticing(manager: SessionManager, plain: PlainClient) -> None:
     first, second = sorted(manager.spawn_subagent("main", "Test") for _ in range(2))
     ended: list[list[str]] = []
-    plain("SET deadlock_timeout = '1min'")  # the other side is the one that gives way
+    plain("SET deadlock_timeout = '1min'")  # the other side is the one that is aborted
     plain("BEGIN")
     plain("SELECT * FROM sessions WHERE key = ? FOR UPDATE", second)
-    # It updates the first, then waits for the second.
+    # It updates the first row, then waits for the second.
     sweep = threading.Thread(target=lambda: ended.append(manager.timeout_idle(ms(1))))
     plain("SELECT pg_sleep(0.01)")
     sweep.start()
@@ -278,19 +277,30 @@ def test_deadlock_is_resolved_without_the_caller_noticing(manager: SessionManage
 
 
 @pytest.mark.parametrize("backend", ["postgresql"], indirect=True)
-def test_connection_cut_under_a_write_leaves_the_outcome_open(manager: SessionManager, plain: PlainClient) -> None:
+def test_connection_cut_during_a_write_leaves_the_outcome_unknown(manager: SessionManager, plain: PlainClient) -> None:
     key = manager.get_or_create_main("main").key
+    caught: list[DatabaseUnavailable] = []
+
+    def send() -> None:
+        with pytest.raises(DatabaseUnavailable) as error:
+            manager.send_message(key, "Hello")
+        caught.append(error.value)
+
+    plain("BEGIN")
+    plain("SELECT * FROM sessions FOR UPDATE")
+    sender = threading.Thread(target=send)
+    sender.start()
+    wait_for_lock(plain)
     cut_connections(plain)
+    sender.join()
+    plain("COMMIT")
 
-    with pytest.raises(DatabaseUnavailable) as caught:
-        manager.send_message(key, "Hello")
-
-    assert caught.value.outcome_unknown
+    assert caught[0].outcome_unknown
     assert manager.history(key) == []
     assert manager.send_message(key, "Hello").seq == 1
 
 
-def test_pool_without_a_free_connection_is_told(url: str) -> None:
+def test_exhausted_pool_is_reported(url: str) -> None:
     with SessionManager(url, pool_size=1, retry_budget_s=0.1) as manager, manager.transaction():
         with pytest.raises(DatabaseUnavailable, match=r"QueuePool limit|connections are in use, all 1 of") as caught:
             manager.list()
@@ -299,7 +309,7 @@ def test_pool_without_a_free_connection_is_told(url: str) -> None:
 
 
 @pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
-def test_file_that_may_not_be_written_is_told(url: str, manager: SessionManager) -> None:
+def test_unwritable_file_is_reported(url: str, manager: SessionManager) -> None:
     key = manager.get_or_create_main("main").key
     with (
         SessionManager(f"sqlite:///file:{make_url(url).database}?mode=ro&uri=true") as reader,
@@ -311,7 +321,7 @@ def test_file_that_may_not_be_written_is_told(url: str, manager: SessionManager)
 
 
 @pytest.mark.parametrize("backend", ["postgresql"], indirect=True)
-def test_reads_and_transactions_outlive_a_cut_connection(manager: SessionManager, plain: PlainClient) -> None:
+def test_reads_and_transactions_survive_a_cut_connection(manager: SessionManager, plain: PlainClient) -> None:
     key = manager.get_or_create_main("main").key
     operations: list[Callable[[], object]] = [
         lambda: manager.get(key),
@@ -344,7 +354,7 @@ def test_error_of_a_block_is_not_hidden_by_a_cut_connection(manager: SessionMana
 
 
 @pytest.mark.parametrize("backend", ["postgresql"], indirect=True)
-def test_cut_connection_at_the_end_of_a_block_leaves_the_outcome_open(
+def test_connection_cut_at_the_end_of_a_block_leaves_the_outcome_unknown(
     manager: SessionManager, plain: PlainClient
 ) -> None:
     def write() -> None:
@@ -359,7 +369,7 @@ def test_cut_connection_at_the_end_of_a_block_leaves_the_outcome_open(
 
 
 @pytest.mark.parametrize("backend", ["postgresql"], indirect=True)
-def test_block_in_which_a_statement_failed_is_not_taken_for_committed(manager: SessionManager) -> None:
+def test_block_in_which_a_statement_failed_is_not_reported_as_committed(manager: SessionManager) -> None:
     key = manager.get_or_create_main("main").key
 
     def write() -> None:
@@ -385,7 +395,7 @@ def test_server_that_takes_no_writes_is_unavailable(url: str, manager: SessionMa
     assert manager.history(key) == []
 
 
-def test_trigger_of_somebodys_that_undoes_appends_is_told(
+def test_foreign_trigger_that_undoes_appends_is_reported(
     create_database: Callable[..., str],
 ) -> None:
     url = create_database(at_head=False)
@@ -472,7 +482,7 @@ def test_child_forked_inside_a_transaction_refuses_that_file(url: str) -> None:
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
-def test_forked_child_and_its_parent_go_on(manager: SessionManager) -> None:
+def test_forked_child_and_its_parent_keep_working(manager: SessionManager) -> None:
     key = manager.get_or_create_main("main").key
     child = os.fork()
     if child == 0:
@@ -490,3 +500,29 @@ def test_forked_child_and_its_parent_go_on(manager: SessionManager) -> None:
     session = manager.get(key)
     assert session is not None
     assert [message.seq for message in session.messages] == list(range(1, 41))
+
+
+# Connections that the server ended while they were idle
+
+
+@pytest.mark.parametrize("backend", ["postgresql"], indirect=True)
+def test_write_after_the_server_ended_the_idle_connection_is_stored_once(
+    manager: SessionManager, plain: PlainClient
+) -> None:
+    key = manager.get_or_create_main("main").key
+    for number in range(1, 11):
+        cut_connections(plain)
+        assert manager.send_message(key, "Hello").seq == number
+
+    assert plain("SELECT count(*) FROM messages") == [(10,)]
+
+
+@pytest.mark.parametrize("backend", ["postgresql"], indirect=True)
+def test_write_after_an_idle_session_timeout_is_stored_once(url: str, plain: PlainClient) -> None:
+    impatient = make_url(url).update_query_dict({"options": "-c idle_session_timeout=100"})
+    others = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
+    with SessionManager(impatient) as manager:
+        key = manager.get_or_create_main("main").key
+        wait_until(lambda: plain(others) == [(0,)])
+
+        assert manager.send_message(key, "Hello").seq == 1

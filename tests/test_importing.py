@@ -162,7 +162,7 @@ def test_a_line_is_committed_before_the_next_is_read(manager: SessionManager) ->
     assert stored == [0, 1]
 
 
-def test_an_import_that_was_cut_off_goes_on_where_it_was(manager: SessionManager) -> None:
+def test_an_interrupted_import_continues_where_it_stopped(manager: SessionManager) -> None:
     lines = [conversation(number) for number in range(3)]
     next(import_lines(manager, "support", lines))
 
@@ -207,20 +207,20 @@ def test_a_bad_line_is_refused_with_its_reason_and_the_rest_imported(
     assert len(imported(manager)) == 2
 
 
-def test_a_byte_order_mark_is_no_part_of_the_line(manager: SessionManager) -> None:
+def test_a_byte_order_mark_is_not_part_of_the_line(manager: SessionManager) -> None:
     done = run(manager, b"\xef\xbb\xbf" + conversation(1), conversation(1))
 
     assert outcomes(done) == [Outcome.IMPORTED, Outcome.ALREADY_THERE]
 
 
-def test_an_agent_id_that_cannot_be_is_an_error_not_a_bad_line(manager: SessionManager) -> None:
+def test_an_invalid_agent_id_is_an_error_not_a_bad_line(manager: SessionManager) -> None:
     with pytest.raises(InvalidInput) as caught:
         next(import_lines(manager, "a:b", [conversation(1)]))
 
     assert caught.value.argument == "agent_id"
 
 
-def test_a_line_that_the_database_does_not_take_leaves_nothing(url: str, plain: PlainClient, backend: str) -> None:
+def test_a_line_that_the_database_refuses_stores_nothing(url: str, plain: PlainClient, backend: str) -> None:
     impatient = make_url(url)
     if backend == "postgresql":
         impatient = impatient.update_query_dict({"options": "-c lock_timeout=50"})

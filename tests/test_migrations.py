@@ -1,4 +1,4 @@
-"""Making, upgrading and refusing schemas."""
+"""Creating, upgrading and refusing schemas."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def alembic(url: str, *arguments: str, later: Path | None = None) -> str:
     command = CommandLine()
     options = command.parser.parse_args(["-x", f"url={url}", *arguments])
     printed = StringIO()
-    # Not alembic.ini, which would set up logging for the tests that follow.
+    # Not alembic.ini, which would configure logging for the tests that follow.
     config = Config(cmd_opts=options, stdout=printed, output_buffer=printed)
     config.set_main_option("script_location", str(MIGRATIONS))
     if later:
@@ -57,7 +57,7 @@ def empty(empty_url: str) -> Iterator[PlainClient]:
 
 
 def inventory(client: PlainClient) -> dict[str, str]:
-    """Everything that the schema is made of, as the database itself describes it, by kind and name."""
+    """Everything in the schema as the database describes it, by kind and name."""
     if client.backend == "sqlite":
         rows = client(
             "SELECT type || ' ' || name, sql FROM sqlite_master"
@@ -82,7 +82,7 @@ def inventory(client: PlainClient) -> dict[str, str]:
 
 
 def declare(client: PlainClient) -> None:
-    """Make what the package declares, without the migrations."""
+    """Create what the package declares, without the migrations."""
     dialect = sa.create_engine(f"{client.backend}://").dialect
     for table in schema.tables_of(client.backend):
         client(str(CreateTable(table).compile(dialect=dialect)).replace("%%", "%"))
@@ -92,7 +92,7 @@ def declare(client: PlainClient) -> None:
         client(statement)
 
 
-# What the migrations make
+# What the migrations create
 
 
 def test_migrations_make_exactly_what_the_package_declares(
@@ -111,7 +111,7 @@ def test_migrations_make_exactly_what_the_package_declares(
 
 
 class OneStatement(psycopg.Cursor[Any]):
-    """A cursor that uses the extended protocol for everything, which takes one statement at a time."""
+    """A cursor that uses the extended protocol for everything, which accepts one statement at a time."""
 
     def execute(self, query: Any, params: Any = None, **options: Any) -> Self:
         return super().execute(query, params, **(options | {"binary": True}))
@@ -133,7 +133,7 @@ def test_every_constraint_and_index_is_named(url: str) -> None:
     engine = sa.create_engine(url.replace("postgresql:", "postgresql+psycopg:"))
     inspector = sa.inspect(engine)
     for table in (table.name for table in schema.tables_of(engine.dialect.name)):
-        if (engine.dialect.name, table) != ("sqlite", "session_events"):  # nothing with AUTOINCREMENT has a name
+        if (engine.dialect.name, table) != ("sqlite", "session_events"):  # a primary key with AUTOINCREMENT has no name
             assert str(inspector.get_pk_constraint(table)["name"]).startswith("pk_"), table
         found = [
             *inspector.get_unique_constraints(table),
@@ -268,7 +268,7 @@ def test_database_that_is_ahead_is_refused(empty_url: str, empty: PlainClient, m
     assert (caught.value.found, caught.value.expected) == ("9999", HEAD)
 
 
-def test_downgraded_database_is_created_anew(empty_url: str, empty: PlainClient) -> None:
+def test_downgraded_database_is_recreated(empty_url: str, empty: PlainClient) -> None:
     alembic(empty_url, "upgrade", "head")
     alembic(empty_url, "downgrade", "base")
 
@@ -337,7 +337,7 @@ def test_threads_that_open_empty_databases_at_once_all_succeed(create_database: 
     assert sorted(opened) == sorted(urls)
 
 
-def test_version_table_with_several_rows_is_told(empty_url: str, empty: PlainClient) -> None:
+def test_version_table_with_several_rows_is_reported(empty_url: str, empty: PlainClient) -> None:
     SessionManager(empty_url).close()
     empty("INSERT INTO sessions_db_version VALUES ('0001')")
 
@@ -345,8 +345,8 @@ def test_version_table_with_several_rows_is_told(empty_url: str, empty: PlainCli
         SessionManager(empty_url)
 
 
-def test_upgrade_that_fails_leaves_nothing(empty_url: str, empty: PlainClient) -> None:
-    # The last object of all can't be made; everything before it can.
+def test_failed_upgrade_changes_nothing(empty_url: str, empty: PlainClient) -> None:
+    # The very last object can't be created; everything before it can.
     empty("CREATE TABLE audit_lineage (id INTEGER)")
     before = inventory(empty)
 
@@ -358,7 +358,7 @@ def test_upgrade_that_fails_leaves_nothing(empty_url: str, empty: PlainClient) -
 
 # Upgrading a database that is in use
 
-# As CONTRIBUTING's "Write a migration" has it for tables that Alembic copies on SQLite.
+# As in CONTRIBUTING's "Write a migration", for tables that Alembic copies on SQLite.
 LATER = """
 from contextlib import contextmanager
 
@@ -410,7 +410,7 @@ COPIED = ("sessions", "session_events")
 
 
 def rows(client: PlainClient) -> dict[str, list[tuple[str | None, ...]]]:
-    """Every row of every table as head declares it, with all values as text."""
+    """Every row of every table that head declares, with all values as text."""
     found = {}
     for table in schema.tables_of(client.backend):
         columns = ", ".join(f"CAST({column.name} AS TEXT)" for column in table.columns)
@@ -419,7 +419,7 @@ def rows(client: PlainClient) -> dict[str, list[tuple[str | None, ...]]]:
 
 
 def shape(client: PlainClient) -> dict[str, str]:
-    """The inventory, with copied tables on SQLite taken apart: the copy's statement is equivalent, not the same."""
+    """The inventory, with copied tables on SQLite parsed: the copy's statement is equivalent, not the same."""
     found = inventory(client)
     if client.backend == "sqlite":
         for table in COPIED:
@@ -477,7 +477,7 @@ def test_migration_that_copies_tables_keeps_all_rows_and_triggers(
         assert filled("SELECT * FROM sqlite_sequence") == [("session_events", 1000)]
 
 
-def test_database_works_on_after_tables_were_changed_and_changed_back(
+def test_database_keeps_working_after_tables_were_changed_and_changed_back(
     filled: PlainClient, empty_url: str, later: Path
 ) -> None:
     alembic(empty_url, "upgrade", "head", later=later)

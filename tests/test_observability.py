@@ -1,4 +1,4 @@
-"""What operators see: the log, traces, the state of the pool, and what values print."""
+"""What operators see: the log, traces, the state of the pool, and the repr of values."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from sessions_db import AsyncSessionManager, NewMessage, PoolStatus, ReadOnly, S
 from tests.support.client import PlainClient
 from tests.support.servers import wait_until
 
-SECRET = "what the user said"  # it is no password
+SECRET = "what the user said"  # not a password
 
 
 @pytest.fixture
@@ -67,7 +67,7 @@ def test_retry_that_succeeded_is_logged_with_its_reason(
     if locking:
         plain("BEGIN IMMEDIATE")
     else:
-        # Each statement of the role fails at once while somebody else has the row.
+        # Each statement of the role fails at once while another transaction holds the row.
         plain("BEGIN")
         plain("SELECT * FROM sessions FOR UPDATE")
     options = {} if locking else {"options": "-c lock_timeout=50"}
@@ -75,7 +75,7 @@ def test_retry_that_succeeded_is_logged_with_its_reason(
     with SessionManager(url) as waiting:
         sender = threading.Thread(target=waiting.send_message, args=(key, SECRET))
         sender.start()
-        time.sleep(0.3)  # longer than either database waits before it refuses
+        time.sleep(0.3)  # longer than either database waits before it gives up
         plain("COMMIT")
         sender.join()
 
@@ -113,7 +113,7 @@ def spans() -> Iterator[Callable[[], list[str]]]:
         exporter.clear()
         return statements
 
-    # Version 0.66b1 knows SQLAlchemy up to 2.0 only.
+    # Version 0.66b1 supports SQLAlchemy only up to 2.0.
     instrumentor.instrument(tracer_provider=provider, skip_dep_check=True)
     yield seen
     instrumentor.uninstrument()
@@ -195,14 +195,14 @@ async def open_and_forget(url: str) -> weakref.ref[AsyncSessionManager]:
 def test_async_manager_that_was_never_closed_is_collected_with_a_warning(url: str) -> None:
     with pytest.warns(ResourceWarning, match="unclosed <AsyncSessionManager"):  # noqa: PT031
         manager = asyncio.run(open_and_forget(url))
-        # Its thread may be the last to drop it. The recorded warning keeps it from then on.
+        # Its thread may be the last to drop it. From then on, the recorded warning keeps it alive.
         wait_until(lambda: (found := manager()) is None or found.closed)
 
 
 # Snapshots and times
 
 
-def test_snapshot_sees_one_moment_and_holds_up_no_writer(manager: SessionManager) -> None:
+def test_snapshot_sees_one_moment_and_blocks_no_writer(manager: SessionManager) -> None:
     key = manager.get_or_create_main("main").key
     with manager.snapshot() as tx:
         assert tx.count_sessions() == 1

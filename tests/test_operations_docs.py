@@ -1,4 +1,4 @@
-"""What docs/operations.md shows for one of the databases only, run as printed."""
+"""The code in docs/operations.md that is for one database only, run as printed."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def fill(manager: SessionManager) -> str:
 
 
 def rows(plain: PlainClient) -> list[object]:
-    """All that the views tell, but for what counts from now."""
+    """All rows of the views, except for columns that depend on the current time."""
     return [
         plain(
             "SELECT session_key, status, message_count, retained_count, archived_count FROM audit_sessions ORDER BY 1"
@@ -61,7 +61,7 @@ def rows(plain: PlainClient) -> list[object]:
 
 
 def works(url: str, key: str) -> None:
-    """The triggers are there and do their work; nothing that was logged is in the way of what comes."""
+    """Assert that the triggers exist and work, and that the existing log does not block new events."""
     with SessionManager(url) as manager, closing(PlainClient(url)) as plain:
         (newest,) = plain("SELECT max(id) FROM session_events")[0]
         manager.reopen_session(key)
@@ -90,7 +90,7 @@ def databases(postgres_databases: PostgresDatabases) -> Iterator[Callable[..., s
     created: list[str] = []
 
     def create(*, at_head: bool = False) -> str:
-        # Not one of those that are used again: the schema is changed here.
+        # Not one of the reused databases: the schema is changed here.
         url = postgres_databases.create(at_head=False)
         created.append(url)
         if at_head:
@@ -146,7 +146,7 @@ def test_partitioned_messages_keep_every_promise(databases: Callable[..., str]) 
 
 
 def dump_and_restore(lines: list[str], environment: dict[str, str], directory: Path) -> None:
-    """Run the lines with the tools of the server's own release."""
+    """Run the lines with the tools of the same release as the server."""
     with psycopg.connect(environment["SESSIONS_DB_URL"]) as connection:
         release = connection.info.server_version // 10_000
     if release not in POSTGRES_VERSIONS:

@@ -14,9 +14,6 @@ from tests.support.clock import at, ms
 from tests.support.databases import PostgresDatabases, SQLiteDatabases
 from tests.support.statements import driver_connection, traced
 
-# The ten thousand sessions are made once.
-pytestmark = pytest.mark.xdist_group("query_plans")
-
 TARGET = "agent:agent-7:subagent:7"
 
 # The last session of some page.
@@ -32,7 +29,7 @@ LAST = Session(
 
 
 def kind(number: str) -> str:
-    """SQL for the kind of a session: every fiftieth is a scheduled one."""
+    """SQL for the kind of a session: every fiftieth is a cron session."""
     return f"CASE ({number} % 50) WHEN 0 THEN 'cron' ELSE 'subagent' END"
 
 
@@ -43,7 +40,7 @@ def key(number: str) -> str:
 
 @pytest.fixture(scope="module", params=["sqlite", "postgresql"])
 def filled(request: pytest.FixtureRequest) -> Iterator[tuple[SessionManager, PlainClient]]:
-    """A manager and a client of a database in which reading a whole table would be the slower way."""
+    """A manager and a client of a database in which reading a whole table would be slower."""
     fixture = "sqlite_databases" if request.param == "sqlite" else "postgres_databases"
     databases: SQLiteDatabases | PostgresDatabases = request.getfixturevalue(fixture)
     url = databases.create(at_head=False)
@@ -122,8 +119,8 @@ def test_reads_and_writes_use_their_indexes(filled: tuple[SessionManager, PlainC
 
         for index in indexes:
             assert (SQLITE_NAMES.get(index, index) if client.backend == "sqlite" else index) in plan, (name, plan)
-        # No table is read whole: SQLite says SCAN (as of the rows of a batch, which are no table), Postgres Seq Scan.
-        # Postgres joins the few thousand descendants that it expects by hashing so small a table.
+        # No table is scanned: SQLite says SCAN (also for the rows of a batch, not a table), Postgres Seq Scan.
+        # Postgres expects a few thousand descendants, and joins them by hashing so small a table.
         for table in ("sessions", "messages", "labels") if name != "descendants" else ():
             assert f"SCAN {table}\n" not in f"{plan}\n", (name, plan)
             assert f"Seq Scan on {table}" not in plan, (name, plan)

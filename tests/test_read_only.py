@@ -1,4 +1,4 @@
-"""A manager that is opened for reading only leaves the database as it is, whatever is tried."""
+"""A read-only manager leaves the database as it is, whatever is tried."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from sessions_db import DatabaseUnavailable, InvalidInput, SchemaMismatch, Sessi
 from tests.support.client import PlainClient
 
 
-def test_statement_past_the_managers_methods_is_refused_too(url: str, manager: SessionManager) -> None:
+def test_statement_that_bypasses_the_managers_methods_is_refused_too(url: str, manager: SessionManager) -> None:
     manager.get_or_create_main("main")
     with SessionManager(url, read_only=True) as reader:
         for statement in ("DELETE FROM sessions", "CREATE TABLE own (id INTEGER)", "DROP TRIGGER messages_append"):
@@ -23,7 +23,7 @@ def test_statement_past_the_managers_methods_is_refused_too(url: str, manager: S
 
 
 @pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
-def test_bytes_of_the_file_stay(url: str) -> None:
+def test_file_stays_the_same_byte_for_byte(url: str) -> None:
     with SessionManager(url) as manager:
         key = manager.spawn_subagent("main", "Test", "research")
         manager.send_message(key, "Hello")
@@ -37,7 +37,7 @@ def test_bytes_of_the_file_stay(url: str) -> None:
     assert file.read_bytes() == before
 
 
-def test_file_that_is_not_there_is_not_made(tmp_path: Path) -> None:
+def test_missing_file_is_not_created(tmp_path: Path) -> None:
     file = tmp_path / "what%is?this#.db"
     with pytest.raises(DatabaseUnavailable, match="unable to open database file"):
         SessionManager(sa.URL.create("sqlite", database=str(file)), read_only=True)
@@ -48,7 +48,7 @@ def test_file_that_is_not_there_is_not_made(tmp_path: Path) -> None:
         assert reader.list() == []
 
 
-def test_empty_database_and_one_that_is_behind_are_refused_and_stay(empty_url: str, backend: str) -> None:
+def test_empty_database_and_one_that_is_behind_are_refused_and_unchanged(empty_url: str, backend: str) -> None:
     if backend == "sqlite":
         Path(str(make_url(empty_url).database)).touch()
     with pytest.raises(SchemaMismatch, match="nothing has created it yet, `sessions-db upgrade` does") as caught:
@@ -64,7 +64,7 @@ def test_empty_database_and_one_that_is_behind_are_refused_and_stay(empty_url: s
     plain.close()
 
 
-def test_what_can_not_be_is_refused(url: str) -> None:
+def test_options_that_contradict_read_only_are_refused(url: str) -> None:
     with pytest.raises(InvalidInput, match="read_only"):
         SessionManager("sqlite://", read_only=True)
     with pytest.raises(InvalidInput, match="migrate"):

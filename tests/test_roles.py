@@ -23,15 +23,12 @@ from tests.support.client import PlainClient, driver_url
 from tests.support.clock import Clock, at, ms
 from tests.support.databases import PostgresDatabases
 
-# The roles are made once.
-pytestmark = pytest.mark.xdist_group("roles")
-
 SCRIPT = Path(__file__).parent.parent / "docs" / "roles.sql"
 ROLES = ("sessions_service", "sessions_auditor")
 TABLES = [*(table.name for table in schema.tables_of("postgresql")), VERSION_TABLE]
 LOG = ("session_events", "event_digests", "event_seals")
 
-# A server's roles are shared by all of its databases, so one run of these tests at a time may make and drop them.
+# All databases of a server share its roles, so only one run of these tests at a time may create and drop them.
 ROLES_LOCK = 0x5E5510_401E
 
 
@@ -51,7 +48,7 @@ def connected(url: str) -> Iterator[PlainClient]:
 
 
 def run_script(url: str) -> subprocess.CompletedProcess[str]:
-    """Run it as its first lines say."""
+    """Run the script as its first lines say."""
     psql = POSTGRES_VERSIONS[max(POSTGRES_VERSIONS)] / "psql"
     command = [str(psql), "-X", "-q", "-v", "ON_ERROR_STOP=1", "-d", driver_url(make_url(url)), "-f", str(SCRIPT)]
     return subprocess.run(command, check=False, capture_output=True, text=True)
@@ -221,7 +218,7 @@ OPERATIONS: Mapping[str, Callable[[SessionStore, Clock], object]] = {
     "events": lambda store, clock: store.events(session_key=finished(store, clock)),
     "verify_log": lambda store, clock: store.verify_log().unsealed if finished(store, clock) else None,
 }
-"""For each public method a use that gives something true, with all that it writes."""
+"""For each public method, a call that returns something true, with everything that it writes."""
 
 FOR_THE_OWNER_ONLY = {"seal_log"}
 
@@ -275,7 +272,7 @@ def test_trimmed_messages_of_a_service_are_archived(owner: PlainClient, recorded
     assert archived == [(1,)]
 
 
-def test_pruned_session_of_a_service_takes_everything_along(roles: Roles, owner: PlainClient, recorded: str) -> None:
+def test_pruning_by_a_service_deletes_everything_of_a_session(roles: Roles, owner: PlainClient, recorded: str) -> None:
     with SessionManager(roles.service) as manager:
         manager.delete_session(recorded)
 
@@ -283,7 +280,7 @@ def test_pruned_session_of_a_service_takes_everything_along(roles: Roles, owner:
         assert owner(f"SELECT count(*) FROM {table} WHERE session_key = ?", recorded) == [(0,)]
 
 
-def test_log_names_the_login_and_whom_the_manager_acts_for(roles: Roles, owner: PlainClient) -> None:
+def test_log_names_the_login_and_the_managers_actor(roles: Roles, owner: PlainClient) -> None:
     login = make_url(roles.service).username
     with SessionManager(roles.service) as manager:
         unnamed = manager.spawn_subagent("assistant", "Look", label="named")
@@ -295,7 +292,7 @@ def test_log_names_the_login_and_whom_the_manager_acts_for(roles: Roles, owner: 
     assert owner(events, named) == [("billing-service", login)]
 
 
-def test_service_can_not_upgrade_a_database(roles: Roles, owner: PlainClient) -> None:
+def test_service_cannot_upgrade_a_database(roles: Roles, owner: PlainClient) -> None:
     owner("BEGIN")
     owner(f"CREATE TABLE kept AS SELECT version_num FROM {VERSION_TABLE}")
     owner(f"UPDATE {VERSION_TABLE} SET version_num = '0002'")
@@ -308,7 +305,7 @@ def test_service_can_not_upgrade_a_database(roles: Roles, owner: PlainClient) ->
         owner("DROP TABLE kept")
 
 
-def test_service_can_not_seal_the_log(roles: Roles, owner: PlainClient, recorded: str) -> None:
+def test_service_cannot_seal_the_log(roles: Roles, owner: PlainClient, recorded: str) -> None:
     with SessionManager(roles.service) as manager, pytest.raises(SessionsError, match="permission denied"):
         manager.seal_log()
 
@@ -414,7 +411,7 @@ def test_database_refuses_the_auditor_all_but_the_views(auditor: PlainClient, sq
 
 
 @pytest.mark.parametrize("role", ["service", "auditor"])
-def test_login_can_not_become_the_owner_or_pass_rights_on(roles: Roles, owner: PlainClient, role: str) -> None:
+def test_login_cannot_become_the_owner_or_pass_rights_on(roles: Roles, owner: PlainClient, role: str) -> None:
     (name,) = owner("SELECT quote_ident(tableowner) FROM pg_tables WHERE tablename = 'session_events'")[0]
     url = getattr(roles, role)
 
@@ -427,7 +424,7 @@ def test_login_can_not_become_the_owner_or_pass_rights_on(roles: Roles, owner: P
         ):
             with pytest.raises(InsufficientPrivilege):
                 client(sql)
-        # Who may read it is only warned that he has nothing to pass on, and who may not is refused.
+        # A role that may read it is only warned that it has nothing to grant; any other is refused.
         with suppress(InsufficientPrivilege):
             client("GRANT ALL ON session_events TO PUBLIC")
         with pytest.raises(InsufficientPrivilege):
@@ -471,7 +468,7 @@ def test_roles_hold_no_more_than_the_script_says(owner: PlainClient) -> None:
     }
 
 
-def test_no_function_that_writes_the_log_is_anybodys_trigger(owner: PlainClient) -> None:
+def test_functions_that_write_the_log_cannot_become_anybodys_trigger(owner: PlainClient) -> None:
     open_to_all = owner(
         "SELECT proname FROM pg_proc WHERE pronamespace = 'public'::regnamespace AND prosecdef"
         " AND has_function_privilege('sessions_auditor', oid, 'EXECUTE')"
@@ -515,7 +512,7 @@ def test_second_run_changes_nothing(roles: Roles, owner: PlainClient) -> None:
         "GRANT USAGE ON SEQUENCE session_events_id_seq TO sessions_service",
     ],
 )
-def test_next_run_takes_back_what_somebody_granted(roles: Roles, owner: PlainClient, grant: str) -> None:
+def test_next_run_revokes_what_somebody_granted(roles: Roles, owner: PlainClient, grant: str) -> None:
     before = rights(owner)
     owner(grant)
     assert rights(owner) != before
@@ -593,7 +590,7 @@ def test_next_run_takes_back_what_somebody_granted(roles: Roles, owner: PlainCli
         ),
     ],
 )
-def test_script_refuses_roles_that_may_do_more(
+def test_script_refuses_roles_that_have_more_rights(
     roles: Roles, owner: PlainClient, excess: str, undo: str, reason: str
 ) -> None:
     database = make_url(roles.owner).database
@@ -644,7 +641,7 @@ def test_script_works_on_the_schema_that_comes_first(roles: Roles, postgres_data
 # Without the script
 
 
-def test_login_without_any_right_can_not_write_the_log(
+def test_login_without_any_right_cannot_write_the_log(
     postgres_server: URL, postgres_databases: PostgresDatabases
 ) -> None:
     url = postgres_databases.create(at_head=False)

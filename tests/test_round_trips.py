@@ -46,7 +46,7 @@ def test_call_is_one_round_trip(wire: Wire, call: str) -> None:
         key = manager.spawn_subagent("main", "Test", "research")
         manager.get_or_create_main("main")
         manager.send_message(key, "first")
-        # psycopg prepares a statement when it has seen it five times, in a round trip of its own.
+        # psycopg prepares a statement after seeing it five times, in a separate round trip.
         for _ in range(10):
             operation(manager, key)
         before = wire.round_trips
@@ -68,7 +68,7 @@ def test_first_end_of_a_session_is_one_round_trip(wire: Wire) -> None:
         assert wire.round_trips - before == 10
 
 
-def test_async_calls_cross_as_often_as_the_sync_ones(wire: Wire) -> None:
+def test_async_calls_take_as_many_round_trips_as_sync_ones(wire: Wire) -> None:
     async def count() -> int:
         async with AsyncSessionManager(wire.url, pool_size=1) as manager:
             key = await manager.spawn_subagent("main", "Test")

@@ -1,4 +1,4 @@
-"""What the database itself holds every writer to: constraints and triggers, tried by SQL past the library."""
+"""What the database enforces for every writer: constraints and triggers, tested with plain SQL."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def insert_message(plain: PlainClient, key: str, seq: object, **changes: object)
     plain(f"INSERT INTO messages ({', '.join(row)}) VALUES ({', '.join('?' * len(row))})", *row.values())
 
 
-def test_row_that_fits_is_accepted_with_the_default_cap(plain: PlainClient) -> None:
+def test_valid_row_is_accepted_with_the_default_cap(plain: PlainClient) -> None:
     insert_session(plain)
 
     assert plain("SELECT message_cap, last_seq FROM sessions") == [(100, 0)]
@@ -80,7 +80,7 @@ def test_row_that_fits_is_accepted_with_the_default_cap(plain: PlainClient) -> N
         ("key", {"key": None}),
     ],
 )
-def test_session_that_does_not_fit_is_refused(plain: PlainClient, constraint: str, changes: dict[str, object]) -> None:
+def test_invalid_session_is_refused(plain: PlainClient, constraint: str, changes: dict[str, object]) -> None:
     with pytest.raises(REFUSAL, match=constraint if constraint != "metadata" else "metadata|json"):
         insert_session(plain, **changes)
 
@@ -107,9 +107,7 @@ def test_session_keys_and_run_ids_are_unique(plain: PlainClient) -> None:
         ("timestamp_ms", {"timestamp_ms": None}),
     ],
 )
-def test_message_that_does_not_fit_is_refused(
-    plain: PlainClient, key: str, constraint: str, changes: dict[str, object]
-) -> None:
+def test_invalid_message_is_refused(plain: PlainClient, key: str, constraint: str, changes: dict[str, object]) -> None:
     with pytest.raises(REFUSAL, match=constraint):
         insert_message(plain, key, 3, **changes)
 
@@ -149,7 +147,7 @@ def test_value_of_another_type_is_refused(plain: PlainClient, key: str) -> None:
 # Triggers
 
 
-def test_append_past_the_library_moves_the_counters_and_trims(
+def test_append_in_plain_sql_updates_the_counters_and_trims(
     manager: SessionManager, plain: PlainClient, key: str
 ) -> None:
     insert_message(plain, key, 3, timestamp_ms=9_999_999_999_999)
@@ -164,7 +162,7 @@ def test_append_past_the_library_moves_the_counters_and_trims(
 
 
 @pytest.mark.parametrize("seq", [4, 9])
-def test_append_past_the_library_that_leaves_a_gap_is_refused(plain: PlainClient, key: str, seq: int) -> None:
+def test_append_in_plain_sql_that_leaves_a_gap_is_refused(plain: PlainClient, key: str, seq: int) -> None:
     with pytest.raises(REFUSAL, match="messages_append"):
         insert_message(plain, key, seq)
 
@@ -203,7 +201,7 @@ def test_statement_that_leaves_a_gap_is_refused_as_a_whole(plain: PlainClient, k
     assert plain("SELECT count(*) FROM messages") == [(2,)]
 
 
-def test_metadata_that_another_writer_laid_out_otherwise_is_read(
+def test_metadata_that_another_writer_formatted_differently_is_read(
     manager: SessionManager, plain: PlainClient, key: str
 ) -> None:
     insert_message(plain, key, 3, metadata=' \n{ "a" : [1] }\n ')
@@ -238,7 +236,7 @@ def test_clients_search_path_and_temporary_tables_do_not_mislead_the_triggers(pl
     assert plain("SELECT seq FROM public.messages") == [(5,)]
 
 
-def test_lowered_cap_holds_at_once(plain: PlainClient, key: str) -> None:
+def test_lowered_cap_takes_effect_at_once(plain: PlainClient, key: str) -> None:
     plain("UPDATE sessions SET message_cap = 1 WHERE key = ?", key)
 
     assert plain("SELECT seq FROM messages") == [(2,)]
@@ -252,7 +250,7 @@ def test_raised_cap_keeps_what_is_there(manager: SessionManager, plain: PlainCli
     assert plain("SELECT seq FROM messages ORDER BY seq") == [(2,), (3,), (4,), (5,)]
 
 
-def test_session_deleted_past_the_library_takes_messages_and_labels_along(plain: PlainClient, key: str) -> None:
+def test_deleting_a_session_in_plain_sql_deletes_its_messages_and_labels(plain: PlainClient, key: str) -> None:
     plain("DELETE FROM sessions WHERE key = ?", key)
 
     assert plain("SELECT count(*) FROM messages") == [(0,)]
@@ -275,7 +273,7 @@ def test_label_belongs_to_one_session(plain: PlainClient, key: str) -> None:
         plain("INSERT INTO labels (label, session_key, assigned_ms) VALUES ('other', ?, NULL)", key)
 
 
-# The log, past the library
+# The log, in plain SQL
 
 
 def events(plain: PlainClient) -> list[tuple[object, ...]]:
@@ -284,7 +282,7 @@ def events(plain: PlainClient) -> list[tuple[object, ...]]:
     return plain(f"SELECT {columns} FROM session_events WHERE id > 2 ORDER BY id")
 
 
-def test_changes_past_the_library_are_logged(plain: PlainClient, key: str) -> None:
+def test_changes_in_plain_sql_are_logged(plain: PlainClient, key: str) -> None:
     other = "agent:main:subagent:1"
     insert_session(plain)
     plain("UPDATE sessions SET status = 'error', finished_ms = 5, end_reason = 'why' WHERE key = ?", key)
@@ -310,7 +308,7 @@ def test_changes_past_the_library_are_logged(plain: PlainClient, key: str) -> No
     ]
 
 
-def test_session_stays_the_one_that_it_is(plain: PlainClient, key: str) -> None:
+def test_session_keeps_its_identity(plain: PlainClient, key: str) -> None:
     before = plain("SELECT * FROM sessions")
     for change in (
         "key = 'agent:main:subagent:other'",
@@ -328,7 +326,7 @@ def test_session_stays_the_one_that_it_is(plain: PlainClient, key: str) -> None:
 
 
 @pytest.mark.usefixtures("key")
-def test_young_events_are_neither_changed_nor_deleted(plain: PlainClient) -> None:
+def test_recent_events_can_be_neither_changed_nor_deleted(plain: PlainClient) -> None:
     before = plain("SELECT * FROM session_events")
     statements = ["UPDATE session_events SET actor = 'x'", "DELETE FROM session_events"]
     if plain.backend == "postgresql":
@@ -361,7 +359,7 @@ def test_events_older_than_30_days_may_be_deleted(plain: PlainClient) -> None:
         plain("UPDATE session_events SET at_ms = 1")
 
 
-def test_number_of_a_deleted_event_is_not_used_again(plain: PlainClient, manager: SessionManager) -> None:
+def test_id_of_a_deleted_event_is_not_reused(plain: PlainClient, manager: SessionManager) -> None:
     plain("INSERT INTO session_events (at_ms, event, session_key) VALUES (1, 'deleted', 'agent:a:main')")
     plain("DELETE FROM session_events")
     manager.get_or_create_main("main")
@@ -370,7 +368,7 @@ def test_number_of_a_deleted_event_is_not_used_again(plain: PlainClient, manager
 
 
 @pytest.mark.usefixtures("key")
-def test_seals_and_digests_are_neither_changed_nor_deleted(plain: PlainClient, manager: SessionManager) -> None:
+def test_seals_and_digests_can_be_neither_changed_nor_deleted(plain: PlainClient, manager: SessionManager) -> None:
     manager.seal_log()
     for table in ("event_digests", "event_seals"):
         before = plain(f"SELECT * FROM {table}")
@@ -397,11 +395,22 @@ def test_event_does_not_bring_its_own_number(plain: PlainClient, manager: Sessio
 
 
 @pytest.mark.parametrize("backend", ["postgresql"], indirect=True)
-def test_sessions_and_labels_are_not_emptied_unlogged(plain: PlainClient, key: str) -> None:
+def test_sessions_and_labels_cannot_be_truncated_unlogged(plain: PlainClient, key: str) -> None:
     for tables in ("sessions, messages, labels, archived_messages", "sessions CASCADE", "labels"):
         with pytest.raises(REFUSAL, match=r"(sessions|labels)_truncate"):
             plain(f"TRUNCATE {tables}")
 
+    assert plain("SELECT key FROM sessions") == [(key,)]
+
+
+@pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
+def test_session_cannot_be_replaced_unlogged(plain: PlainClient, key: str) -> None:
+    with pytest.raises(REFUSAL, match="sessions_unique_insert"):
+        plain("INSERT OR REPLACE INTO sessions SELECT * FROM sessions")
+
+    assert plain("SELECT count(*) FROM messages") == [(2,)]
+    plain("DELETE FROM sessions")
+    insert_session(plain, key=key)
     assert plain("SELECT key FROM sessions") == [(key,)]
 
 
@@ -504,7 +513,7 @@ def test_archive_trimmed_is_0_or_1(plain: PlainClient) -> None:
         plain("UPDATE sessions SET archive_trimmed = 2")
 
 
-def test_lineage_gives_every_session_once_also_on_a_cycle(plain: PlainClient, manager: SessionManager) -> None:
+def test_lineage_lists_every_session_once_even_in_a_cycle(plain: PlainClient, manager: SessionManager) -> None:
     cycle = insert_cycle(plain)
     below = manager.spawn_subagent("main", "Test", parent_key=cycle[0])
     root = manager.get_or_create_main("main").key

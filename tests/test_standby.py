@@ -1,4 +1,4 @@
-"""A read replica: what docs/operations.md says of auditing on one."""
+"""A read replica: what docs/operations.md says about auditing on one."""
 
 from __future__ import annotations
 
@@ -13,13 +13,10 @@ from sessions_db import DatabaseUnavailable, SessionManager, SessionsError
 from tests.support.client import PlainClient
 from tests.support.servers import postgres, standby_of
 
-# The two servers are started once.
-pytestmark = pytest.mark.xdist_group("standby")
-
 
 @dataclass(frozen=True)
 class Replication:
-    """The URLs of a server and of its streaming standby, and of whichever of them takes writes."""
+    """The URLs of a server and its streaming standby, and one that finds the server that accepts writes."""
 
     primary: str
     standby: str
@@ -61,7 +58,7 @@ def test_read_only_manager_reads_a_standby(replication: Replication, key: str) -
             manager.send_message(key, "Hello")
 
 
-def test_writing_to_a_standby_says_why_it_can_not_be_done(replication: Replication, key: str) -> None:
+def test_writing_to_a_standby_says_why_it_is_refused(replication: Replication, key: str) -> None:
     with SessionManager(replication.standby, retry_budget_s=1) as manager:
         with pytest.raises(DatabaseUnavailable, match="read-only transaction") as refused:
             manager.send_message(key, "Hello")

@@ -24,13 +24,13 @@ from tests.support.rows import insert
 TEXT = 'Grüße 日本 😀 "quoted" \\ \x01 \x7f \x9b31m \u2028 \u202e\ttab\nnew line\r'
 NUMBERS: dict[str, Any] = {"z": 1.0, "a": [1e300, -0.0, 0.1, 10**30, 5e-324], "": {"z": None, "a": True}, "é": TEXT}
 
-# As only SQL past the library writes it: line breaks between tokens, numbers in forms of their own, a key twice.
+# As only SQL that bypasses the library writes it: line breaks between tokens, unusual numbers, a duplicate key.
 FOREIGN = ' {"b":1.10,\r\n\t"a" : 1E5, "a": -0, "n": 1e-7,"e": "\\u00e9\\/"} \n'
 
 
 @pytest.fixture
 def other_url(request: pytest.FixtureRequest, backend: str) -> Iterator[str]:
-    """An empty database at head, of the kind that `url` is not."""
+    """An empty database at head, of the other kind than `url`."""
     databases = request.getfixturevalue("postgres_databases" if backend == "sqlite" else "sqlite_databases")
     created = databases.create(at_head=True)
     yield created
@@ -61,7 +61,7 @@ def refusal(url: str, line: bytes) -> str:
 
 @pytest.fixture
 def everything(manager: SessionManager, plain: PlainClient) -> dict[str, str]:
-    """The keys of sessions with all that can be stored of one, by what is special about them."""
+    """The keys of sessions that together use everything that can be stored, by what is special about each."""
     keys = {"main": manager.get_or_create_main("größe 日本").key}
     manager.add_messages(keys["main"], [NewMessage("user", f"{TEXT} {number}") for number in range(120)])
     for status in ("complete", "error", "timeout", "stop"):
@@ -121,7 +121,7 @@ def test_export_and_import_into_the_other_database_give_the_same_export(
 
 
 @pytest.mark.usefixtures("everything")
-def test_what_the_library_shows_is_the_same_after_the_journey(url: str, other_url: str) -> None:
+def test_imported_sessions_read_like_the_originals(url: str, other_url: str) -> None:
     imported(other_url, *exported(url))
 
     with SessionManager(url) as source, SessionManager(other_url) as target:
@@ -144,7 +144,7 @@ def test_a_second_import_finds_everything_there(url: str, other_url: str, where:
     assert exported(into) == lines
 
 
-def test_an_imported_session_goes_on_where_it_was(url: str, other_url: str, everything: dict[str, str]) -> None:
+def test_an_imported_session_continues_where_it_stopped(url: str, other_url: str, everything: dict[str, str]) -> None:
     imported(other_url, *exported(url))
 
     with SessionManager(other_url) as manager:
@@ -156,7 +156,7 @@ def test_an_imported_session_goes_on_where_it_was(url: str, other_url: str, ever
     assert [message["seq"] for message in archive["archived_messages"]] == [1, 2, 3, 4, 5, 6]
 
 
-def test_metadata_comes_as_the_text_that_is_stored(url: str, other_url: str, everything: dict[str, str]) -> None:
+def test_metadata_is_exported_as_the_stored_text(url: str, other_url: str, everything: dict[str, str]) -> None:
     lines = exported(url)
     imported(other_url, *lines)
 
@@ -217,11 +217,11 @@ def test_a_line_says_everything_about_its_session(url: str, manager: SessionMana
     }
 
 
-# Of one millisecond, in the order of their bytes, which is no language's; more than two pages of them.
+# All of one millisecond, in byte order, which no language sorts by; more than two pages of them.
 TIED = [f"agent:{name}:cron:{number:03}" for name in ("A", "B", "_", "a", "b", "ä", "日", "😀") for number in range(30)]
 
 
-def test_export_has_one_order_whatever_its_pages(url: str, plain: PlainClient) -> None:
+def test_export_has_one_order_across_its_pages(url: str, plain: PlainClient) -> None:
     insert(plain, "agent:zz:cron:0", 0)
     for key in reversed(TIED):
         insert(plain, key)
@@ -232,7 +232,7 @@ def test_export_has_one_order_whatever_its_pages(url: str, plain: PlainClient) -
     assert keys == ["agent:zz:cron:0", *TIED, "agent:AA:cron:0"]
 
 
-def test_export_has_the_same_order_in_a_database_of_another_collation(postgres_server: URL) -> None:
+def test_export_has_the_same_order_in_a_database_with_another_collation(postgres_server: URL) -> None:
     name = f"sessions_db_test_collation_{os.getpid()}"
     with psycopg.connect(driver_url(postgres_server), autocommit=True) as server:
         try:
@@ -263,7 +263,7 @@ def test_export_has_the_same_order_in_a_database_of_another_collation(postgres_s
         ({"kinds": []}, []),
     ],
 )
-def test_export_passes_every_filter_on(
+def test_export_applies_every_filter(
     url: str, manager: SessionManager, selected: dict[str, Any], expected: list[str]
 ) -> None:
     manager.get_or_create_main("a")
@@ -275,7 +275,7 @@ def test_export_passes_every_filter_on(
     assert sorted(json.loads(line)["kind"] for line in found) == expected
 
 
-def test_export_shows_one_moment(url: str, manager: SessionManager, plain: PlainClient) -> None:
+def test_export_is_a_single_snapshot(url: str, manager: SessionManager, plain: PlainClient) -> None:
     for number in range(150):
         insert(plain, f"agent:a:cron:{number:03}")
     before = exported(url)
@@ -290,7 +290,7 @@ def test_export_shows_one_moment(url: str, manager: SessionManager, plain: Plain
     assert exported(url) != before
 
 
-# What is owned by whom, after a session that got the label at 100 was imported to where another got it then.
+# The label's owner after the import of a session that got it at 100, where another one got it at `assigned_ms`.
 @pytest.mark.parametrize(("assigned_ms", "owner"), [(99, "imported"), (100, "there"), (101, "there")])
 def test_a_label_stays_with_the_session_that_got_it_later(
     url: str, other_url: str, assigned_ms: int, owner: str
@@ -314,7 +314,7 @@ def test_a_label_stays_with_the_session_that_got_it_later(
 
 @pytest.fixture
 def line(url: str, manager: SessionManager) -> bytes:
-    """An ended session's line, which the database holds no more."""
+    """The line of an ended session that is no longer in the database."""
     key = manager.spawn_subagent("worker", "Test", "l", message_cap=2, archive_trimmed=True, metadata={"a": 1})
     manager.add_messages(key, [NewMessage("user", str(number), idempotency_key=str(number)) for number in range(4)])
     manager.stop_session(key, "enough")
@@ -323,7 +323,7 @@ def line(url: str, manager: SessionManager) -> bytes:
     return made
 
 
-def test_a_key_that_is_there_with_other_content_is_refused(url: str, manager: SessionManager, line: bytes) -> None:
+def test_an_existing_key_with_other_content_is_refused(url: str, manager: SessionManager, line: bytes) -> None:
     imported(url, line)
     key = json.loads(line)["key"]
     before = exported(url)
@@ -353,7 +353,7 @@ def test_a_run_id_of_another_session_is_refused(url: str, line: bytes) -> None:
 
 def test_a_line_with_blanks_and_fields_in_another_order_is_the_same_session(url: str, line: bytes) -> None:
     fields = json.loads(line)
-    del fields["metadata"]  # which counts as it is written
+    del fields["metadata"]  # which is compared as it is written
     (line,) = json.dumps(fields).encode().splitlines()
     text = json.dumps(dict(reversed(fields.items())), separators=(" ,\t", " :\r ")).replace("[", "[ ").encode()
 
@@ -426,7 +426,7 @@ def test_a_field_that_cannot_be_stored_is_named_and_nothing_stored(
     assert exported(url) == []
 
 
-def test_each_field_is_needed_unless_it_may_be_null(url: str, line: bytes) -> None:
+def test_each_field_is_required_unless_it_may_be_null(url: str, line: bytes) -> None:
     fields = json.loads(line)
     may_be_null = {"label", "task", "end_reason", "metadata"}
 
@@ -453,7 +453,7 @@ def test_metadata_beyond_the_limits_is_refused(url: str, line: bytes, metadata: 
     assert exported(url) == []
 
 
-def test_a_field_that_is_there_twice_is_refused(url: str, line: bytes) -> None:
+def test_a_duplicate_field_is_refused(url: str, line: bytes) -> None:
     twice = line.replace(b'"task": "Test"', b'"task": "Test", "task": "Other"')
 
     assert "an object has the key 'task' twice" in refusal(url, twice)
@@ -514,7 +514,7 @@ def test_export_command_writes_the_lines_to_stdout(url: str) -> None:
     assert stdout.splitlines(keepends=True) == exported(url)
 
 
-def test_export_command_passes_every_filter_on(url: str, manager: SessionManager) -> None:
+def test_export_command_applies_every_filter(url: str, manager: SessionManager) -> None:
     main = manager.get_or_create_main("a").key
     manager.error_session(manager.spawn_cron("a", "Test"))
     manager.spawn_subagent("b", "Test")
@@ -567,7 +567,7 @@ def test_export_into_a_device_writes_there(url: str, manager: SessionManager) ->
     assert not Path(os.devnull).is_file()
 
 
-def test_export_to_a_directory_that_is_not_there_is_one_line(url: str, tmp_path: Path) -> None:
+def test_export_to_a_missing_directory_is_one_line_of_error(url: str, tmp_path: Path) -> None:
     result = run("export", "--output", str(tmp_path / "no" / "file"), db=url)
 
     assert result.exit_code == 1
@@ -575,7 +575,7 @@ def test_export_to_a_directory_that_is_not_there_is_one_line(url: str, tmp_path:
     assert "No such file or directory" in result.stderr
 
 
-def test_export_from_a_database_that_lost_a_table_is_one_line(
+def test_export_reports_a_missing_table_in_one_line(
     url: str, manager: SessionManager, plain: PlainClient, tmp_path: Path
 ) -> None:
     manager.get_or_create_main("a")
@@ -598,7 +598,7 @@ def test_export_into_a_pipe_shows_its_progress_on_the_terminal(url: str, plain: 
     assert [piped] == exported(url)
 
 
-def test_export_onto_a_terminal_is_safe_json_and_no_bar(url: str, plain: PlainClient) -> None:
+def test_export_to_a_terminal_is_safe_json_without_a_bar(url: str, plain: PlainClient) -> None:
     insert(plain, "agent:a:cron:1", task="\x9b31m")
 
     shown, _ = on_terminal(url, "export", stdout=True)
@@ -608,7 +608,7 @@ def test_export_onto_a_terminal_is_safe_json_and_no_bar(url: str, plain: PlainCl
     assert json.loads(shown) == json.loads(exported(url)[0])
 
 
-def test_export_is_in_pages_not_in_memory(url: str, plain: PlainClient) -> None:
+def test_export_is_read_in_pages_not_into_memory(url: str, plain: PlainClient) -> None:
     insert(plain, "agent:a:cron:000")
     plain(
         "INSERT INTO sessions (key, agent_id, kind, status, run_id, created_ms, last_activity_ms, task)"

@@ -1,4 +1,4 @@
-"""The built wheel, installed in an empty environment, upgrades, writes and reads by itself."""
+"""The built wheel, installed in an empty environment, upgrades, writes and reads on its own."""
 
 from __future__ import annotations
 
@@ -10,9 +10,6 @@ from importlib.metadata import version
 from pathlib import Path
 
 import pytest
-
-# The wheel is built, and the environment made, once.
-pytestmark = pytest.mark.xdist_group("wheel")
 
 ROOT = Path(__file__).parent.parent
 
@@ -39,7 +36,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def python(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The interpreter of an environment that has nothing but the wheel and what it needs."""
+    """The interpreter of an environment with only the wheel and its dependencies."""
     directory = tmp_path_factory.mktemp("environment")
     venv.create(directory)
     interpreter = directory / "bin" / "python"

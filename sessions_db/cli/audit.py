@@ -1,4 +1,4 @@
-"""Commands around the log."""
+"""Commands that read, seal and verify the log."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def seal(url: str | None, actor: str | None, as_json: bool) -> None:
     """Seal the log and print the seal's digest.
 
     Keep the digest where those who can write to the database can't reach it. `verify --expect DIGEST` then tells
-    whether the log still is what was sealed. Events that come later are not covered until the next seal.
+    whether the log is still what was sealed. Events that come later are not covered until the next seal.
     """
     with writer(url, actor) as manager:
         made = manager.seal_log()
@@ -71,7 +71,7 @@ def verify(ctx: click.Context, url: str | None, expect: str | None, since: str |
     """Verify that the sealed events are as they were sealed.
 
     Names the first event that was changed, removed or slipped in, with exit code 1. Without --expect, a digest that was
-    kept elsewhere, it does not find what was done by somebody who made the seals anew.
+    kept elsewhere, changes by somebody who also remade the seals go unnoticed.
     """
     with reader(url) as manager:
         verdict = manager.verify_log(expect=expect, since=since)

@@ -1,4 +1,4 @@
-"""The command that makes a shell complete the others."""
+"""The command that prints a completion script for a shell."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _INSTALLED = {
 @cli.command()
 @click.argument("shell", type=click.Choice(list(_INSTALLED)))
 def completion(shell: str) -> None:
-    """Print what makes a shell complete commands and options.
+    """Print the completion script for a shell.
 
     \b
       bash  into ~/.bashrc:  eval "$(sessions-db completion bash)"

@@ -1,4 +1,4 @@
-"""The command that plays a small run and shows what it left."""
+"""The command that plays a small run and shows the result."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from sessions_db.manager import SessionManager
 @database
 @click.pass_obj
 def demo_(url: str | None) -> None:
-    """Play a small run and show what it left.
+    """Play a small run and show the result.
 
-    Several agents prepare a report, on a SQLite database that is removed in the end. With --db the run is stored in
+    Several agents prepare a report, on a SQLite database that is removed at the end. With --db the run is stored in
     that database, under the agent "demo".
     """
     if url is not None:
@@ -60,7 +60,7 @@ def _show_demo(url: str) -> None:
             result = tx.connection.exec_driver_sql(scenario.AUDIT_QUERY)
             terminal.print_rows(console, result.keys(), result)
 
-    terminal.print_heading(console, "Where to go on")
+    terminal.print_heading(console, "Next steps")
     _say(console, "README.md has a quickstart in Python; docs/audit.md has an auditor's questions with their SQL.")
 
 

@@ -1,4 +1,4 @@
-"""The command that looks for what is wrong."""
+"""The command that looks for problems in a database."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _STYLES = {Severity.OK: "green", Severity.WARNING: "yellow", Severity.FAILURE: "
 @click.pass_obj
 @click.pass_context
 def doctor(ctx: click.Context, url: str | None, quick: bool, as_json: bool) -> None:
-    """Look for what is wrong with the database.
+    """Look for problems in the database.
 
     Prints a line for each check: ok, warning or failure. Nothing is changed. The exit code is 1 if there is a failure.
     """

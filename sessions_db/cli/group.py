@@ -1,4 +1,4 @@
-"""The group of all commands, what they have in common, and in what words they end when something is wrong."""
+"""The group of all commands, the options that they share, and how they report errors."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _INTERRUPTED = 130
 
 
 class _Commands(click.Group):
-    """The commands, which end with one line where something is wrong outside of them."""
+    """The commands. Errors from outside, such as the database or the disk, end them with a one-line message."""
 
     def invoke(self, ctx: click.Context) -> object:
         """What the command returns."""
@@ -38,7 +38,7 @@ class _Commands(click.Group):
         except SessionsError as error:
             raise click.ClickException(terminal.one_line(str(error))) from error
         except OSError as error:
-            if error.errno == errno.EPIPE:  # the reader, `head` say, has had enough: Click ends quietly
+            if error.errno == errno.EPIPE:  # the reader, such as `head`, is done: Click ends quietly
                 raise
             _drop_unwritten_output()
             raise click.ClickException(terminal.one_line(str(error))) from error
@@ -48,7 +48,7 @@ class _Commands(click.Group):
 
 
 def _drop_unwritten_output() -> None:
-    """Forget what stdout could not take: Python would try again at its end, complain, and exit with 120."""
+    """Drop what stdout could not take: Python would try again at exit, complain, and exit with 120."""
     try:
         sys.stdout.flush()
     except OSError:
@@ -75,16 +75,16 @@ database = click.option(
 @database
 @click.version_option(package_name="sessions-db")
 def cli() -> None:
-    """Look into a database of agent sessions, keep it in order, bring sessions in and out."""
+    """Look into a database of agent sessions, maintain it, and import and export sessions."""
 
 
 def reader(url: str | None) -> SessionManager:
-    """A manager of the database that the command line, else the environment, names, for a command that only reads."""
+    """A read-only manager of the database that the command line names, or else the environment."""
     return SessionManager(url or default_url(), read_only=True)
 
 
 def writer(url: str | None, actor: str | None = None, *, migrate: bool = False) -> SessionManager:
-    """A manager for a command that writes; an empty database is given its tables."""
+    """A manager for a command that writes; in an empty database it creates the schema."""
     return SessionManager(url or default_url(), actor=actor, migrate=migrate)
 
 
@@ -92,7 +92,7 @@ as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON inste
 
 
 def acting(command: _F) -> _F:
-    """The option that says under which name the log records what the command does."""
+    """The option for the name under which the log records what the command does."""
     return click.option(
         "--actor",
         metavar="NAME",
@@ -105,7 +105,7 @@ def acting(command: _F) -> _F:
 def _login() -> str | None:
     try:
         return getpass.getuser()
-    except (KeyError, OSError):  # a container may know no name for its user
+    except (KeyError, OSError):  # in a container, the user may have no name
         return None
 
 
@@ -121,7 +121,7 @@ class Duration(click.ParamType[timedelta]):
     _UNITS: ClassVar = {"d": "days", "h": "hours", "m": "minutes", "s": "seconds"}
 
     def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> timedelta:
-        """The span of time; a usage error for anything that is no duration, is 0, or is longer than 100 years."""
+        """The span of time; a usage error for anything that is not a duration, is 0, or is longer than 100 years."""
         found = re.fullmatch(r"([0-9]{1,12})([dhms])", str(value))
         if found is None:
             self.fail(f"{value!r} is not a duration such as 30d, 2h, 15m or 90s.", param, ctx)
@@ -135,7 +135,7 @@ class Duration(click.ParamType[timedelta]):
 
 
 def progress_bar(*columns: ProgressColumn, hidden: bool = False) -> Progress:
-    """A bar on stderr, with these columns in the middle; nothing where stderr is no terminal, or it is to be hidden."""
+    """A bar on stderr, with these columns in the middle; nothing if stderr is not a terminal, or if `hidden`."""
     console = Console(stderr=True)
     return Progress(
         TextColumn("{task.description}"),

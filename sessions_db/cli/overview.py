@@ -1,4 +1,4 @@
-"""Commands that show how sessions hang together, and how many there are."""
+"""Commands that show how sessions are related, and how many there are."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from sessions_db.models import Session, Statistics
 from sessions_db.transaction import Transaction
 from sessions_db.validation import JsonValue
 
-# Of more agents `stats` prints those with the most sessions.
+# If there are more, `stats` prints those with the most sessions.
 _AGENTS_SHOWN = 10
 
 
@@ -27,12 +27,12 @@ _AGENTS_SHOWN = 10
 @database
 @click.pass_obj
 def tree(url: str | None, key: str, depth: int, limit: int, as_json: bool) -> None:
-    """Show session KEY and all that it led to.
+    """Show session KEY and its descendants.
 
-    Below it comes what it spawned, below that what those spawned, and so on.
+    Below it come the sessions that it spawned, below each of those the ones that it spawned, and so on.
 
-    Where a tree is larger than --depth and --limit allow, the levels next to KEY come first, and of one session's
-    children the newest; how many are left out is said in the end.
+    If the tree is larger than --depth and --limit allow, the levels closest to KEY come first, and of one session's
+    children the newest; the number left out is printed at the end.
     """
     with reader(url) as manager, manager.snapshot() as tx:
         root = tx.get(key)
@@ -55,7 +55,7 @@ def tree(url: str | None, key: str, depth: int, limit: int, as_json: bool) -> No
 
 
 def _children(tx: Transaction, key: str, depth: int, limit: int) -> dict[str, list[Session]]:
-    """The children of each session, oldest first, a level after the other until there are enough."""
+    """The children of each session, oldest first, level by level until there are enough."""
     children: dict[str, list[Session]] = {}
     known, level = {key}, [key]
     for _ in range(depth):
@@ -64,7 +64,7 @@ def _children(tx: Transaction, key: str, depth: int, limit: int) -> dict[str, li
             if not limit:
                 return children
             found = tx.list(limit=limit, parent_key=parent_key)
-            # Only SQL past the library makes a cycle.
+            # Only SQL that bypasses the library can create a cycle.
             children[parent_key] = [session for session in reversed(found) if session.key not in known]
             known |= {session.key for session in found}
             below += [session.key for session in children[parent_key]]

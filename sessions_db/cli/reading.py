@@ -14,7 +14,7 @@ from sessions_db.errors import SessionNotFound
 from sessions_db.models import Session
 from sessions_db.validation import JsonValue
 
-# Of a session with more children `show` prints the newest.
+# If a session has more children, `show` prints the newest.
 _CHILDREN_SHOWN = 10
 
 
@@ -40,7 +40,7 @@ def list_(
 ) -> None:
     """List sessions, the newest first.
 
-    Only those are listed that pass every filter given.
+    Only sessions that pass every given filter are listed.
     """
     with reader(url) as manager:
         found = manager.list(kinds or None, active, limit, agent_id=agent_id, parent_key=parent_key, status=status)
@@ -57,7 +57,7 @@ def list_(
 
 @cli.command()
 @click.argument("key")
-@click.option("--limit", type=click.IntRange(min=0), help="Only the newest messages, so many at most.")
+@click.option("--limit", type=click.IntRange(min=0), help="Only the newest messages, at most this many.")
 @click.option("--tools", is_flag=True, help="Tool messages too.")
 @as_json
 @database

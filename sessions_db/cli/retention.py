@@ -18,7 +18,7 @@ from sessions_db.models import Archive
 _kinds = click.option(
     "--kind", "kinds", type=one_of(SessionKind), multiple=True, help="Only this kind; may be repeated."
 )
-_dry_run = click.option("--dry-run", is_flag=True, help="Change nothing, and tell what would be done.")
+_dry_run = click.option("--dry-run", is_flag=True, help="Change nothing, and report what would be done.")
 
 
 def _older_than(help_: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
@@ -44,10 +44,10 @@ def _older_than(help_: str) -> Callable[[Callable[..., None]], Callable[..., Non
 def timeout_idle(
     url: str | None, age: timedelta, kinds: Sequence[str], dry_run: bool, as_json: bool, actor: str | None
 ) -> None:
-    """End active sessions in which nothing happens any more.
+    """End active sessions that have gone idle.
 
     Sessions without activity (their creation, a message, a reopening) for the given time get the status "timeout".
-    Durations are such as 30d, 2h, 15m or 90s. It works in batches, so that nobody waits for long; what an interrupted
+    A duration looks like 30d, 2h, 15m or 90s. It works in batches, so that nobody waits for long; what an interrupted
     run has ended stays ended.
     """
     with reader(url) if dry_run else writer(url, actor) as manager:
@@ -70,8 +70,8 @@ def prune(
 ) -> None:
     """Delete sessions that ended long ago.
 
-    Their messages, archived ones too, and their labels go with them; the log tells that they were deleted. Active
-    sessions are never deleted, however old. Durations are such as 30d, 2h, 15m or 90s. It works in batches, so that
+    Their messages, archived ones too, and their labels go with them; the log records the deletion. Active
+    sessions are never deleted, however old. A duration looks like 30d, 2h, 15m or 90s. It works in batches, so that
     nobody waits for long; what an interrupted run has deleted stays deleted.
     """
     with reader(url) if dry_run else writer(url, actor) as manager:

@@ -24,7 +24,7 @@ SELECT coalesce(task, '(main session)') AS task, status, end_reason,
 FROM audit_sessions
 WHERE agent_id = 'demo'
 ORDER BY created_ms, session_key"""
-"""What an auditor may ask, in SQL that both databases take: how each session ended, and what is left of it."""
+"""An auditor's question, in SQL that both databases accept: how each session ended, and what is left of it."""
 
 
 def play(manager: SessionManager) -> None:

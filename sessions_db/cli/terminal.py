@@ -1,7 +1,7 @@
 """How sessions and messages look on a terminal, and as JSON.
 
-Stored text is shown, never obeyed: it is not read as Rich markup, and control characters, with which a terminal can be
-made to lie, are written as escapes.
+Stored text is shown, never interpreted: it is not parsed as Rich markup, and control characters, which could make a
+terminal lie, are written as escapes.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from sessions_db.enums import Role, SessionStatus
 from sessions_db.models import Archive, Message, Session, SessionEvent
 from sessions_db.validation import JsonValue
 
-# The control characters but tab and newline, line separators, and what changes the direction of text.
+# Control characters except tab and newline, line separators, and what changes the direction of text.
 _UNSAFE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
 
 _STYLES = {
@@ -41,12 +41,12 @@ _LINES_OF_CONTENT = 3
 
 
 def printable(text: str) -> str:
-    """The text with everything escaped that a terminal would act on; lines stay lines."""
+    """The text with everything escaped that a terminal would act on, except line breaks."""
     return _UNSAFE.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
 
 def one_line(text: str) -> str:
-    """The text in one line, whatever is quoted in it: what looks like another message is none."""
+    """The text on one line, so that nothing quoted in it can pass for another message."""
     return printable(text).replace("\n", "\\n")
 
 
@@ -56,7 +56,7 @@ def to_json(value: JsonValue) -> bytes:
 
 
 def safe_json(text: bytes) -> bytes:
-    r"""The same JSON in UTF-8, with everything as a `\u` escape that a terminal would act on."""
+    r"""The same JSON in UTF-8, with everything that a terminal would act on as a `\u` escape."""
     return _UNSAFE.sub(lambda found: f"\\u{ord(found[0]):04x}", text.decode()).encode()
 
 
@@ -209,10 +209,10 @@ def _table() -> Table:
     return Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="bold underline")
 
 
-def _print_wide(console: Console, table: Table, keys: Iterable[str], beside: int) -> None:
-    # A key is there to be copied: the table would rather be too wide than break one.
+def _print_wide(console: Console, table: Table, keys: Iterable[str], other_columns: int) -> None:
+    # Keys are meant to be copied, so a table that is too wide is better than a broken key.
     longest = max((cell_len(printable(key)) for key in keys), default=0)
-    console.width = max(console.width, longest + beside)
+    console.width = max(console.width, longest + other_columns)
     console.print(table)
 
 
@@ -221,7 +221,7 @@ def _line(text: str) -> Text:
 
 
 def size(count: int) -> str:
-    """So many bytes, in a unit of which there are not too many."""
+    """A number of bytes, in a unit that keeps it short."""
     return decimal(count)
 
 
@@ -232,6 +232,6 @@ def utc(at_ms: int) -> str:
     """The time in UTC, for people."""
     try:
         at = _EPOCH + timedelta(milliseconds=at_ms)
-    except OverflowError:  # SQL past the library may have written any number
+    except OverflowError:  # SQL that bypasses the library may have stored any number
         return f"{at_ms} ms"
     return at.strftime("%Y-%m-%d %H:%M:%S")

@@ -1,4 +1,4 @@
-"""Commands that bring sessions into the database and out of it."""
+"""Commands that import and export sessions."""
 
 from __future__ import annotations
 
@@ -35,22 +35,22 @@ def import_(
 
     Each line of FILE.jsonl (- is standard input) is a JSON object of one of two kinds, which may be mixed.
 
-    What `sessions-db export` wrote becomes the session that it was, with its key, times, status, labels and messages.
-    If a session with that key is there and differs, the line is refused. A label that a session here got later stays
+    What `sessions-db export` wrote becomes the same session again, with its key, times, status, labels and messages.
+    If a session with that key exists and differs, the line is refused. A label that a session here got later stays
     with it.
 
-    A conversation, which needs --agent, looks so:
+    A conversation, which needs --agent, looks like this:
 
     \b
       {"label": "...", "task": "...", "messages": [{"role": "user", ...}, ...]}
 
     It becomes a completed sub-agent session under the agent's main session, with its label and its task (both may be
-    left out; the task is then the first text from the user). Messages are kept in such a way that they can be rebuilt
+    left out; the task is then the first text from the user). Messages are stored so that they can be rebuilt
     exactly; as everywhere, a session retains the newest 100. What the user and the assistant say is sent to the main
     session too.
 
     A line that can't be imported is reported with its number; the others are imported, and the exit code is 1. What is
-    there already, from an earlier import or an earlier line, is not imported again, so an import that was cut off can
+    there already, from an earlier import or an earlier line, is not imported again, so an interrupted import can
     simply be repeated.
     """  # noqa: D301  # Click keeps the lines after a backspace as they are
     outcomes: Counter[Outcome] = Counter()
@@ -81,7 +81,7 @@ def import_(
 
 
 def _size(file: IO[bytes]) -> int | None:
-    """The file's size in bytes; None for a pipe, which has no end in sight."""
+    """The file's size in bytes; None for a pipe, whose size is unknown."""
     try:
         return os.fstat(file.fileno()).st_size or None
     except OSError:
@@ -97,7 +97,7 @@ def _refusal(line: Line) -> Text:
     "--output",
     type=click.Path(dir_okay=False, path_type=Path),
     metavar="FILE",
-    help="Write to this file, which is there only when all is written.  [default: standard output]",
+    help="Write to this file, which appears only when it is complete.  [default: standard output]",
 )
 @click.option("--agent", "agent_id", metavar="ID", help="Only this agent's sessions.")
 @click.option("--kind", "kinds", type=one_of(SessionKind), multiple=True, help="Only this kind; may be repeated.")
@@ -117,11 +117,11 @@ def export(
 ) -> None:
     """Export sessions as JSON Lines.
 
-    Each line is a session with all that is stored of it: its messages, archived ones too, and the labels that it owns.
+    Each line is a session with everything about it: its messages, archived ones too, and the labels that it owns.
     The sessions are those of one moment, whatever others write meanwhile, the oldest first. `sessions-db import` reads
     the lines into the same database or another one, SQLite or Postgres; the same sessions give the same lines on both.
 
-    The log of what became of the sessions stays where it is: it tells what happened in its own database.
+    The log is not exported: it records what happened in its own database.
     """
     if str(output) == "-":
         output = None
@@ -130,7 +130,7 @@ def export(
         reader(url) as manager,
         export_lines(manager, agent_id=agent_id, kinds=kinds or None, statuses=statuses or None) as exported,
         _written(output) as (file, on_terminal),
-        # Of two things that are written to a terminal at once, neither can be read.
+        # Two things that are written to a terminal at once are both unreadable.
         progress_bar(MofNCompleteColumn(), hidden=on_terminal) as progress,
     ):
         task = progress.add_task("Exporting", total=exported.total)
@@ -139,7 +139,7 @@ def export(
             written += 1
             size += len(line)
             progress.advance(task)
-    if output is None or not output.is_file():  # a device may be where the lines go and this would too
+    if output is None or not output.is_file():  # e.g. /dev/stdout, where this would be mixed with the lines
         return
     if as_json:
         click.echo(terminal.to_json({"exported": written, "bytes": size, "file": str(output)}))
@@ -149,9 +149,9 @@ def export(
 
 @contextmanager
 def _written(output: Path | None) -> Iterator[tuple[IO[bytes], bool]]:
-    """Where to write, and whether that is a terminal. A regular file gets its name when the block has ended well."""
+    """Where to write, and whether that is a terminal. A regular file gets its name only if the block succeeds."""
     if output is None:
-        # Opened before a bar is shown, which replaces `sys.stdout` by a way to stderr.
+        # Opened before the bar is shown, which redirects `sys.stdout` to stderr.
         with click.open_file("-", "wb") as stdout:
             yield stdout, stdout.isatty()
             stdout.flush()

@@ -15,8 +15,8 @@ from sessions_db.cli.group import as_json, cli, database, writer
 def upgrade(url: str | None, as_json: bool) -> None:
     """Bring the database to this release's schema.
 
-    An empty database is given its tables, one that an older release made is migrated; sessions and messages stay.
-    Doing it again does nothing.
+    In an empty database the schema is created, a schema from an older release is migrated; sessions and messages stay.
+    Running it again does nothing.
     """
     with writer(url, migrate=True) as manager:
         before, after = manager.found_revision, manager.revision

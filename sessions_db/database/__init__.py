@@ -1,4 +1,4 @@
-"""Connecting to a database. Nothing here knows of sessions."""
+"""Connecting to a database. Nothing here knows about sessions."""
 
 from sqlalchemy import Connection
 
@@ -7,11 +7,11 @@ from sessions_db.database.postgresql import PostgreSQL
 from sessions_db.database.sqlite import SQLite
 
 BACKENDS: dict[str, Backend] = {backend.name: backend for backend in (SQLite(), PostgreSQL())}
-"""The two databases, by SQLAlchemy's name of their dialect."""
+"""The two databases, by SQLAlchemy's name for their dialect."""
 
 
 def backend_of(conn: Connection) -> Backend:
-    """The database that the connection leads to."""
+    """The kind of database that the connection is to."""
     return BACKENDS[conn.dialect.name]
 
 

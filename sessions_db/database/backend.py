@@ -1,7 +1,7 @@
 """What the two databases do differently when connecting, locking, retrying and locating: one method for each.
 
-`SQLite` and `PostgreSQL` are the only two. A third is not planned: what the schema promises is kept by triggers, which
-would have to be written and attacked anew.
+`SQLite` and `PostgreSQL` are the only two. A third is not planned: triggers enforce what the schema promises, and they
+would have to be written, and attacked in tests, all over again.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from sessions_db.enums import Severity
 Check: TypeAlias = Callable[[Connection], tuple[Severity, str]]
 """One of the doctor's checks: how serious it is, and what was found, in one line."""
 
-# What `schema_cure` answers.
+# What `schema_cure` returns.
 DROPPED: Final = "something was dropped since the schema was made, restore it from a backup"
 NOT_OURS: Final = "it is not this library's, use a database of its own"
 NUMBER_TAKEN: Final = "the trigger messages_append is missing or disabled, or last_seq was changed by hand"
@@ -27,7 +27,7 @@ NUMBER_TAKEN: Final = "the trigger messages_append is missing or disabled, or la
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineOptions:
-    """How the library opens an engine of its own. Spans of time are in seconds."""
+    """How the library opens its own engine."""
 
     synchronous: str = "FULL"
     retry_budget_s: float = 10.0
@@ -39,13 +39,13 @@ class Backend(ABC):
     """One of the two databases."""
 
     name: ClassVar[str]
-    """SQLAlchemy's name of the dialect."""
+    """SQLAlchemy's name for the dialect."""
 
     driver: ClassVar[str]
-    """SQLAlchemy's name of the one driver that is supported."""
+    """SQLAlchemy's name for the one supported driver."""
 
     is_on_a_server: ClassVar[bool]
-    """Whether connections lead to a server, which holds the locks, or into a file of this process."""
+    """Whether the database is a server, which holds the locks, or a file that this process opens."""
 
     longest_wait_s: ClassVar[float]
     """The longest wait between two attempts."""
@@ -63,18 +63,18 @@ class Backend(ABC):
         """The URL and the arguments for `sqlalchemy.create_engine`.
 
         Raises:
-            InvalidInput, DatabaseUnavailable: no engine can be made of them.
+            InvalidInput, DatabaseUnavailable: no engine can be made from them.
         """
 
     @abstractmethod
     def configure(self, engine: Engine, options: EngineOptions) -> None:
-        """Have each new connection of the library's own engine set up."""
+        """Arrange for each new connection of the library's own engine to be set up."""
 
     # Locating
 
     @abstractmethod
     def is_in_memory(self, url: URL) -> bool:
-        """Whether the database is gone when its only connection closes."""
+        """Whether the database disappears when its only connection closes."""
 
     @abstractmethod
     def file(self, engine: Engine) -> str | None:
@@ -88,27 +88,35 @@ class Backend(ABC):
 
     @abstractmethod
     def begin(self, conn: Connection, *, read_only: bool) -> None:
-        """Begin a transaction on a connection in autocommit mode; a read-only one sees one moment."""
+        """Begin a transaction on a connection in autocommit mode; a read-only one sees a single snapshot."""
 
     def reading_only(self, conn: Connection) -> AbstractContextManager[None]:
-        """Refuse statements that write within the block, where `begin` does not."""
+        """Refuse writes within the block, where `begin` does not already."""
         return nullcontext()
 
     def replacing_tables(self, conn: Connection) -> AbstractContextManager[None]:
-        """Let a migration replace a table within the block without touching what refers to it."""
+        """Let a migration replace a table within the block without affecting what refers to it."""
         return nullcontext()
 
     @abstractmethod
     def is_aborted(self, conn: Connection) -> bool:
-        """Whether a failed statement has undone the transaction, or made it one that can't be committed."""
+        """Whether a failed statement has rolled back the transaction, or left it unable to commit."""
+
+    @abstractmethod
+    def is_idle(self, conn: Connection) -> bool:
+        """Whether the connection is in no transaction and in no statement, so that another call may use it."""
+
+    def is_usable(self, conn: Connection) -> bool:
+        """Whether a connection that lay unused can still be used, as far as can be told without sending anything."""
+        return True
 
     @abstractmethod
     def lock_migrations(self, conn: Connection) -> None:
-        """Let one migration run at a time, until the transaction ends."""
+        """Make other migrations wait until the transaction ends."""
 
     @abstractmethod
     def lock_table(self, conn: Connection, table: str, mode: str) -> None:
-        """Take a table lock of this mode, in Postgres's words, until the transaction ends."""
+        """Lock the table until the transaction ends; `mode` is Postgres's name for the kind of lock."""
 
     # Errors
 
@@ -122,4 +130,4 @@ class Backend(ABC):
 
     @abstractmethod
     def schema_cure(self, error: exc.DBAPIError) -> str | None:
-        """What to do about an object of the schema that is missing or in the way; None if the error is another one."""
+        """What to do about a schema object that is missing or in the way; None for any other error."""

@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 import logging
-import threading
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, Engine, QueuePool, event
+from sqlalchemy import Connection, Engine, Pool, QueuePool, StaticPool, event
 
 from sessions_db.database import BACKENDS
-from sessions_db.database.fair_semaphore import FairSemaphore
 from sessions_db.database.fork import guard_owner, in_child, keep_inherited
 from sessions_db.database.retry import RetryBudget
+from sessions_db.database.semaphores import FairSemaphore, Semaphore, UnfairSemaphore
 from sessions_db.database.statement import logs_as_its_engine
 from sessions_db.errors import DatabaseUnavailable, ManagerClosed
 
 _log = logging.getLogger("sessions_db")
+
+# For each pool of one connection, which several managers may share.
+_one_at_a_time: weakref.WeakKeyDictionary[Pool, FairSemaphore] = weakref.WeakKeyDictionary()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,10 +29,10 @@ class PoolStatus:
     """A manager's connections at this moment.
 
     Args:
-        size: the most that there can be; None where the caller's own engine sets no limit.
-        in_use: those that a call or a `transaction()` is using.
-        idle: those that are open and free.
-        waiting: threads that wait for a connection or, on SQLite, for the one write lock.
+        size: the most connections that there can be; None for the caller's own engine.
+        in_use: connections that a call or a `transaction()` is using.
+        idle: open connections that nobody is using.
+        waiting: threads waiting for a connection or, on SQLite, for the write lock.
     """
 
     size: int | None
@@ -42,13 +44,12 @@ class PoolStatus:
 class Connections:
     """The connections of an engine, each used by one thread at a time.
 
-    Those of an engine of the library's own are kept between calls as SQLAlchemy `Connection`s: checking one out of the
-    pool and returning it on each call takes a fifth of an append to SQLite (synchronous=NORMAL; `benchmarks`, section
-    floor).
+    Those of the library's own engine are kept between calls as SQLAlchemy `Connection`s: checking one out of the pool
+    and returning it on every call took a fifth of the time of an append to SQLite (synchronous=NORMAL, measured once).
 
     Args:
-        engine: an engine of the library's own, or the caller's.
-        owned: whether it is the library's own. The caller may share the connections of another one.
+        engine: the library's own engine, or the caller's.
+        owned: whether it is the library's own. The caller may use the connections of its own engine elsewhere.
     """
 
     def __init__(self, engine: Engine, *, owned: bool) -> None:
@@ -64,13 +65,18 @@ class Connections:
 
     def _renew_locks(self) -> None:
         pool = self.engine.pool
-        self._semaphore = FairSemaphore(pool.size()) if self._owned and isinstance(pool, QueuePool) else None
-        # SQLite has one writer at a time; others sleep and retry. With 64 threads, a lock in the process brings the
-        # 99th percentile of an append from 520 to 94 ms. The lock is not fair: in order of arrival, up to a third less
-        # is written (synchronous=NORMAL; `benchmarks`, section concurrency).
+        self._semaphore: Semaphore | None = None
+        if self._owned and isinstance(pool, QueuePool):
+            self._semaphore = FairSemaphore(pool.size())
+        elif isinstance(pool, StaticPool):
+            # It gives the same connection to all threads at once.
+            self._semaphore = _one_at_a_time.setdefault(pool, FairSemaphore(1))
+        # SQLite has one writer at a time; others sleep and retry. With 64 threads, an in-process lock lowered the 99th
+        # percentile of an append from 520 to 94 ms. The lock is not fair: in order of arrival, throughput was up to a
+        # third lower (synchronous=NORMAL, measured once with `benchmarks`, section concurrency).
         has_one_writer = BACKENDS[self.engine.dialect.name].file(self.engine) is not None
-        self._write_lock = threading.Lock() if has_one_writer else None
-        self._waiting_writers = 0
+        self._write_lock = UnfairSemaphore(1) if has_one_writer else None
+        self._held: weakref.WeakSet[Connection] = weakref.WeakSet()
 
     @contextmanager
     def use(
@@ -87,66 +93,73 @@ class Connections:
             budget: how long to wait for it.
             connect: opens a new connection of the engine, if none is idle.
             writing: whether the block writes.
-            lent: whether the caller gets hold of the connection, and may leave it with other options.
+            lent: whether the connection is handed to the caller, who may change its options.
 
         Raises:
-            DatabaseUnavailable: the budget was spent before.
+            DatabaseUnavailable: the budget ran out first.
             ManagerClosed: the connections are closed.
         """
         if self.closed:
             raise ManagerClosed
-        # Each is released where it was taken: a fork replaces them, and dropping idle connections replaces their list.
+        # Kept, to release what was acquired: a fork replaces the locks, and dropping idle connections their list.
         write_lock, semaphore, idle = self._write_lock if writing else None, self._semaphore, self._idle
-        # The write lock comes first: a writer that waits for it must not keep a connection from readers.
-        if write_lock is not None and not self._lock_for_writing(write_lock, budget):
-            raise DatabaseUnavailable("database is locked by another transaction of this process", budget.spent_s)
+        writes = token = conn = None
+        completed = False
         try:
-            if semaphore is not None and not semaphore.acquire(timeout=budget.left_s):
+            # The write lock comes first: a writer that waits for it must not keep a connection from readers.
+            if write_lock is not None and (writes := write_lock.acquire(timeout=budget.left_s)) is None:
+                raise DatabaseUnavailable("database is locked by another transaction of this process", budget.spent_s)
+            if semaphore is not None and (token := semaphore.acquire(timeout=budget.left_s)) is None:
                 refusal = f"the pool's connections are in use, all {semaphore.size} of them"
                 raise DatabaseUnavailable(refusal, budget.spent_s)
-            try:
-                conn = self._take_idle(idle) or connect()
-                try:
-                    yield conn
-                finally:
-                    self._give_back(conn, idle, lent=lent)
-            finally:
-                if semaphore is not None:
-                    semaphore.release()
+            conn = self._take(idle, connect)
+            if lent or not self._owned:
+                self._held.add(conn)
+            yield conn
+            completed = True
         finally:
-            if write_lock is not None:
-                write_lock.release()
+            # What an exception keeps from being released here is released when the exception is dropped.
+            try:
+                if conn is not None:
+                    self._give_back(conn, idle, lent=lent, completed=completed)
+            finally:
+                if semaphore is not None and token is not None:
+                    semaphore.release(token)
+                if write_lock is not None and writes is not None:
+                    write_lock.release(writes)
+
+    @property
+    def held(self) -> int:
+        """How many connections are lent to blocks, or in use on the caller's own engine."""
+        # Not its length, which counts what was dropped while an exception interrupted the set.
+        return sum(1 for _ in self._held)
 
     def status(self) -> PoolStatus:
-        """The figures at this moment, each read for itself: under load they may not add up exactly."""
+        """The current figures. Each is read separately, so under load they may not add up exactly."""
         pool = self.engine.pool
-        if not isinstance(pool, QueuePool):
-            return PoolStatus(size=None, in_use=0, idle=0, waiting=0)
-        kept = len(self._idle)
+        waiting = [lock.waiting for lock in (self._semaphore, self._write_lock) if lock is not None]
         return PoolStatus(
-            size=pool.size() if self._owned else None,
-            in_use=max(0, pool.checkedout() - kept),
-            idle=pool.checkedin() + kept,
-            waiting=self._waiting_writers + (self._semaphore.waiting if self._semaphore else 0),
+            size=None if self._semaphore is None else self._semaphore.size,
+            in_use=self.held if self._semaphore is None else self._semaphore.taken,
+            idle=len(self._idle) + (pool.checkedin() if isinstance(pool, QueuePool) else 0),
+            waiting=sum(waiting),
         )
 
-    def _lock_for_writing(self, lock: threading.Lock, budget: RetryBudget) -> bool:
-        if lock.acquire(blocking=False):
-            return True
-        self._waiting_writers += 1
-        try:
-            return lock.acquire(timeout=budget.left_s)
-        finally:
-            self._waiting_writers -= 1
-
-    def _take_idle(self, idle: list[Connection]) -> Connection | None:
-        while conn := _newest(idle):
-            if logs_as_its_engine(conn):
+    def _take(self, idle: list[Connection], connect: Callable[[], Connection]) -> Connection:
+        backend = BACKENDS[self.engine.dialect.name]
+        while True:
+            conn = _newest(idle) or connect()
+            if not backend.is_usable(conn):
+                conn.invalidate()
+            elif logs_as_its_engine(conn):
                 return conn
             conn.close()
-        return None
 
-    def _give_back(self, conn: Connection, idle: list[Connection], *, lent: bool) -> None:
+    def _give_back(self, conn: Connection, idle: list[Connection], *, lent: bool, completed: bool) -> None:
+        self._held.discard(conn)
+        if not (completed or conn.closed or conn.invalidated or BACKENDS[conn.dialect.name].is_idle(conn)):
+            # An exception interrupted a statement, and the next one would meet what is left of it.
+            conn.invalidate()
         if not self._owned or lent or conn.invalidated:
             self._close(conn)
             return
@@ -157,7 +170,7 @@ class Connections:
 
     def _close(self, conn: Connection) -> None:
         if self.closed and self._owned and not (conn.closed or conn.invalidated):
-            # The pool that it would return to is gone.
+            # The pool that it would return to no longer exists.
             conn.detach()
         conn.close()
 
@@ -166,7 +179,7 @@ class Connections:
             self._close(conn)
 
     def drop_idle(self) -> None:
-        """Return to the engine's pool what is kept, and what is in use as soon as it is free."""
+        """Return idle connections to the engine's pool, and those in use as soon as they are free."""
         idle, self._idle = self._idle, []
         self._close_all(idle)
 
@@ -181,7 +194,7 @@ class Connections:
         if not BACKENDS[self.engine.dialect.name].is_in_memory(self.engine.url):
             keep_inherited(self._idle)
             self._idle = []
-        # Another thread of the parent's may have held one.
+        # Another thread of the parent process may have held one.
         self._renew_locks()
 
 
@@ -193,11 +206,12 @@ def _newest(idle: list[Connection]) -> Connection | None:
 
 
 def _drop_idle_on_disconnect(connections: Connections) -> None:
-    # SQLAlchemy keeps listeners for as long as the process lives: one that held the object would keep it too.
+    # SQLAlchemy keeps listeners for the life of the process: a strong reference would keep the object alive too.
     reference = weakref.ref(connections)
 
     @event.listens_for(connections.engine, "invalidate")
     def drop_idle(_connection: Any, _record: object, error: BaseException | None) -> None:
         if (found := reference()) is not None:
-            _log.warning("A connection broke and is replaced, with all idle ones: %s", type(error).__name__)
+            reason = "ended by the server" if error is None else type(error).__name__
+            _log.warning("A connection broke and is replaced, with all idle ones: %s", reason)
             found.drop_idle()

@@ -1,6 +1,6 @@
 """Engines: opened by the library, or adopted from the caller. Their connections are in autocommit mode.
 
-An operation of one statement is then one round trip; a transaction starts with an explicit BEGIN.
+That makes an operation of one statement a single round trip; a transaction starts with an explicit BEGIN.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from sessions_db.errors import InvalidInput
 
 
 def open_engine(url: str | URL, options: EngineOptions) -> Engine:
-    """An engine of the library's own for `url`. Nothing is connected yet.
+    """The library's own engine for `url`. It has not connected yet.
 
     Raises:
         InvalidInput: the URL can't be read, or names another database or driver.
@@ -25,17 +25,18 @@ def open_engine(url: str | URL, options: EngineOptions) -> Engine:
     backend = BACKENDS[parsed.get_backend_name()]
     parsed, arguments = backend.engine_arguments(parsed, options)
     try:
-        # By way of the module, which tracing replaces: opentelemetry-instrumentation-sqlalchemy wraps this function.
+        # Called through its module: opentelemetry-instrumentation-sqlalchemy replaces the function there.
         engine = sqlalchemy.create_engine(
             parsed,
             isolation_level="AUTOCOMMIT",
             execution_options={SENT_DIRECTLY: True},
-            # With psycopg a rollback of nothing takes as long as the rest of the pool's work. A transaction that was
+            # With psycopg, a rollback of nothing takes as long as the rest of the pool's work. A transaction that has
             # begun is rolled back by `transactions.transaction`, or its connection is dropped.
             skip_autocommit_rollback=True,
             pool_reset_on_return=None,
             hide_parameters=True,
-            max_overflow=0,
+            # `Connections` counts the connections. An exception at the wrong moment makes the pool lose count.
+            max_overflow=0 if backend.is_in_memory(parsed) else -1,
             pool_timeout=options.retry_budget_s,
             **arguments,
         )

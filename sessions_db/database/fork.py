@@ -1,8 +1,8 @@
 """Fork safety: what must happen to connections, threads and locks when the process forks.
 
-SQLite keeps its file locks in tables of the process. A child that inherits an open connection assumes that it holds its
-parent's locks and takes none of its own, so what it commits can be lost: no connection may be open during a fork. Both
-ends of an inherited Postgres connection are the parent's: the child must neither use nor close it.
+SQLite tracks its file locks in the memory of the process. A child that inherits an open connection assumes that it
+holds its parent's locks and takes none of its own, so what it commits can be lost: no connection may be open during a
+fork. An inherited Postgres connection still belongs to the parent: the child must neither use nor close it.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from collections.abc import Callable
 from types import MethodType
 from typing import Any, Final, Protocol
 
-from sqlalchemy import Dialect, Engine, QueuePool, event
+from sqlalchemy import Dialect, Engine, Pool, QueuePool, event
 
 from sessions_db.database import BACKENDS
 from sessions_db.database.sqlite import path_of
@@ -28,24 +28,28 @@ class Owner(Protocol):
 
     engine: Engine
 
+    @property
+    def held(self) -> int:
+        """How many connections are lent to blocks, or in use on the caller's own engine."""
+
     def drop_idle(self) -> None:
-        """Return to the engine's pool what is kept, and what is in use as soon as it is free."""
+        """Return idle connections to the engine's pool, and those in use as soon as they are free."""
 
 
 _engines: weakref.WeakSet[Engine] = weakref.WeakSet()
 _owners: weakref.WeakSet[Any] = weakref.WeakSet()
 _in_child: list[weakref.ref[Any]] = []
 
-# What a child inherited from its parent and never uses, kept so that nothing closes it.
+# What a child inherited from its parent and must not use, kept alive so that nothing closes it.
 _inherited: list[object] = []
 
 # Held while connecting to a SQLite file, and while the process forks.
 _connecting = threading.Lock()
 
-# The SQLite files to which this process inherited an open connection.
+# The SQLite files to which this process has inherited an open connection.
 _in_use: set[str] = set()
 
-# For how long a fork waits for calls of other threads on SQLite.
+# How long a fork waits for other threads' calls on SQLite.
 _WAIT_S: Final = 1.0
 
 
@@ -62,13 +66,13 @@ def guard_owner(owner: Owner) -> None:
 
 
 def in_child(reset: Callable[[], None]) -> None:
-    """Call this in each forked child, for as long as the object lives whose method it is."""
+    """Call `reset` in each forked child. A method is called only while its object is alive."""
     reference = weakref.WeakMethod if isinstance(reset, MethodType) else weakref.ref
     _in_child.append(reference(reset, _in_child.remove))
 
 
 def keep_inherited(value: object) -> None:
-    """Never close the parent's connections that this value holds."""
+    """Keep the parent's connections that this value holds from ever being closed."""
     _inherited.append(value)
 
 
@@ -83,7 +87,7 @@ def _connect_unless_forking(dialect: Dialect, _record: object, cargs: Any, cpara
         try:
             return dialect.connect(*cargs, **cparams)
         except sqlite3.OperationalError as error:
-            # "unable to open database file" does not say which.
+            # "unable to open database file" does not say which file.
             error.args = (f"{error}: {file}",)
             raise
 
@@ -94,21 +98,28 @@ def _before_fork() -> None:
         file = _file(engine)
         if file is None:
             continue
+        owners = [owner for owner in list(_owners) if owner.engine is engine]
+        # A call that begins now connects anew, and so waits for the fork.
         pool = engine.pool
         engine.dispose(close=False)
-        for owner in list(_owners):
-            if owner.engine is engine:
-                owner.drop_idle()
-        if isinstance(pool, QueuePool) and not _is_free_in_time(pool):
+        for owner in owners:
+            owner.drop_idle()
+        if _is_free_in_time(pool, owners):
+            pool.dispose()
+        else:
             _in_use.add(file)
-        pool.dispose()
 
 
-def _is_free_in_time(pool: QueuePool) -> bool:
+def _is_free_in_time(pool: Pool, owners: list[Any]) -> bool:
     until = time.monotonic() + _WAIT_S
-    while pool.checkedout() and time.monotonic() < until:
+    while True:
+        in_use = pool.checkedout() if isinstance(pool, QueuePool) else 0
+        # Blocks may use a connection of a pool that an earlier fork has replaced, or of one that does not count.
+        if not in_use and not any(owner.held for owner in owners):
+            return True
+        if time.monotonic() > until:
+            return False
         time.sleep(0.001)
-    return not pool.checkedout()
 
 
 def _after_fork_in_parent() -> None:

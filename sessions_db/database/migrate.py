@@ -23,13 +23,13 @@ _log = logging.getLogger("sessions_db")
 VERSION_TABLE = "sessions_db_version"
 """Our table for Alembic; a host application's own `alembic_version` is left alone."""
 
-# Alembic's `context` and `op`, which the scripts use, are globals of the process.
+# Alembic's `context` and `op`, which the scripts use, are process-wide globals.
 _alembic = threading.Lock()
 
 
 def _renew_lock() -> None:
     global _alembic
-    # Another thread of the parent's may have held it.
+    # Another thread of the parent process may have held it.
     _alembic = threading.Lock()
 
 
@@ -40,7 +40,7 @@ def ensure_head(engine: Engine, *, migrate: bool, create: bool) -> str | None:
     """The revision that was found. The schema is created in an empty database if `create`, and upgraded if `migrate`.
 
     Raises:
-        SchemaMismatch: the database is empty or behind and is to stay so, or it is ahead of this release.
+        SchemaMismatch: the database is empty or behind and may not be changed, or it is ahead of this release.
     """
     head = head_revision()
     with engine.connect() as conn:
@@ -49,7 +49,7 @@ def ensure_head(engine: Engine, *, migrate: bool, create: bool) -> str | None:
         except CommandError as error:
             raise SchemaMismatch(f"{VERSION_TABLE} with several rows", head, "restore a backup") from error
         if found == head:
-            # A reader is shown what there is, even a log that somebody has tampered with.
+            # A read-only manager may read anything, even a log that somebody has tampered with.
             if create:
                 _require_triggers(conn)
             return found
@@ -76,12 +76,12 @@ def is_known(revision: str) -> bool:
 
 @cache
 def _revisions() -> tuple[str, ...]:
-    """All revisions that this release knows, the newest first. Loading the scripts takes a fifth of an opening."""
+    """All revisions that this release knows, newest first. Loading them was a fifth of opening, measured once."""
     return tuple(script.revision for script in ScriptDirectory.from_config(_config()).walk_revisions())
 
 
 def upgrade(engine: Engine, revision: str = "head") -> None:
-    """Run the migrations up to `revision`, in one transaction. Processes that do so at the same time wait in line."""
+    """Run the migrations up to `revision`, in one transaction. Concurrent upgrades wait for each other."""
     with _alembic, engine.connect() as conn:
         config = _config()
         config.attributes["connection"] = conn
@@ -89,12 +89,12 @@ def upgrade(engine: Engine, revision: str = "head") -> None:
 
 
 def current_revision(conn: Connection) -> str | None:
-    """The revision of the database, or None where this library has no schema yet."""
+    """The revision of the database, or None if it has no schema of this library yet."""
     return MigrationContext.configure(conn, opts={"version_table": VERSION_TABLE}).get_current_revision()
 
 
 def _require_triggers(conn: Connection) -> None:
-    # Without them, appends would trim nothing and deletions would not be logged, and it would go unnoticed for long.
+    # Without them, appends would not trim and deletions would not be logged, and nobody would notice for a long time.
     faults = [f"trigger {name} is {fault}" for name, fault in trigger_faults(conn)]
     if faults:
         raise SchemaMismatch(None, None, f"{', '.join(faults)}; restore it from a backup")
@@ -102,7 +102,7 @@ def _require_triggers(conn: Connection) -> None:
 
 def _config() -> Config:
     config = Config()
-    # A wheel carries the scripts inside the package; a checkout has them beside it.
+    # A wheel carries the scripts inside the package; a checkout has them next to it.
     package = Path(__file__).parent.parent
     scripts = next(path for path in (package / "migrations", package.parent / "migrations") if path.is_dir())
     # ConfigParser reads % as the start of an interpolation.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import re
+import select
 from typing import Any, Final
 
 from sqlalchemy import URL, Connection, Engine, ExceptionContext, event, exc, text
@@ -19,8 +20,8 @@ OLDEST_MAJOR_VERSION: Final = 14
 # Any constant will do, as long as nothing else in the database takes the same advisory lock.
 _ADVISORY_LOCK: Final = 0x5E5510_0DB
 
-# When to give up a TCP connection whose other end no longer answers. Without these a call hangs for some 15 minutes,
-# and one that waits for its answer for two hours. The first limits how long sent data may stay unacknowledged; the
+# When to give up on a TCP connection whose peer no longer answers. Without these, Linux lets a call hang for some 15
+# minutes, or two hours if it only waits for an answer. The first limits how long sent data may stay unacknowledged; the
 # others probe an idle connection (https://www.postgresql.org/docs/current/libpq-connect.html).
 _DEAD_PEER: Final = {
     "tcp_user_timeout": 10_000,
@@ -29,16 +30,17 @@ _DEAD_PEER: Final = {
     "keepalives_count": 3,
 }
 
-# Error codes (PostgreSQL, appendix A). The server is a standby, at least for now.
+# Error codes (PostgreSQL manual, appendix A). This one means that the server is a standby, at least for now.
 _READ_ONLY_TRANSACTION: Final = "25006"
 
-# After serialization_failure, deadlock_detected and lock_not_available the server has rolled the statement back.
-_ROLLED_BACK: Final = frozenset({"40001", "40P01", "55P03", _READ_ONLY_TRANSACTION})
+# After serialization_failure, deadlock_detected and lock_not_available the server has rolled the statement back. The
+# two time-outs end a connection in which no statement is running.
+_ROLLED_BACK: Final = frozenset({"40001", "40P01", "55P03", "57P05", "25P03", _READ_ONLY_TRANSACTION})
 _UNDEFINED: Final = frozenset({"42P01", "42703"})  # table, column
 _DUPLICATE: Final = frozenset({"42P07", "42710", "42723"})  # table, object, function
 
-# What a server says while it starts, stops or is full, in contrast to a wrong password or database name, where waiting
-# does not help. libpq gives a failed connection no error code, only the text.
+# What a server says while starting, stopping or full, as opposed to a wrong password or database name, where waiting
+# does not help. For a failed connection libpq gives no error code, only a text.
 _TRANSIENT_REFUSALS: Final = (
     "starting up",
     "shutting down",
@@ -98,7 +100,7 @@ class PostgreSQL(Backend):
     checks = _CHECKS
 
     def engine_arguments(self, url: URL, options: EngineOptions) -> tuple[URL, dict[str, Any]]:
-        """The URL and the arguments for `sqlalchemy.create_engine`. What the URL says itself is left as it is."""
+        """The URL and the arguments for `sqlalchemy.create_engine`. Settings in the URL take precedence."""
         timeouts = {"connect_timeout": max(1, math.ceil(options.retry_budget_s)), **_DEAD_PEER}
         return url, {
             "pool_size": options.pool_size,
@@ -113,9 +115,9 @@ class PostgreSQL(Backend):
             query = "SELECT pg_backend_pid(), current_setting('lock_timeout')"
             pid, lock_timeout = connection.execute(query).fetchone()
             if pid != connection.info.backend_pid:
-                # PgBouncer gives its clients process ids of its own making. In transaction mode it sends consecutive
-                # statements to different server processes: a prepared statement would not exist there, and a setting
-                # would stay behind for other clients.
+                # PgBouncer gives its clients made-up process ids. In transaction mode it sends consecutive statements
+                # to different server processes: a prepared statement would not exist there, and a setting would leak
+                # to other clients.
                 connection.prepare_threshold = None
                 _log.info("PgBouncer noticed: connections prepare no statements and set no lock_timeout")
                 return
@@ -126,8 +128,8 @@ class PostgreSQL(Backend):
 
         @event.listens_for(engine, "handle_error")
         def leave_a_standby(context: ExceptionContext) -> None:
-            # The primary stepped down while its connections stayed open. All of the pool's are to be replaced: a URL
-            # with several hosts and target_session_attrs, or a name that has moved on, leads to the new primary.
+            # The primary stepped down while its connections stayed open. All in the pool must be replaced: a URL with
+            # several hosts and target_session_attrs, or a DNS name that was moved, leads to the new primary.
             if _state(context.original_exception) == _READ_ONLY_TRANSACTION and not options.read_only:
                 _log.warning("The server takes no writes, it may be a standby now: its connections are replaced")
                 context.is_disconnect = True
@@ -151,8 +153,20 @@ class PostgreSQL(Backend):
     def is_aborted(self, conn: Connection) -> bool:
         """Whether a statement failed."""
         # Postgres then answers COMMIT with ROLLBACK, which no driver treats as an error.
+        return _transaction_status(conn) == "INERROR"
+
+    def is_idle(self, conn: Connection) -> bool:
+        """Whether the connection is in no transaction, and no answer to a statement is outstanding."""
+        return _transaction_status(conn) == "IDLE"
+
+    def is_usable(self, conn: Connection) -> bool:
+        """Whether the server has said nothing since the last statement: what it says is that it ends the connection.
+
+        Looking costs a hundredth of a read. Without it, the first write after a restart of the server would meet the
+        end of the connection, and nobody could say whether it was committed.
+        """
         driver: Any = conn.connection.driver_connection
-        return bool(driver.info.transaction_status.name == "INERROR")
+        return not select.select([driver.fileno()], [], [], 0)[0]
 
     def lock_migrations(self, conn: Connection) -> None:
         """Take an advisory lock."""
@@ -182,6 +196,11 @@ class PostgreSQL(Backend):
             return NOT_OURS
         taken = isinstance(error, exc.IntegrityError) and re.search("pk_messages", str(error.orig))
         return NUMBER_TAKEN if taken else None
+
+
+def _transaction_status(conn: Connection) -> str:
+    driver: Any = conn.connection.driver_connection
+    return str(driver.info.transaction_status.name)
 
 
 def _state(error: BaseException | None) -> str | None:

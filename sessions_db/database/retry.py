@@ -1,11 +1,13 @@
-"""How long a call goes on trying, and how it waits between attempts."""
+"""How long a call keeps trying, and how it waits between attempts."""
 
 from __future__ import annotations
 
 import logging
 import random
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Final, TypeVar
 
 from sqlalchemy import exc
@@ -20,11 +22,30 @@ _log = logging.getLogger("sessions_db")
 _FIRST_WAIT_S: Final = 0.01
 
 
+# When the call of this thread began, if it waited for the thread.
+_waited = threading.local()
+
+
+@contextmanager
+def begun_at(monotonic_s: float) -> Iterator[None]:
+    """Have the first budget made in the block count from this time of `time.monotonic()`."""
+    _waited.since = monotonic_s
+    try:
+        yield
+    finally:
+        _waited.since = None
+
+
+def _begin() -> float:
+    since, _waited.since = getattr(_waited, "since", None), None
+    return time.monotonic() if since is None else since
+
+
 class RetryBudget:
-    """The time to spend on all attempts of one call, which starts when this object is made."""
+    """The time for all attempts of one call. The clock starts when the object is created."""
 
     def __init__(self, budget_s: float, *, longest_wait_s: float = 1.0) -> None:
-        self._started = time.monotonic()
+        self._started = _begin()
         self._budget_s = budget_s
         self._longest_wait_s = longest_wait_s
         self._longest_next_s = _FIRST_WAIT_S
@@ -42,7 +63,7 @@ class RetryBudget:
     def wait(self) -> bool:
         """Sleep before the next attempt; False, immediately, if the budget is spent.
 
-        The sleep is a random part of a span that doubles, so that callers that failed together return at different
+        The sleep is a random part of a span that doubles, so that callers that failed together retry at different
         times ("full jitter", https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/).
         """
         left_s = self.left_s
@@ -54,10 +75,9 @@ class RetryBudget:
 
 
 class Retry:
-    """Repeats what is known to have been rolled back, within a budget, and translates what is raised in the end.
+    """Retries what is known to have been rolled back, within a budget, and translates the final error.
 
-    `sent` is to be set by an attempt as soon as it may have sent a write: from then on it is not repeated if the
-    connection breaks.
+    An attempt sets `sent` as soon as it may have sent a write: from then on it is not retried if the connection breaks.
     """
 
     def __init__(self, backend: Backend, budget: RetryBudget, *, password: str | None) -> None:
@@ -67,41 +87,42 @@ class Retry:
         self._password = password
 
     def run(self, attempt: Callable[[], _T]) -> _T:
-        """What the attempt returns; it is repeated while the database is known to have undone it.
+        """What the attempt returns; it is retried while the database is known to have rolled it back.
 
         Raises:
-            SessionsError: the budget is spent, or repeating is not safe or of no use.
+            SessionsError: the budget is spent, or a retry would be unsafe or pointless.
         """
         return self._run(attempt, self._backend.is_rolled_back)
 
     def connect(self, attempt: Callable[[], _T]) -> _T:
-        """As `run`, for an attempt that connects."""
+        """Like `run`, for an attempt that connects."""
         return self._run(attempt, self._backend.is_transient_refusal)
 
     def _run(self, attempt: Callable[[], _T], is_safe: Callable[[exc.DBAPIError], bool]) -> _T:
-        failed: exc.SQLAlchemyError | None = None
+        # Its text, not the error, which would keep this frame, and with it what the call holds, in a cycle.
+        failure: str | None = None
         while True:
             self.sent = False
             try:
                 result = attempt()
             except exc.SQLAlchemyError as error:
-                # A connection that was cut while it lay idle is noticed by the first call that uses it.
+                # A connection that was cut while idle is only noticed by the next call that uses it.
                 again = isinstance(error, exc.DBAPIError) and (
                     is_safe(error) or (error.connection_invalidated and not self.sent)
                 )
                 if not (again and self.budget.wait()):
                     raise self.translated(error) from error
-                failed = error
+                failure = self._first_line(error)
             else:
-                if failed is not None:
-                    _log.info("Succeeded after %.3f s and a retry: %s", self.budget.spent_s, self._first_line(failed))
+                if failure is not None:
+                    _log.info("Succeeded after %.3f s and a retry: %s", self.budget.spent_s, failure)
                 return result
 
-    def translated(self, error: exc.SQLAlchemyError) -> Exception:
-        """The error of this library for `error`, which the caller raises from it."""
+    def translated(self, error: exc.SQLAlchemyError) -> BaseException:
+        """The library's error for `error`; the caller raises it `from` the original."""
         return translate(error, self._backend, waited_s=self.budget.spent_s, password=self._password, sent=self.sent)
 
     def _first_line(self, error: exc.SQLAlchemyError) -> str:
-        # The lines after the first may hold values of rows.
+        # Later lines may contain values of rows.
         cause = error.orig if isinstance(error, exc.DBAPIError) else error
         return reason_of(Exception(str(cause).partition("\n")[0]), self._password)

@@ -14,8 +14,8 @@ from sessions_db.database.backend import DROPPED, NOT_OURS, NUMBER_TAKEN, Backen
 from sessions_db.enums import Severity
 from sessions_db.errors import DatabaseUnavailable, InvalidInput
 
-# After a while SQLite looks for the lock only every 100 ms, and rarely finds it free among writers that never pause:
-# one of eight processes waited for 8 s. So SQLite waits only this long, and the retry budget the rest, in short waits.
+# SQLite soon polls for the lock only every 100 ms, and rarely finds it free among writers that never pause: one of
+# eight processes waited for 8 s (measured once). So SQLite waits only this long, and the retry budget covers the rest.
 _BUSY_TIMEOUT_S: Final = 0.03
 
 # RETURNING came with SQLite 3.35, STRICT tables with 3.37.
@@ -108,11 +108,11 @@ class SQLite(Backend):
             )
         return _without_writing(url) if options.read_only else url, {
             "poolclass": QueuePool,
-            # A database in memory belongs to its connection, so there is only one, and threads wait for it.
+            # A database in memory belongs to its connection, so there is only one connection, and threads wait for it.
             "pool_size": 1 if in_memory else options.pool_size,
             "connect_args": {
                 "check_same_thread": False,
-                # A reader waits for no writer, only for another process that recovers the file after a crash.
+                # A reader never waits for a writer, only for a process that is recovering the file after a crash.
                 "timeout": options.retry_budget_s
                 if options.read_only
                 else min(options.retry_budget_s, _BUSY_TIMEOUT_S),
@@ -131,7 +131,7 @@ class SQLite(Backend):
             connection.execute(f"PRAGMA synchronous = {options.synchronous}")
 
     def is_in_memory(self, url: URL) -> bool:
-        """Whether the database is gone when its only connection closes."""
+        """Whether the database disappears when its only connection closes."""
         no_file = url.database in (None, "", ":memory:", "file:", "file::memory:")
         return no_file or url.query.get("mode") == "memory"
 
@@ -146,9 +146,9 @@ class SQLite(Backend):
         return f"SQLite {sqlite3.sqlite_version}"
 
     def begin(self, conn: Connection, *, read_only: bool) -> None:
-        """Begin a transaction, unless a listener of the caller's own engine has, as in SQLAlchemy's SQLite recipe."""
+        """Begin a transaction, unless the caller's own engine has done so, as in SQLAlchemy's SQLite recipe."""
         # The write lock is taken at once: a transaction that first reads could not get it later if another one had
-        # written in between (SQLITE_BUSY, which no waiting resolves).
+        # written in between (SQLITE_BUSY, which waiting does not resolve).
         if not _is_in_transaction(conn):
             conn.exec_driver_sql("BEGIN" if read_only else "BEGIN IMMEDIATE")
 
@@ -159,21 +159,25 @@ class SQLite(Backend):
     def replacing_tables(self, conn: Connection) -> AbstractContextManager[None]:
         """Let Alembic's batch mode copy a table, drop the original and rename the copy.
 
-        With foreign keys on, the DROP deletes the rows that refer to the table too: messages and labels, for
-        `sessions`. Without `legacy_alter_table`, the RENAME fails because views and other tables' triggers name a table
-        that is gone at that moment. See https://sqlite.org/lang_altertable.html#otheralter
+        With foreign keys on, the DROP would also delete the rows that refer to the table: for `sessions`, messages and
+        labels. Without `legacy_alter_table`, the RENAME would fail, because views and other tables' triggers refer to a
+        table that does not exist at that moment. See https://sqlite.org/lang_altertable.html#otheralter
         """
         return _with_pragmas(conn, foreign_keys="OFF", legacy_alter_table="ON")
 
     def is_aborted(self, conn: Connection) -> bool:
-        """Whether SQLite has rolled back by itself, as it does when the disk is full or fails."""
+        """Whether SQLite has rolled back on its own, as it does when the disk is full or fails."""
+        return not _is_in_transaction(conn)
+
+    def is_idle(self, conn: Connection) -> bool:
+        """Whether the connection is in no transaction: a statement is never left halfway."""
         return not _is_in_transaction(conn)
 
     def lock_migrations(self, conn: Connection) -> None:
-        """Nothing: BEGIN IMMEDIATE has taken the one write lock."""
+        """Do nothing: BEGIN IMMEDIATE already holds the one write lock."""
 
     def lock_table(self, conn: Connection, table: str, mode: str) -> None:
-        """Nothing: BEGIN IMMEDIATE has taken the one write lock."""
+        """Do nothing: BEGIN IMMEDIATE already holds the one write lock."""
 
     def is_rolled_back(self, error: exc.DBAPIError) -> bool:
         """Whether SQLite could not get a lock."""
@@ -198,13 +202,13 @@ class SQLite(Backend):
 
 
 def path_of(database: str) -> str:
-    """The path of a file that SQLite is given by its path or as a URI."""
+    """The path of a file that is given to SQLite as a path or a URI."""
     return unquote(urlsplit(database).path) if database.startswith("file:") else database
 
 
 @contextmanager
 def _with_pragmas(conn: Connection, **settings: str) -> Iterator[None]:
-    # Through the driver: a statement of SQLAlchemy's would begin its transaction.
+    # Through the driver: a statement through SQLAlchemy would begin its transaction.
     driver: Any = conn.connection.driver_connection
     before = {name: driver.execute(f"PRAGMA {name}").fetchone()[0] for name in settings}
     try:
@@ -223,7 +227,7 @@ def _is_in_transaction(conn: Connection) -> bool:
 
 
 def _without_writing(url: URL) -> URL:
-    """The same file, which SQLite then neither creates nor changes (https://sqlite.org/uri.html)."""
+    """The URL of the same file, which SQLite then neither creates nor changes (https://sqlite.org/uri.html)."""
     database = str(url.database)
     if not database.startswith("file:"):
         database = f"file:{quote(database)}"

@@ -1,6 +1,6 @@
-"""Frequent statements: compiled once for each database, and sent through the driver's own cursor.
+"""Frequent statements, compiled once for each kind of database and sent through the driver's own cursor.
 
-The only module that uses private names of SQLAlchemy's.
+The only module that uses SQLAlchemy's private names.
 """
 
 from __future__ import annotations
@@ -14,16 +14,16 @@ from sqlalchemy.sql.compiler import SQLCompiler
 _Text: TypeAlias = tuple[str, dict[str, Any], list[str] | None]
 
 SENT_DIRECTLY = "sessions_db_sent_directly"
-"""The execution option of an engine whose connections `Statement` may use without SQLAlchemy's execution."""
+"""The execution option of an engine on whose connections `Statement` may bypass `Connection.execute`."""
 
 
 class Statement:
-    """A statement that is built and compiled when it is first sent to a database of each kind.
+    """A statement that is built and compiled when it is first sent to each kind of database.
 
     `Connection.execute` looks up a statement by its structure, converts each parameter and row by type, and creates a
-    context and a result for each execution. That takes as long as SQLite takes to append a message, and none of it is
-    needed here: values are passed in the form that the drivers take (JSON as text) and come back as the drivers return
-    them.
+    context and a result for each execution. That took as long as SQLite takes to append a message (measured once), and
+    none of it is needed here: values are passed in the form that the drivers accept (JSON as text) and returned as the
+    drivers return them.
     """
 
     def __init__(self, build: Callable[[str], ClauseElement]) -> None:
@@ -44,10 +44,10 @@ class Statement:
         cursor = conn.connection.cursor()
         try:
             cursor.execute(sql, values)
-            # Fetch to the end: SQLite commits in the last step, and reports only then what went wrong.
+            # Fetch to the end: SQLite commits in the last step, and only then reports what went wrong.
             rows = cursor.fetchall()
-        except BaseException as error:  # noqa: BLE001  # it is raised again
-            # Raises SQLAlchemy's own error. The pool drops a connection that is broken or was left mid-statement.
+        except conn.dialect.loaded_dbapi.Error as error:
+            # Raises SQLAlchemy's own error. Any other exception, such as one of a signal handler, is raised as it is.
             conn._handle_dbapi_exception(error, sql, None, cursor, None)  # noqa: SLF001  # it has no public name
         cursor.close()
         return rows
@@ -70,5 +70,5 @@ def _is_watched(conn: Connection) -> bool:
 
 
 def logs_as_its_engine(conn: Connection) -> bool:
-    """Whether the connection logs statements as its engine does now; it goes by the setting when it was made."""
+    """Whether the connection logs statements as its engine does now; it keeps the setting that it was opened with."""
     return bool(conn._echo == conn.engine._should_log_info())  # noqa: SLF001  # neither has a public name

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 
-from sqlalchemy import Connection
+from sqlalchemy import Connection, RootTransaction
 
 from sessions_db.database import backend_of
 from sessions_db.errors import TransactionRolledBack
@@ -13,10 +13,10 @@ from sessions_db.errors import TransactionRolledBack
 
 @contextmanager
 def transaction(conn: Connection, *, read_only: bool = False) -> Iterator[Connection]:
-    """Commit what the block does, or nothing of it. All statements of a read-only one see the same moment.
+    """Commit all that the block does, or none of it. All statements of a read-only one see the same snapshot.
 
     Raises:
-        TransactionRolledBack: a statement failed in the block, which went on all the same; nothing of it is stored.
+        TransactionRolledBack: a statement failed in the block, which then carried on; nothing of it is stored.
     """
     backend = backend_of(conn)
     with backend.reading_only(conn) if read_only else nullcontext():
@@ -26,7 +26,7 @@ def transaction(conn: Connection, *, read_only: bool = False) -> Iterator[Connec
             yield conn
             if is_aborted(conn):
                 raise TransactionRolledBack  # noqa: TRY301  # what the block did is rolled back below
-            root.commit()
+            _commit(root)
         except BaseException:
             _roll_back(conn)
             raise
@@ -34,8 +34,18 @@ def transaction(conn: Connection, *, read_only: bool = False) -> Iterator[Connec
             root.close()
 
 
+def _commit(root: RootTransaction) -> None:
+    try:
+        root.commit()
+    except AssertionError as error:
+        # SQLAlchemy's own check, which hides the exception that interrupted the commit.
+        if error.__context__ is not None:
+            raise error.__context__ from None
+        raise
+
+
 def is_aborted(conn: Connection) -> bool:
-    """Whether a failed statement has undone the transaction, or made it one that can't be committed."""
+    """Whether a failed statement has rolled back the transaction, or left it unable to commit."""
     return conn.invalidated or backend_of(conn).is_aborted(conn)
 
 

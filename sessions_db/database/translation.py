@@ -1,20 +1,25 @@
-"""SQLAlchemy's and the drivers' exceptions as errors of this library."""
+"""SQLAlchemy's and the drivers' exceptions as this library's errors."""
 
 from __future__ import annotations
 
 from sqlalchemy import exc
 
 from sessions_db.database.backend import Backend
-from sessions_db.errors import DatabaseUnavailable, SchemaMismatch, SessionsError, StatementRefused
+from sessions_db.errors import DatabaseUnavailable, SchemaMismatch, StatementRefused
 
 
 def translate(
     error: exc.SQLAlchemyError, backend: Backend, *, waited_s: float, password: str | None, sent: bool = False
-) -> SessionsError:
-    """The error of this library for `error`, which the caller raises from it.
+) -> BaseException:
+    """The library's error for `error`; the caller raises it `from` the original.
+
+    SQLAlchemy wraps some exceptions that are not the database's, such as one that a signal handler raised. These come
+    as they are.
 
     `sent` says that a write had been sent, so that its outcome is unknown if the connection broke.
     """
+    if type(error) is exc.StatementError and error.orig is not None:
+        return error.orig
     if not isinstance(error, exc.DBAPIError):
         reason = reason_of(error, password)
         return (
@@ -24,7 +29,7 @@ def translate(
     if (cure := backend.schema_cure(error)) is not None:
         return SchemaMismatch(None, None, f"{reason}; {cure}")
     undone = backend.is_rolled_back(error)
-    # SQLite reports a corrupted file, and a file that is no database, as plain DatabaseError.
+    # SQLite reports a corrupted file, and a file that is not a database, as plain DatabaseError.
     if (
         error.connection_invalidated
         or undone

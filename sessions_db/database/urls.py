@@ -23,7 +23,7 @@ def parse_url(url: str | URL) -> URL:
     try:
         parsed = make_url(url)
     except (exc.ArgumentError, ValueError):
-        # The text may hold a password.
+        # The text may contain a password.
         raise InvalidInput(
             "database",
             "must be a database URL such as sqlite:///sessions.db",
@@ -37,5 +37,5 @@ def parse_url(url: str | URL) -> URL:
 
 
 def shown(url: URL) -> Shown:
-    """The URL without what may be secret: passwords occur in queries too."""
+    """The URL without anything that may be secret: a query may contain a password too."""
     return Shown(url.set(query={}).render_as_string())

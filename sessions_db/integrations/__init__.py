@@ -1,1 +1,1 @@
-"""Adapters for other formats and frameworks, one a file. The core imports none of them; `transfer` uses one."""
+"""Adapters for other formats and frameworks, one per file. The core imports none of them; `transfer` uses one."""

@@ -1,7 +1,7 @@
 """Messages in the chat-completions format, converted exactly in both directions.
 
-What has a column goes there, so that SQL finds it; the rest is kept in the message's metadata under its own name. A key
-that is in both, because the column could not hold the original, is rebuilt from the metadata.
+A key that has a column goes there, so that SQL finds it; the rest are kept in the message's metadata under their own
+names. A key that is in both, because the column could not hold the original, is rebuilt from the metadata.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from sessions_db.models import Message, NewMessage
 from sessions_db.validation import JsonValue
 
 KEY_ORDER = "_key_order"
-"""The metadata key that lists a message's keys, where they don't come in the usual order or one is missing."""
+"""The metadata key that lists a message's keys, if they are not in the usual order or one is missing."""
 
 _ROLES = {role.value: role for role in Role} | {"developer": Role.SYSTEM, "function": Role.TOOL}
 
@@ -23,7 +23,7 @@ _ROLES = {role.value: role for role in Role} | {"developer": Role.SYSTEM, "funct
 def to_new_message(message: Mapping[str, JsonValue]) -> NewMessage:
     """The message to store, from which `to_chat` rebuilds `message` exactly, the order of its keys included.
 
-    `content` that is a list of parts is stored as its text parts, one a line; null or no content as an empty text.
+    `content` that is a list of parts is stored as its text parts, one per line; null or no content as an empty text.
 
     Raises:
         InvalidInput: it is not a chat-completions message, or it can't be stored.

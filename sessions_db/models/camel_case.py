@@ -12,7 +12,7 @@ from sessions_db.validation import JsonValue
 
 
 def camel_case(value: object) -> dict[str, JsonValue]:
-    """The fields of a dataclass or named tuple, those that are None left out."""
+    """The fields of a dataclass or named tuple, without those that are None."""
     items = ((json_name, getattr(value, field)) for field, json_name in _json_names(cast(Hashable, type(value))))
     return {json_name: _json(item) for json_name, item in items if item is not None}
 

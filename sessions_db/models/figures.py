@@ -15,8 +15,8 @@ class Statistics:
 
     `appended` counts every message that the sessions ever had; `trimmed` are those no longer retained, and `archived`
     are the trimmed ones that were kept in the archive. `oldest` and `newest` are by creation, and `longest_idle` is the
-    active session whose last activity was the longest ago; each is a key with that time in milliseconds since the
-    epoch, UTC. The counts by kind, status and agent come with the largest first.
+    active session whose last activity is longest ago; each is a key with that time in milliseconds since the
+    epoch, UTC. The counts by kind, status and agent are sorted, largest first.
     """
 
     sessions: int
@@ -37,7 +37,7 @@ class Statistics:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Archive:
-    """How many messages of a session are archived, and the numbers of the first and the last of them."""
+    """How many messages of a session are archived, and the numbers of the first and the last one."""
 
     session_key: str
     count: int

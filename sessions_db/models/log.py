@@ -1,4 +1,4 @@
-"""The log: its entries, the seals over them, and what verifying found."""
+"""The log: its entries, the seals over them, and the result of verifying them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from sessions_db.validation import JsonValue
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SessionEvent:
-    """An entry of the log. `id` is the order; `at_ms` is the database's clock (milliseconds since the epoch, UTC).
+    """A log entry. `id` gives the order; `at_ms` is by the database's clock (milliseconds since the epoch, UTC).
 
     `actor` is the name that the manager gave, or else the database user. `db_user` is always the database user, and
     None on SQLite, which has no users. The other fields are None where they do not apply to this kind of event.
@@ -39,7 +39,7 @@ class SessionEvent:
         return clock.to_datetime(self.at_ms)
 
     def to_dict(self) -> dict[str, JsonValue]:
-        """The event as camelCase JSON, fields that are None left out."""
+        """The event as camelCase JSON, without fields that are None."""
         return camel_case(self)
 
 
@@ -64,9 +64,9 @@ class Seal:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verdict:
-    """What verifying the log found.
+    """The result of verifying the log.
 
-    `event_id` is the first event that is not as it was sealed and `fault` says what is wrong with it. Without a fault,
+    `event_id` is the first event that is not as it was sealed, and `fault` says what is wrong with it. Without a fault,
     the log is as it was when `seal`, the newest one that was read, was made. `expired` events have been deleted, which
     is allowed once they are older than the log's retention. `unsealed` ones came after the last seal: nothing is known
     about them.

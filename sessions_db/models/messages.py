@@ -1,4 +1,4 @@
-"""Messages: as they are read, to be stored, and as they are exported."""
+"""Messages as they are read, written and exported."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from sessions_db.validation import JsonValue
 
 
 class Message(NamedTuple):
-    """A stored message. Read its fields by name: their order is not part of the interface.
+    """A stored message. Access its fields by name: their order is not part of the interface.
 
-    `seq` numbers a session's messages from 1 without gaps and is their order. `timestamp_ms` (milliseconds since the
-    epoch, UTC) is the writer's clock and only information. `archived_ms` is when the database moved the message to the
-    archive, and None while the session retains it.
+    `seq` numbers a session's messages from 1 without gaps and gives their order. `timestamp_ms` (milliseconds since the
+    epoch, UTC) is by the writer's clock and only informational. `archived_ms` is when the database moved the
+    message to the archive, and None while the session retains it.
     """
 
-    # A tuple, because a read makes many of them: making a frozen dataclass takes more than three times as long, which
-    # is a fifth of reading 50 messages from SQLite (`benchmarks`, section floor).
+    # A tuple, because a read creates many of them: creating a frozen dataclass takes more than three times as long,
+    # which was a fifth of the time of reading 50 messages from SQLite (measured once).
     seq: int
     role: Role
     content: str
@@ -44,13 +44,13 @@ class Message(NamedTuple):
         return None if self.archived_ms is None else clock.to_datetime(self.archived_ms)
 
     def to_dict(self) -> dict[str, JsonValue]:
-        """The message as camelCase JSON, fields that are None left out."""
+        """The message as camelCase JSON, without fields that are None."""
         return camel_case(self)
 
 
 @dataclass(frozen=True, slots=True)
 class NewMessage:
-    """A message to be stored, checked when it is made.
+    """A message to be stored, checked on construction.
 
     Raises:
         InvalidInput: names the argument that can't be stored.
@@ -76,7 +76,7 @@ class NewMessage:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoredMessage:
-    """Everything that is stored of a message, for export and import: the columns of `archived_messages`.
+    """Everything that is stored about a message, for export and import: the columns of `archived_messages`.
 
     `metadata` is JSON text. `archived_ms` is None for a message that its session retains.
     """

@@ -1,4 +1,4 @@
-"""Sessions: as they are read, to be made, and as they are exported."""
+"""Sessions as they are read, created and exported."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from sessions_db.validation import JsonValue
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Session:
-    """A session as it was when it was read; later changes do not reach it.
+    """A session as it was when it was read; later changes do not show in it.
 
     The `_ms` fields are milliseconds since the epoch, UTC. `messages` are retained messages, oldest first (which ones
     depends on the call); `message_count` counts all that were ever appended.
@@ -32,7 +32,7 @@ class Session:
     task: str | None = None
     created_ms: int
     finished_ms: int | None = None
-    # Up to a hundred messages would bury everything else.
+    # In a repr, a hundred messages would bury everything else.
     messages: tuple[Message, ...] = field(default=(), repr=False)
     run_id: str | None = None
     parent_key: str | None = None
@@ -82,13 +82,13 @@ class Session:
         )
 
     def to_dict(self) -> dict[str, JsonValue]:
-        """The session as camelCase JSON, fields that are None left out."""
+        """The session as camelCase JSON, without fields that are None."""
         return camel_case(self)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NewSession:
-    """What a new session is made of, checked when it is made. Each field is a column of `sessions`.
+    """A session to be created, checked on construction. Each field is a column of `sessions`.
 
     Raises:
         InvalidInput: names the argument that can't be stored.
@@ -133,10 +133,10 @@ class SpawnResult:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoredSession:
-    """Everything that is stored of a session, for export and import: the columns of `sessions`, and what belongs to it.
+    """Everything stored about a session, for export and import: the columns of `sessions`, and what belongs to it.
 
-    `metadata` is JSON text. `labels` are those that the session owns, each with the time when it got it. Messages are
-    in the order of their numbers.
+    `metadata` is JSON text. `labels` are those that the session owns, each with the time when the session got it.
+    Messages are in the order of their numbers.
     """
 
     key: str = required(keys.checked_key)

@@ -1,4 +1,4 @@
-"""The rules for values that an import stores as they are, without the operations that make them."""
+"""The rules for values that an import stores as they are, without the operations that would have produced them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from sessions_db.errors import InvalidInput
 from sessions_db.limits import MAX_INTEGER
 
 Rule: TypeAlias = Callable[[str, Any], Any]
-"""What checks a field's value, given its name."""
+"""Checks a field's value, given the field's name."""
 
 _Stored = TypeVar("_Stored")
 
@@ -29,7 +29,7 @@ def optional(rule: Rule) -> Any:
 
 
 def checked(stored: _Stored) -> _Stored:
-    """The same dataclass, its fields with rules checked.
+    """The same dataclass, with each field checked that has a rule.
 
     Raises:
         InvalidInput: names the field that can't be stored.
@@ -55,16 +55,16 @@ def number(name: str, value: object) -> int:
 
 
 def one_of(choices: type[StrEnum]) -> Rule:
-    """The text of a member."""
+    """The value of one of these members."""
     return lambda name, value: validation.choice(name, value, choices).value
 
 
 def metadata_text(name: str, value: object) -> str:
-    """The text of a JSON object. It stays as it is, so that the order of its keys and its numbers come back exactly."""
+    """The text of a JSON object. It is kept as it is, so that key order and numbers come back exactly."""
     text = validation.text(name, value)
     try:
         parsed = json.loads(text, parse_constant=_refuse_constant)
-    # Of the decoder, or of Python, which limits nesting and the digits of integers.
+    # From the decoder, or from Python, which limits nesting and the digits of integers.
     except (ValueError, RecursionError) as error:
         raise InvalidInput(name, f"must be the text of a JSON object ({error})", value) from error
     if validation.metadata(name, parsed) is None:
@@ -77,7 +77,7 @@ def _refuse_constant(name: str) -> NoReturn:
 
 
 def refuse_twice(place: str, name: str, values: Sequence[str | None]) -> None:
-    """Refuse a value, other than None, that stands there twice."""
+    """Refuse a value, other than None, that occurs twice."""
     known: set[str] = set()
     for position, value in enumerate(values):
         if value in known:

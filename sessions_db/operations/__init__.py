@@ -1,5 +1,5 @@
 """Every transaction, each a function of a `Connection` that never opens, commits or sleeps.
 
-Arguments are checked before. An `Operation` declares what it needs; a connection in autocommit mode makes each
-statement a transaction of its own.
+Arguments have been checked already. An `Operation` declares what it needs; on a connection in autocommit mode, each
+statement is a transaction of its own.
 """

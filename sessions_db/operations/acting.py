@@ -12,7 +12,7 @@ from sessions_db.schema import ACT_AS, LEFT_OVER, STOP_ACTING
 
 @contextmanager
 def acting_as(conn: Connection, actor: str | None) -> Iterator[None]:
-    """Have the log name this actor for what the block does, which must be all of a transaction."""
+    """Have the log name this actor for what the block does. The block must be a whole transaction."""
     take_back_names(conn)
     if actor is None:
         yield

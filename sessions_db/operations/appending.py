@@ -33,7 +33,7 @@ _values = attrgetter(*_GIVEN)
 
 @needs(Needs.STATEMENT)
 def append(conn: Connection, key: str, new: NewMessage, *, active_only: bool = False) -> Message:
-    """The stored message, from one statement unless nothing is stored."""
+    """The stored message. One statement, unless nothing is stored."""
     keyed = new.idempotency_key is not None
     statement = _append(active_only=active_only, keyed=keyed)
     parameters = dict(zip(_PARAMETERS, _row(new), strict=True))
@@ -50,7 +50,7 @@ def append(conn: Connection, key: str, new: NewMessage, *, active_only: bool = F
             raise SessionNotFound(key)
         if active_only and status is not SessionStatus.ACTIVE:
             raise SessionNotActive(key, status)
-        # It was stored before. If not, and the loop continues, the session was reopened or that message was trimmed
+        # It was stored before. If not, and the loop continues, the session was reopened or the message was trimmed
         # between the statements.
         if new.idempotency_key is not None:
             known = _known(conn, key, new.idempotency_key)
@@ -60,9 +60,9 @@ def append(conn: Connection, key: str, new: NewMessage, *, active_only: bool = F
 
 @needs(Needs.STATEMENT)
 def append_many(conn: Connection, key: str, batch: Sequence[NewMessage]) -> list[Message]:
-    """The stored messages, from one statement unless nothing is stored."""
+    """The stored messages. One statement, unless nothing is stored."""
     at_ms = clock.now_ms()
-    # One JSON text: psycopg takes as long to write arrays of them as Postgres takes to store them, and SQLite has none.
+    # One JSON text: psycopg takes as long to encode arrays as Postgres takes to store them, and SQLite has no arrays.
     text = json.dumps([_row(new) for new in batch], ensure_ascii=False)
     if len(text) > MAX_BATCH_BYTES // 4 and (size := len(text.encode())) > MAX_BATCH_BYTES:
         limit = f"must be at most {MAX_BATCH_BYTES} bytes together, as JSON"
@@ -76,14 +76,14 @@ def append_many(conn: Connection, key: str, batch: Sequence[NewMessage]) -> list
             return [_stored(new, seq, at_ms) for new, seq in zip(batch, numbers, strict=True)]
         if status_of(conn, key) is None:
             raise SessionNotFound(key)
-        # The loop continues only if the session was deleted and made anew while the statement waited for it.
+        # The loop continues only if the session was deleted and recreated while the statement waited for it.
         if not batch:
             return []
 
 
 @needs(Needs.TRANSACTION)
 def append_many_once(conn: Connection, key: str, batch: Sequence[NewMessage]) -> list[Message]:
-    """As `append_many`, but messages with a known idempotency key are stored only once."""
+    """Like `append_many`, but messages with a known idempotency key are stored only once."""
     # With the row locked, no other writer can add a key between the look-up and the statement.
     lock = select(sessions.c.key).where(sessions.c.key == key).with_for_update(key_share=True)
     if conn.execute(lock).scalar_one_or_none() is None:
@@ -102,7 +102,7 @@ def append_many_once(conn: Connection, key: str, batch: Sequence[NewMessage]) ->
 
 @cache
 def _append(*, active_only: bool, keyed: bool) -> Statement:
-    # The lock makes writers of one session queue, so that each reads the last_seq that the one before it left. SQLite
+    # The lock makes writers to one session queue, so that each reads the last_seq left by the one before it. SQLite
     # has one writer at a time and ignores FOR UPDATE.
     session = (
         select(

@@ -1,4 +1,4 @@
-"""Repeated attempts of an operation of several statements, where other writers may come in between."""
+"""Repeated attempts at an operation of several statements, between which other writers may get in."""
 
 from __future__ import annotations
 

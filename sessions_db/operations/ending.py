@@ -103,7 +103,7 @@ def idle(idle_since_ms: int, kinds: Collection[SessionKind]) -> Sweep:
 
 
 def finished(finished_before_ms: int, kinds: Collection[SessionKind] | None) -> Sweep:
-    """The sessions (of these kinds) that ended before that time, the first to end first."""
+    """The sessions (of these kinds) that ended before that time, in the order in which they ended."""
     conditions = [sessions.c.finished_ms < finished_before_ms]
     if kinds is not None:
         conditions.append(sessions.c.kind.in_(kinds))
@@ -118,7 +118,7 @@ def swept_keys(conn: Connection, sweep: Sweep, limit: int | None = None) -> list
 
 @needs(Needs.READ)
 def count_swept(conn: Connection, sweep: Sweep) -> int:
-    """How many sessions the sweep has."""
+    """How many sessions are in the sweep."""
     return conn.execute(select(func.count()).select_from(sessions).where(*sweep.conditions)).scalar_one()
 
 
@@ -143,5 +143,5 @@ def _change(conn: Connection, sweep: Sweep, change: Update | Delete, limit: int)
 
 
 def _keys_in_order(rows: CursorResult[int, str]) -> list[str]:
-    # Sorted here: Postgres returns changed rows in no order, and each database has its own collation.
+    # Sorted here: Postgres returns changed rows in no particular order, and each database has its own collation.
     return [key for _, key in sorted((at_ms, key) for at_ms, key in rows)]

@@ -18,7 +18,7 @@ from sessions_db.schema import session_events
 def events(
     conn: Connection, *, session_key: str | None, kind: EventKind | None, after_id: int | None, limit: int
 ) -> list[SessionEvent]:
-    """The newest entries of the log that pass every filter, or the next ones after `after_id`; oldest first."""
+    """The newest log entries that pass every filter, or the next ones after `after_id`; oldest first."""
     query = select(session_events).limit(limit)
     if session_key is not None:
         query = query.where(session_events.c.session_key == session_key)

@@ -11,10 +11,10 @@ from sessions_db.schema import insert_if_free, labels
 
 
 def assign(conn: Connection, label: str, key: str, at_ms: int, on_conflict: LabelConflict) -> None:
-    """Give the label to the session, at the expense of the one that has it, or refuse that.
+    """Give the label to the session, taking it from another one or refusing to.
 
     Raises:
-        LabelInUse: the label belongs to a session, and is not to be taken over.
+        LabelInUse: the label belongs to a session and may not be taken over.
     """
     if on_conflict is LabelConflict.REPLACE:
         take_over(conn, label, key, at_ms)
@@ -28,7 +28,7 @@ def assign(conn: Connection, label: str, key: str, at_ms: int, on_conflict: Labe
 
 
 def take_over(conn: Connection, label: str, key: str, at_ms: int, *, only_from_older: bool = False) -> None:
-    """Give the label to the session, whichever has it, or only if that one got it before `at_ms`."""
+    """Give the label to the session, no matter which one has it; or only if that one got it before `at_ms`."""
     move = update(labels).where(labels.c.label == label).values(session_key=key, assigned_ms=at_ms)
     if only_from_older:
         move = move.where(labels.c.assigned_ms < at_ms)

@@ -1,4 +1,4 @@
-"""What an operation is: a function of a `Connection` that says what it needs of it."""
+"""What an operation is: a function of a `Connection` that declares what it needs from it."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ _T = TypeVar("_T")
 
 
 class Needs(Enum):
-    """What an operation needs of its connection."""
+    """What an operation needs from its connection."""
 
     READ = auto()
-    """Nothing more: it sends one statement that reads, or several that need not agree."""
+    """Nothing special: it sends one statement that reads, or several that need not agree."""
 
     SNAPSHOT = auto()
-    """A transaction that only reads and sees one moment."""
+    """A transaction that only reads and sees a single snapshot."""
 
     STATEMENT = auto()
-    """Nothing more: the one statement that writes is a transaction of its own."""
+    """Nothing special: the one statement that writes is a transaction of its own."""
 
     LOGGED_STATEMENT = auto()
-    """The same, and the log tells who sent it."""
+    """The same, and the log records who sent it."""
 
     TRANSACTION = auto()
     """A transaction that writes."""
@@ -38,7 +38,7 @@ class Needs(Enum):
 
 
 class Operation(Generic[_P, _T]):
-    """A function of a connection, and what it needs of it. It can be called like the function."""
+    """A function of a connection, and what it needs from it. Called like the function itself."""
 
     def __init__(self, function: Callable[Concatenate[Connection, _P], _T], needs: Needs) -> None:
         self.function = function

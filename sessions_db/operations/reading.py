@@ -119,7 +119,7 @@ def children(conn: Connection, key: str) -> list[Session]:
 
 @needs(Needs.READ)
 def descendants(conn: Connection, key: str) -> list[Session]:
-    """The sessions spawned by `key`, and by those, and so on, oldest first."""
+    """The sessions spawned by `key`, directly or indirectly, oldest first."""
     return sessions_of(_DESCENDANTS.rows(conn, {"key": key}))
 
 
@@ -163,9 +163,9 @@ _STATUS = Statement(lambda _: select(sessions.c.status).where(sessions.c.key == 
 
 
 def _is_below() -> tuple[ColumnElement[bool], ColumnElement[bool]]:
-    """The conditions for a session that the one with the parameter `key` has spawned, directly or not."""
+    """The conditions for a session that the one named by the parameter `key` spawned, directly or indirectly."""
     tree: CTE = select(sessions.c.key).where(sessions.c.parent_key == bindparam("key")).cte("tree", recursive=True)
-    # UNION, not UNION ALL, drops a key that was met before: a cycle, which only SQL past the library makes, ends there.
+    # UNION drops keys that were met before, unlike UNION ALL: it ends a cycle, which only SQL by hand can make.
     tree = tree.union(select(sessions.c.key).where(sessions.c.parent_key == tree.c.key))
     return sessions.c.key.in_(select(tree.c.key)), sessions.c.key != bindparam("key")
 

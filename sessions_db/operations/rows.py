@@ -1,7 +1,7 @@
 """Rows as values.
 
-One statement reads sessions and their messages, so that both are of the same moment and nothing is repeated: a session
-is a row whose `seq` is 0, a message a row with its own number.
+One statement reads sessions and their messages, so that both are from the same snapshot and nothing is repeated: a
+session is a row whose `seq` is 0, a message is a row with its own number.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _T = TypeVar("_T")
 
 
 def as_read(table: Table, name: str) -> ColumnElement[Any]:
-    """The column, JSON as text, whatever deserializer the caller's engine has."""
+    """The column, with JSON as text, whatever deserializer the caller's engine has."""
     column = table.c[name]
     return cast(column, Text).label(name) if name == "metadata" else column
 
@@ -37,21 +37,21 @@ SESSION_COLUMNS: tuple[ColumnElement[Any], ...] = (
         for name in _SESSION_FIELDS
     ),
 )
-"""What `sessions_of` makes a session of; the key comes second."""
+"""The columns that `sessions_of` turns into a session; the key comes second."""
 
 MESSAGE_COLUMNS: tuple[ColumnElement[Any], ...] = tuple(
     as_read(messages, name) for name in Message._fields if name in messages.c
 )
-"""What `messages_of` makes a message of."""
+"""The columns that `messages_of` turns into a message."""
 
 ARCHIVED_COLUMNS: tuple[ColumnElement[Any], ...] = tuple(as_read(archived_messages, name) for name in Message._fields)
-"""What `archived_of` makes a message of."""
+"""The columns that `archived_of` turns into a message."""
 
 
 def telling_damage(read: Callable[_P, _T]) -> Callable[_P, _T]:
-    """The function, which makes values of rows, with an error for values that no constraint would have allowed.
+    """Wrap a function that turns rows into values: what no constraint would have allowed raises `DatabaseUnavailable`.
 
-    SQLite keeps no checksums, and does not notice when bytes of a file change within a value.
+    SQLite keeps no checksums, and does not notice when bytes change within a value.
     """
 
     @wraps(read)
@@ -88,14 +88,14 @@ def _session(row: Sequence[Any], retained: Sequence[Sequence[Any]]) -> Session:
     return Session(**values, messages=tuple(messages_of(retained)))
 
 
-# `Role(role)` takes four times as long as this look-up, for each message.
+# For each message, `Role(role)` takes four times as long as this look-up (measured once).
 _ROLES = {role.value: role for role in Role}
 
 
 @telling_damage
 def messages_of(rows: Iterable[Sequence[Any]]) -> list[Message]:
     """The messages that rows of `MESSAGE_COLUMNS` hold."""
-    # Not `Message(...)`: its `__new__` is written in Python, which makes all of this a sixth slower.
+    # Not `Message(...)`: its `__new__` is written in Python, which makes this function a sixth slower (measured once).
     new = tuple.__new__
     return [
         new(
@@ -117,4 +117,4 @@ def archived_of(rows: Iterable[Sequence[Any]]) -> list[Message]:
 
 
 status_from = telling_damage(SessionStatus)
-"""The status that a text is."""
+"""The status that a stored text stands for."""

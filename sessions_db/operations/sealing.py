@@ -41,8 +41,8 @@ _KEPT_MS: Final = EVENT_RETENTION // timedelta(milliseconds=1)
 @needs(Needs.TRANSACTION)
 def last_event_id(conn: Connection) -> int:
     """The id of the newest event, 0 if there is none. No event with a lower id can come later."""
-    # On Postgres, ids are taken before a writer commits. The lock waits for the writers that have one, and is released
-    # with this transaction: other writers wait for a moment, not for the seal.
+    # On Postgres, a writer takes an id before it commits. The lock waits for the writers that have one, and is released
+    # with this transaction: other writers wait for a moment, not for the whole seal.
     backend_of(conn).lock_table(conn, session_events.name, "SHARE")
     return conn.execute(select(func.max(session_events.c.id))).scalar_one() or 0
 
@@ -125,7 +125,7 @@ class _Found:
 
 
 class _Chain:
-    """The digest of a seal's events, while they come by."""
+    """The digest of a seal, computed event by event."""
 
     def __init__(self) -> None:
         self._hash = hashlib.sha256()
@@ -142,7 +142,7 @@ class _Chain:
 def _look_for_fault(
     conn: Connection, seals: Sequence[Seal], found: _Found, *, expect: str | None, since: str | None
 ) -> None:
-    """Count what is as it was sealed; the first fault is raised."""
+    """Count what is as it was sealed; raise the first fault."""
     for table in (session_events, event_digests):
         (event_id,) = table.primary_key
         outside = select(event_id).where(or_(event_id < 1, event_id.is_(None))).order_by(event_id).limit(1)
@@ -170,7 +170,7 @@ def _look_for_fault(
 
 
 def _check(conn: Connection, made: Seal, before: Seal | None, found: _Found) -> None:
-    """Count what this seal covers; the fault that comes first, by the events' ids, is raised."""
+    """Count what this seal covers; raise the fault with the lowest event id."""
     kept_since_ms = clock.now_ms() - _KEPT_MS
     seal_id, previous_digest, after_id = (
         (before.id, before.digest, before.through_event_id) if before else (0, _FIRST, 0)

@@ -23,13 +23,13 @@ try:
 except ImportError:  # Python before 3.14
     from uuid6 import uuid7
 
-# The namespace of the UUIDs that are made of idempotency keys.
+# The namespace of the UUIDs that are derived from idempotency keys.
 _SPAWN_NAMESPACE = uuid.UUID("6f0f5ac2-51d4-4c0f-9f0d-0a3c1f6c7a55")
 
 
 @needs(Needs.LOGGED_STATEMENT)
 def get_or_create_main(conn: Connection, new: NewSession) -> Session:
-    """The agent's main session. Writers that race insert one row, as the key is the same."""
+    """The agent's main session. Racing writers insert one row, because the key is the same."""
     key = main_key(new.agent_id)
     tries = attempts(key)
     while (session := get(conn, key)) is None:
@@ -44,7 +44,7 @@ def spawn(conn: Connection, new: NewSession, *, on_label_conflict: LabelConflict
     if idempotency_key is None:
         key = spawned_key(new.agent_id, new.kind, uuid7())
     else:
-        # The same idempotency key gives the same session key, of which the primary key allows one row.
+        # The same idempotency key gives the same session key, and the primary key allows only one row with it.
         key = spawned_key(new.agent_id, new.kind, uuid.uuid5(_SPAWN_NAMESPACE, idempotency_key))
         if status_of(conn, key) is not None:
             return key
@@ -57,7 +57,7 @@ def spawn(conn: Connection, new: NewSession, *, on_label_conflict: LabelConflict
 
 
 def _insert(conn: Connection, key: str, new: NewSession) -> int | None:
-    """When the session was created; None if there is one with this key."""
+    """When the session was created; None if there already is one with this key."""
     at_ms = clock.now_ms()
     row = {field.name: getattr(new, field.name) for field in fields(new)} | {
         "key": key,

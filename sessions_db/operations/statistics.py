@@ -14,7 +14,7 @@ from sessions_db.schema import archived_messages, labels, messages, session_even
 
 @needs(Needs.SNAPSHOT)
 def statistics(conn: Connection) -> Statistics:
-    """The figures, all of one moment."""
+    """The figures, all from one snapshot."""
     count, appended = conn.execute(
         select(func.count(), func.coalesce(func.sum(sessions.c.last_seq), 0)).select_from(sessions)
     ).one()

@@ -1,4 +1,4 @@
-"""Reading whole sessions out of one database and writing them into another, with everything that is stored of them."""
+"""Reading whole sessions out of one database and writing them into another, with everything stored about them."""
 
 from __future__ import annotations
 
@@ -51,10 +51,10 @@ def export(
     after: StoredSession | None,
     limit: int,
 ) -> list[StoredSession]:
-    """The sessions that pass every filter, the oldest first, those of one millisecond by the bytes of their keys."""
+    """The sessions that pass every filter, oldest first, ties broken by the bytes of the key."""
     query = _sessions().where(*filters(agent_id=agent_id, kinds=kinds, statuses=statuses))
     if after is not None:
-        # The first condition is the one that an index can start from.
+        # The first condition lets an index scan start here.
         later = or_(sessions.c.created_ms > after.created_ms, sessions.c.key > after.key)
         query = query.where(and_(sessions.c.created_ms >= after.created_ms, later))
     found = _read(conn, query.order_by(sessions.c.created_ms, sessions.c.key).limit(limit))
@@ -63,7 +63,7 @@ def export(
 
 @needs(Needs.TRANSACTION)
 def write(conn: Connection, session: StoredSession) -> bool:
-    """Whether the session was stored now, and not there already.
+    """Whether this call stored the session; False if it was there already.
 
     A label that another session owns is taken over if that one has had it for longer.
 
@@ -174,6 +174,6 @@ def _row(key: str, message: StoredMessage) -> dict[str, object]:
 
 
 def _runs(ordered: Iterable[StoredMessage]) -> Iterator[Sequence[StoredMessage]]:
-    """The messages in runs without a gap in their numbers."""
+    """The messages in runs of consecutive numbers."""
     for _, run in groupby(enumerate(ordered), lambda numbered: numbered[1].seq - numbered[0]):
         yield [message for _, message in run]

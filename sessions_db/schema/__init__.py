@@ -1,6 +1,6 @@
-"""The schema at head, to be read in one place.
+"""The current schema, in one place.
 
-Nothing is created from here: Alembic's migrations hold their own frozen copies, and a test compares what they made with
+Nothing is created from here: Alembic's migrations hold their own frozen copies, and a test compares their result with
 this. Triggers run within the statement that fires them, so what they enforce holds in every committed state and for
 every writer, including a `psql` or `sqlite3` shell.
 """

@@ -67,7 +67,7 @@ def json_rows(dialect: str, parameter: str) -> JsonRows:
     return JsonRows(rows, rows.c.key + 1, lambda position: func.json_extract(rows.c.value, f"$[{position}]"))
 
 
-# Local to the transaction on both. Behind PgBouncer the next transaction is another client's.
+# Local to the transaction on both. Behind PgBouncer the next transaction may be another client's.
 ACT_AS: Final[Mapping[str, Executable]] = {
     "sqlite": insert(event_actor).values(name=bindparam("actor")),
     "postgresql": select(func.set_config("sessions_db.actor", bindparam("actor", type_=Text), True)),
@@ -75,7 +75,7 @@ ACT_AS: Final[Mapping[str, Executable]] = {
 """The statement that names who is acting, as the parameter `actor`, for the triggers that write the log."""
 
 STOP_ACTING: Final[Mapping[str, Executable | None]] = {"sqlite": delete(event_actor), "postgresql": None}
-"""The statement that takes the name back before the transaction ends; None where the end does it."""
+"""The statement that clears the name before the transaction ends; None where the end does so."""
 
 LEFT_OVER: Final[Mapping[str, Executable | None]] = {"sqlite": select(event_actor), "postgresql": None}
-"""The query for names that nobody took back; None where there can be none. `STOP_ACTING` takes them back."""
+"""The query for names that nobody cleared; None where there can be none. `STOP_ACTING` clears them."""

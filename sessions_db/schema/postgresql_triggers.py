@@ -31,8 +31,8 @@ $$"""
 
 
 def _owners_only(function: str) -> str:
-    # The function writes the log as its owner. Anyone allowed to execute it could make it the trigger of a temporary
-    # table, and so log what never happened. Existing triggers fire without this right.
+    # The function writes the log as its owner. Anyone allowed to execute it could attach it to a temporary table as a
+    # trigger, and so log what never happened. Existing triggers fire without this privilege.
     return f"REVOKE EXECUTE ON FUNCTION {function}() FROM PUBLIC"
 
 

@@ -136,8 +136,8 @@ messages = Table(
         sqlite_where=text("idempotency_key IS NOT NULL"),
         postgresql_where=text("idempotency_key IS NOT NULL"),
     ),
-    # Clustered by session: a read of the newest 50 touches neighbouring pages, and took 0.55 of the time that a rowid
-    # table took.
+    # Clustered by session: a read of the newest 50 touches neighbouring pages, and took 0.55 of the time that a
+    # rowid table took (measured once).
     sqlite_with_rowid=False,
     sqlite_strict=True,
 )

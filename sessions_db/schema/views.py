@@ -1,4 +1,4 @@
-"""The views for auditors. Their columns are a public interface, alike on both databases.
+"""The views for auditors. Their columns are a public interface, the same on both databases.
 
 Each time comes twice: in milliseconds to calculate with, and as text in UTC (`2026-01-31T23:59:59.999Z`), which sorts
 by time and begins with the day.
@@ -21,7 +21,7 @@ def _utc(dialect: str, ms: str) -> str:
         "postgresql": f"""to_char(timestamp '1970-01-01' + make_interval(secs => {ms} / 1000)
     + {ms} % 1000 * interval '1 millisecond', 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"')""",
     }
-    # The years 1 to 9999. Beyond them, the databases have no text for a time, or different ones.
+    # The years 1 to 9999. Beyond them, the databases write a time differently or not at all.
     return f"CASE WHEN {ms} BETWEEN -62135596800000 AND 253402300799999 THEN {text[dialect]} END"
 
 
@@ -138,8 +138,8 @@ SELECT
 FROM event_seals"""
 
 
-# From the roots down. A cycle has no root and is never walked: its sessions, and those below it, come without a root.
-# A session whose parent was deleted is a root.
+# From the roots down. A cycle has no root and is never walked: its sessions, and those below it, are listed without a
+# root. A session whose parent was deleted is a root.
 _LINEAGE: Final = """\
 CREATE VIEW audit_lineage AS
 WITH RECURSIVE tree(session_key, parent_key, root_key, depth, path) AS (

@@ -8,14 +8,14 @@ from sessions_db.store.transfer import Transfer
 
 
 class SessionStore(Sessions, Messages, Lifecycle, Log, Transfer):
-    """The operations, which a `SessionManager` and a `Transaction` have in common.
+    """The operations that `SessionManager` and `Transaction` share.
 
     Arguments are checked before anything is sent. Every method raises `InvalidInput` naming an argument that is not
     accepted, `DatabaseUnavailable` when the database can't be reached or stays locked for longer than the manager
-    waits, and `SchemaMismatch` when a table is not what it should be. Returned snapshots do not change any more.
+    waits, and `SchemaMismatch` when a table is not what it should be. Returned values never change.
 
-    A session that does not exist: what reads one session returns None, what reads a set of sessions returns none of
-    them, what changes one raises `SessionNotFound`, and `delete_session`, which has nothing left to do, returns False.
+    If a session does not exist, methods that read one session return None, methods that read a set of sessions leave it
+    out, methods that change one raise `SessionNotFound`, and `delete_session`, with nothing left to do, returns False.
     """
 
 

@@ -22,9 +22,9 @@ class Lifecycle(Runner):
     """Operations that end sessions, reopen them and delete them."""
 
     def complete_session(self, key: str, reason: str | None = None) -> bool:
-        """End the session as completed: True if this call did, False if it had already ended so.
+        """End the session as completed: True if this call did, False if it had already ended that way.
 
-        The first end wins: whichever of several callers comes first, the others do not change what it left.
+        The first call wins: later calls never change how the session ended.
 
         Raises:
             SessionNotFound: there is no such session.
@@ -33,7 +33,7 @@ class Lifecycle(Runner):
         return self._end(key, SessionStatus.COMPLETED, reason)
 
     def error_session(self, key: str, reason: str | None = None) -> bool:
-        """End the session as failed. Otherwise as `complete_session`.
+        """End the session as failed. Otherwise like `complete_session`.
 
         Raises:
             SessionNotFound: there is no such session.
@@ -42,7 +42,7 @@ class Lifecycle(Runner):
         return self._end(key, SessionStatus.ERROR, reason)
 
     def timeout_session(self, key: str, reason: str | None = None) -> bool:
-        """End the session as timed out. Otherwise as `complete_session`.
+        """End the session as timed out. Otherwise like `complete_session`.
 
         Raises:
             SessionNotFound: there is no such session.
@@ -51,7 +51,7 @@ class Lifecycle(Runner):
         return self._end(key, SessionStatus.TIMEOUT, reason)
 
     def stop_session(self, key: str, reason: str | None = None) -> bool:
-        """End the session as stopped by somebody. Otherwise as `complete_session`.
+        """End the session as stopped by somebody. Otherwise like `complete_session`.
 
         Raises:
             SessionNotFound: there is no such session.
@@ -68,7 +68,7 @@ class Lifecycle(Runner):
         )
 
     def reopen_session(self, key: str) -> Session:
-        """The session, active again, its end and the reason for it cleared. An active session stays as it is.
+        """The session, active again, with its end and end reason cleared. An active session stays as it is.
 
         Raises:
             SessionNotFound: there is no such session.
@@ -84,15 +84,15 @@ class Lifecycle(Runner):
         dry_run: bool = False,
         progress: Callable[[int, int], object] | None = None,
     ) -> list[str]:
-        """End, as timed out, the active sessions of these kinds in which nothing has happened for a while.
+        """End, as timed out, the active sessions of these kinds that have been idle for a while.
 
-        Activity is creation, an append or a reopening. A service calls this when it starts, to end what a crash left
+        Activity is creation, an append or a reopening. A service calls this on startup, to end what a crash left
         active. A manager ends them in batches, each in a transaction of its own, so that no lock is held for long.
 
         Args:
-            older_than: for how long nothing has happened, from 1 ms to 100 years. Either this or `before`.
+            older_than: how long they have been idle, from 1 ms to 100 years. Either this or `before`.
             kinds: only these kinds.
-            before: since when nothing has happened: an aware datetime, not in the future.
+            before: they have been idle since before this time: an aware datetime, not in the future.
             dry_run: end nothing.
             progress: called after each batch with how many sessions were ended, and how many there were to end.
 
@@ -134,7 +134,7 @@ class Lifecycle(Runner):
             progress: called after each batch with how many sessions were deleted, and how many there were to delete.
 
         Returns:
-            The keys of the sessions that were (or would be) deleted, the first to end first.
+            The keys of the sessions that were (or would be) deleted, in the order in which they ended.
         """
         cutoff_ms = validation.cutoff_ms(older_than, before)
         sweep = ending.finished(cutoff_ms, validation.optional_choices("kinds", kinds, SessionKind))
@@ -164,7 +164,7 @@ class Lifecycle(Runner):
             batch = change(SWEEP_BATCH)
             swept += batch
             # An empty batch means that somebody else took these sessions, and there may be more; or that something
-            # keeps them as they are, and then this would never end.
+            # keeps them as they are, and then this loop would never end.
             if not batch:
                 tries = tries or attempts(left[0])
                 next(tries)

@@ -20,14 +20,14 @@ class Log(Runner):
         after_id: int | None = None,
         limit: int = 50,
     ) -> list[SessionEvent]:
-        """What the log says became of sessions and labels, oldest first: the newest events that pass every filter.
+        """What happened to sessions and labels, oldest first: the newest events of the log that pass every filter.
 
         Args:
             session_key: only what happened to this session, which may be deleted.
             kind: only events of this kind.
-            after_id: the events next after this one, instead of the newest. The last event of a page, given here,
-                leads to the next page.
-            limit: how many events at most.
+            after_id: the events right after this one, instead of the newest. Pass the last event of a page to get the
+                next page.
+            limit: at most this many events.
         """
         return self._run(
             events.events,
@@ -40,14 +40,14 @@ class Log(Runner):
     def seal_log(self) -> Seal | None:
         """Seal the log: a digest over all events so far, chained to the seal before it.
 
-        Keep the digest where whoever may write to the database can't reach it: `verify_log(expect=...)` then tells
-        whether the log still is what was sealed. Takes as long as there are events since the last seal; on Postgres it
-        needs the rights of the tables' owner, and those who log something wait for a moment.
+        Keep the digest where those who can write to the database can't reach it: `verify_log(expect=...)` then tells
+        whether the log is still what was sealed. Takes time in proportion to the events since the last seal; on
+        Postgres it needs the rights of the tables' owner, and writers to the log wait for a moment.
 
         Returns:
             The new seal; the last one if nothing was logged since; None if nothing was ever logged.
         """
-        # Two transactions: the first makes sure that no event comes late, and holds up others.
+        # Two transactions: only the first, which makes sure that no event comes late, blocks other writers.
         through_event_id = self._run(sealing.last_event_id)
         return self._run(sealing.seal, through_event_id, self._actor)
 
@@ -55,8 +55,8 @@ class Log(Runner):
         """Whether the events of the log are as they were sealed, and if not, the first that is not.
 
         Args:
-            expect: the digest of a seal, kept elsewhere: the log must hold that seal. Without it, only changes by
-                somebody who did not make the seals anew are found.
+            expect: the digest of a seal, kept elsewhere: the log must hold that seal. Without it, changes by somebody
+                who also remade the seals go unnoticed.
             since: the digest of a seal, kept elsewhere, up to which the log was verified before: only what came after
                 it is read. `expect` must be that seal or one that came after it.
         """

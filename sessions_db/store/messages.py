@@ -22,7 +22,7 @@ class Messages(Runner):
 
         Args:
             key: the session's key.
-            limit: how many messages at most (default: all that are retained).
+            limit: at most this many messages (default: all that are retained).
             include_tools: False leaves tool messages out before the limit is applied.
         """
         return self._run(
@@ -59,7 +59,7 @@ class Messages(Runner):
             role: `user`, `assistant`, `system` or `tool`.
             content: the text; it may be empty.
             tool_name: the tool that the message is from or about.
-            metadata: a JSON object of the caller's.
+            metadata: any JSON object.
             idempotency_key: makes it safe to repeat the call: while the session retains a message with this key,
                 that message is returned and nothing is stored.
 
@@ -70,9 +70,9 @@ class Messages(Runner):
         return self._run(appending.append, validation.text("key", key), new)
 
     def add_messages(self, key: str, messages: Iterable[NewMessage]) -> list[Message]:
-        """The messages in their order, all stored or none, however many (as JSON, up to 1,000,000,000 bytes together).
+        """The messages, in order: all stored or none, however many (up to 1,000,000,000 bytes together, as JSON).
 
-        A message whose `idempotency_key` the session already retains is returned as it is there.
+        A message whose `idempotency_key` the session already retains is returned as it was stored.
 
         Raises:
             SessionNotFound: there is no such session.
@@ -85,11 +85,11 @@ class Messages(Runner):
     def archived(self, key: str, limit: int | None = None) -> list[Message] | None:
         """The newest archived messages, oldest first, or None if there is no such session.
 
-        They are those that the session no longer retains, if it was made with `archive_trimmed`.
+        These are the messages that the session no longer retains, if it was created with `archive_trimmed`.
 
         Args:
             key: the session's key.
-            limit: how many messages at most (default: all of them).
+            limit: at most this many messages (default: all of them).
         """
         return self._run(
             reading.archived,

@@ -13,7 +13,7 @@ _T = TypeVar("_T")
 
 
 class Runner(ABC):
-    """Runs operations on a connection that fits what they need."""
+    """Runs operations on a connection that meets their needs."""
 
     def __init__(self, *, message_cap: int, archive_trimmed: bool, actor: str | None) -> None:
         self._message_cap = validation.message_cap(message_cap)

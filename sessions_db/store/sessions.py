@@ -1,4 +1,4 @@
-"""Making sessions and reading them."""
+"""Creating sessions and reading them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from sessions_db.validation import JsonValue
 
 
 class Sessions(Runner):
-    """Operations that make sessions and read them."""
+    """Operations that create sessions and read them."""
 
     def get_or_create_main(self, agent_id: str) -> Session:
         """The agent's main session with its retained messages, created if there is none.
@@ -31,7 +31,7 @@ class Sessions(Runner):
             message_cap=self._message_cap,
             archive_trimmed=self._archive_trimmed,
         )
-        # It nearly always exists, and reading it waits for no writer.
+        # It nearly always exists, and reading it does not wait for writers.
         existing = self._run(reading.get, main_key(new.agent_id))
         return self._run(starting.get_or_create_main, new) if existing is None else existing
 
@@ -51,11 +51,11 @@ class Sessions(Runner):
         """The key of a new, active sub-agent session.
 
         Args:
-            agent_id: who works in the session. Not empty, no colon, no control characters.
+            agent_id: the agent that works in the session. Not empty, no colon, no control characters.
             task: what the session is to do.
             label: a name by which `get_by_label` finds the session, until a newer session takes it.
             parent_key: the session that spawned this one.
-            metadata: a JSON object of the caller's.
+            metadata: any JSON object.
             message_cap: how many messages the session retains (default: the manager's).
             archive_trimmed: whether messages beyond that are archived instead of deleted (default: the manager's).
             on_label_conflict: `"replace"` takes the label over from the session that has it, `"error"` refuses.
@@ -92,7 +92,7 @@ class Sessions(Runner):
         on_label_conflict: LabelConflict | str = LabelConflict.REPLACE,
         idempotency_key: str | None = None,
     ) -> str:
-        """The key of a new, active session for a scheduled run. Otherwise as `spawn_subagent`.
+        """The key of a new, active session for a scheduled run. Otherwise like `spawn_subagent`.
 
         Raises:
             SessionNotFound: there is no session `parent_key`.
@@ -170,14 +170,14 @@ class Sessions(Runner):
         Args:
             kinds: only these kinds; an empty collection matches nothing.
             active_only: only sessions that have not ended.
-            limit: how many sessions at most.
+            limit: at most this many sessions.
             agent_id: only this agent's.
             parent_key: only those that this session spawned.
             status: only those with this status.
             active_within_ms: only those whose last activity is at most this many milliseconds ago.
             message_limit: how many of its newest messages each session comes with.
-            before: only sessions that come after this one in the order. The last session of a page, given here,
-                leads to the next page, whatever was created or deleted meanwhile.
+            before: only sessions that come after this one in the order. Pass the last session of a page to get the
+                next page, whatever was created or deleted meanwhile.
         """
         statuses = None if status is None else {validation.choice("status", status, SessionStatus)}
         if validation.flag("active_only", active_only):
@@ -214,7 +214,7 @@ class Sessions(Runner):
             agent_id: only this agent's.
             kinds: only these kinds.
             statuses: only these statuses.
-            descendants_of: only those that this session has spawned, directly or not.
+            descendants_of: only those that this session spawned, directly or indirectly.
         """
         return self._run(
             reading.count,
@@ -229,9 +229,9 @@ class Sessions(Runner):
         return self._run(reading.children, validation.text("key", key))
 
     def descendants(self, key: str) -> builtins.list[Session]:
-        """The sessions that `key` spawned, and those that they spawned, and so on, oldest first, without messages.
+        """The sessions that `key` spawned, directly or indirectly, oldest first, without messages.
 
-        A cycle, which only SQL written by hand can make, is walked once.
+        A cycle, which only SQL written by hand can create, is walked once.
         """
         return self._run(reading.descendants, validation.text("key", key))
 

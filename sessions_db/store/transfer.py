@@ -1,4 +1,4 @@
-"""Figures about the whole database, and whole sessions out of it and into it."""
+"""Figures about the whole database, and export and import of whole sessions."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Transfer(Runner):
     """Operations on a database as a whole."""
 
     def statistics(self) -> Statistics:
-        """How much the database holds, all of one moment. It reads every table once or more."""
+        """How much the database holds, all from one snapshot. Reads every table at least once."""
         return self._run(statistics.statistics)
 
     def export_sessions(
@@ -29,17 +29,17 @@ class Transfer(Runner):
         after: StoredSession | None = None,
         limit: int = 100,
     ) -> list[StoredSession]:
-        """A page of sessions with everything that is stored of them, for `import_session` into any database.
+        """A page of sessions with everything stored about them, for `import_session` into any database.
 
-        The oldest come first, those of one millisecond by the bytes of their keys: an order that both databases share.
-        Pages agree with each other within a `snapshot()`. To export to a file, use `sessions_db.transfer.export_lines`.
+        They come oldest first, ties broken by the bytes of the key: the same order on both databases. Within a
+        `snapshot()`, pages agree with each other. To export to a file, use `sessions_db.transfer.export_lines`.
 
         Args:
             agent_id: only this agent's.
             kinds: only these kinds.
             statuses: only these statuses.
-            after: only sessions that come after this one, the last of the page before.
-            limit: how many sessions at most.
+            after: only sessions that come after this one, the last of the previous page.
+            limit: at most this many sessions.
         """
         if after is not None:
             _check_position(after)
@@ -53,10 +53,10 @@ class Transfer(Runner):
         )
 
     def import_session(self, session: StoredSession) -> bool:
-        """Store a session that was exported, as it was: True if this call did, False if it was there already.
+        """Store an exported session as it was: True if this call did, False if it was there already.
 
-        Times, numbers and status are those of the export. A label that another session has owned since a later time
-        stays with it. The log records the session as created now.
+        Times, numbers and status are those of the export. A label that another session got at a later time stays with
+        that one. The log records the session as created now.
 
         Raises:
             InvalidInput: a field can't be stored, or its key or run id belongs to a session with other content.

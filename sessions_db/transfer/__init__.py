@@ -1,4 +1,4 @@
-"""Sessions as JSON Lines: out of a database, and into this or another one."""
+"""Sessions as JSON Lines: exported from a database, and imported into this or another one."""
 
 from sessions_db.transfer.exporting import Export, export_lines
 from sessions_db.transfer.importing import Line, Outcome, import_lines

@@ -1,4 +1,4 @@
-"""Exporting sessions: JSON Lines out, which `importing` reads into this or another database."""
+"""Exporting sessions as JSON Lines, which `importing` reads into this or another database."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from sessions_db.transfer.lines import to_line
 
 @dataclass(frozen=True, slots=True)
 class Export:
-    """How many lines there are, and the lines, which are read as they are consumed."""
+    """How many lines there are, and the lines, which are read lazily."""
 
     total: int
     lines: Iterator[bytes]
@@ -28,14 +28,14 @@ def export_lines(
     kinds: Collection[SessionKind | str] | None = None,
     statuses: Collection[SessionStatus | str] | None = None,
 ) -> Iterator[Export]:
-    """The sessions that pass each filter that is given, one a line, the oldest first, as they were at one moment.
+    """The sessions that pass every filter that is given, one per line, oldest first, from one snapshot.
 
-    Consume the lines within the block. The same sessions give the same bytes on both databases. Other writers go on
-    meanwhile.
+    Consume the lines within the block. The same sessions give the same bytes on both databases. Writers are not
+    blocked.
 
     Raises:
-        InvalidInput: an argument is not what it must be.
-        DatabaseUnavailable: the database can't be read any more.
+        InvalidInput: an argument is not valid.
+        DatabaseUnavailable: the database can no longer be read.
     """
     with manager.snapshot() as tx:
 

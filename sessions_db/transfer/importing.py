@@ -1,7 +1,7 @@
 """Importing JSON Lines: conversations, which become completed sub-agent sessions, and sessions that were exported.
 
-Each line is a transaction. A conversation's idempotency key is made of its content, and a session has its key, so an
-import that was cut off, is repeated or runs twice at the same time stores everything once.
+Each line is a transaction. A conversation's idempotency key is derived from its content, and a session has its key, so
+an import that was interrupted, is repeated or runs twice at the same time stores everything once.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Outcome(Enum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Line:
-    """A line that has been dealt with.
+    """A line that has been processed.
 
     `number` counts from 1, `size` is in bytes, `messages` is how many were imported, `reason` says why the line was
     refused.
@@ -49,19 +49,19 @@ class Line:
 
 
 def import_lines(manager: SessionManager, agent_id: str | None, lines: Iterable[bytes]) -> Iterator[Line]:
-    """What became of each line, in order; a line is committed before it is yielded, the next one not yet read.
+    """What became of each line, in order; a line is committed before it is yielded, and before the next one is read.
 
-    A line is one of two JSON objects. What `export_lines` wrote becomes the session that it was, times, numbers and
-    status included; if there is one with this key already, the line is refused unless they are the same. A label that
-    another session owns stays with the one that got it later.
+    A line is one of two kinds of JSON object. What `export_lines` wrote becomes the same session again, with its times,
+    numbers and status; if a session with its key exists, the line is refused unless the two are the same. A label that
+    another session owns goes to the one that got it later.
 
     Anything else is a conversation: `messages`, a list of chat-completions messages, and optionally `label` and `task`
     (default: the first text from the user); other keys become the session's metadata. It becomes a completed
-    sub-agent session under the main session of `agent_id`, which is sent each text of the user and the assistant too.
-    A line that says the same as one that was imported for this agent before is not imported again.
+    sub-agent session under the main session of `agent_id`, to which the user's and the assistant's texts are added too.
+    A line with the same content as one that was imported for this agent before is not imported again.
 
     Raises:
-        InvalidInput: `agent_id` can't be one. (A line that can't be imported is yielded as refused.)
+        InvalidInput: `agent_id` is not valid. (A line that can't be imported is yielded as refused.)
         DatabaseUnavailable, SchemaMismatch: the lines so far are imported.
     """
     if agent_id is not None:
@@ -131,13 +131,13 @@ def _message(position: int, message: dict[str, JsonValue]) -> NewMessage:
 
 
 def _parse(line: bytes) -> dict[str, JsonValue]:
-    """The object that the line is."""
+    """The JSON object on the line."""
     try:
         # Some programs begin a file with a byte order mark.
         value = json.loads(line.decode("utf-8-sig"), object_pairs_hook=_to_dict, parse_constant=_refuse_constant)
     except json.JSONDecodeError as error:
         raise InvalidInput("conversation", f"must be JSON ({error.msg}, column {error.colno})", line) from error
-    # Of the decoder, of the function below, or of Python, which limits the digits of integers and nesting.
+    # From the decoder, the function below, or Python, which limits nesting and the digits of integers.
     except (ValueError, RecursionError) as error:
         raise InvalidInput("conversation", f"must be JSON in UTF-8 ({error})", line) from error
     if not isinstance(value, dict):
@@ -158,7 +158,7 @@ def _refuse_constant(name: str) -> NoReturn:
 
 
 def _store(manager: SessionManager, agent_id: str, conversation: _Conversation) -> bool:
-    """Whether the conversation was stored now, and not before."""
+    """Whether this call stored the conversation; False if it was there already."""
     with manager.transaction() as tx:
         main_key = tx.get_or_create_main(agent_id).key
         key = tx.spawn_subagent(

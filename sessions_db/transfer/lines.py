@@ -1,7 +1,7 @@
 """A whole session as a line of JSON, written and read.
 
-The fields are those of `StoredSession`. Metadata is a JSON string that holds the stored text, so that the order of its
-keys and its numbers come back exactly.
+The fields are those of `StoredSession`. Metadata is a JSON string that holds the stored text, so that key order and
+numbers come back exactly.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from sessions_db.models import StoredMessage, StoredSession
 from sessions_db.validation import JsonValue
 
 FORMAT: Final = "sessions-db/1"
-"""What each line says of itself, as `format`."""
+"""The `format` that each line declares."""
 
 _FAMILY: Final = FORMAT.partition("/")[0] + "/"
 
@@ -37,7 +37,7 @@ def _without_none(items: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def is_session(value: Mapping[str, JsonValue]) -> bool:
-    """Whether the line's object says that it is a session, of this version of the format or another."""
+    """Whether the line's object declares itself a session, in this version of the format or another."""
     name = value.get("format")
     return isinstance(name, str) and name.startswith(_FAMILY)
 
@@ -46,7 +46,7 @@ def from_line(value: Mapping[str, JsonValue]) -> StoredSession:
     """The session that the line's object holds; its values are not checked.
 
     Raises:
-        InvalidInput: it names a field that is missing, unknown or of the wrong shape.
+        InvalidInput: names a field that is missing, unknown or of the wrong shape.
     """
     if value.get("format") != FORMAT:
         raise InvalidInput("format", f"must be {FORMAT!r} for this release", value.get("format"))
@@ -80,7 +80,7 @@ def _each(members: Mapping[str, Any], name: str, make: Callable[[Mapping[str, An
 
 
 def _of(model: type[_T], members: Mapping[str, Any]) -> _T:
-    """The dataclass with these fields; None stands for those that are left out."""
+    """The dataclass with these fields; those that are left out are None."""
     known = {field.name for field in fields(model)}  # type: ignore[arg-type]
     for name in members.keys() - known:
         raise _unknown(name, members[name])

@@ -71,7 +71,7 @@ def test_unknown_session_cannot_be_ended(manager: SessionManager, ending: str) -
         getattr(manager, ending)(UNKNOWN)
 
 
-def test_one_of_several_threads_ends_a_session(manager: SessionManager) -> None:
+def test_exactly_one_of_several_threads_ends_a_session(manager: SessionManager) -> None:
     key = manager.spawn_subagent("main", "Test")
     barrier = threading.Barrier(8)
     outcomes: list[bool | SessionStatus] = []
@@ -169,7 +169,7 @@ def test_idle_sessions_of_other_kinds_are_timed_out_on_request(manager: SessionM
 # Deleting
 
 
-def test_deleted_session_takes_its_messages_and_labels_along(manager: SessionManager, plain: PlainClient) -> None:
+def test_deleting_a_session_deletes_its_messages_and_labels(manager: SessionManager, plain: PlainClient) -> None:
     key = manager.spawn_subagent("main", "Test", "research")
     kept = manager.spawn_subagent("main", "Test", "kept")
     manager.send_message(key, "Hello")
@@ -194,7 +194,7 @@ def test_label_of_a_newer_session_stays_when_the_older_is_deleted(manager: Sessi
     assert by_label.key == newer
 
 
-def test_prune_deletes_what_ended_before_that_time_longest_ended_first(
+def test_prune_deletes_sessions_that_ended_before_the_cutoff_earliest_first(
     manager: SessionManager, plain: PlainClient, clock: Clock
 ) -> None:
     keys = [manager.spawn_subagent("main", "Test", f"label {number}") for number in range(4)]
@@ -220,7 +220,7 @@ def test_prune_never_deletes_an_active_session(manager: SessionManager, clock: C
     assert len(manager.list()) == 1
 
 
-def test_prune_takes_only_the_kinds_it_is_told(manager: SessionManager, clock: Clock) -> None:
+def test_prune_deletes_only_the_given_kinds(manager: SessionManager, clock: Clock) -> None:
     cron = manager.spawn_cron("main", "Test")
     sub = manager.spawn_subagent("main", "Test")
     for key in (cron, sub):
@@ -232,7 +232,7 @@ def test_prune_takes_only_the_kinds_it_is_told(manager: SessionManager, clock: C
     assert [session.key for session in manager.list()] == [sub]
 
 
-def test_dry_run_of_prune_deletes_nothing_and_gives_what_the_real_run_deletes(
+def test_dry_run_of_prune_deletes_nothing_and_returns_what_a_real_run_deletes(
     manager: SessionManager, clock: Clock
 ) -> None:
     for kind in ("spawn_cron", "spawn_subagent") * 2:
@@ -262,7 +262,7 @@ def test_prune_deletes_more_than_one_batch(manager: SessionManager, clock: Clock
 
 
 @pytest.mark.parametrize("backend", ["postgresql"], indirect=True)
-def test_prune_goes_on_where_another_has_deleted_its_batch(
+def test_prune_continues_when_somebody_else_deleted_its_batch(
     manager: SessionManager, plain: PlainClient, clock: Clock
 ) -> None:
     with manager.transaction() as tx:

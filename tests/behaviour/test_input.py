@@ -1,4 +1,4 @@
-"""Input that is refused, on both databases alike, before anything is stored."""
+"""Input that is refused, on both databases, before anything is stored."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.support.clock import at, ms
 
 KEY = "agent:main:main"
 
-# What each text argument is called, and a call that passes it.
+# The name of each text argument, and a call that passes it.
 TEXT_ARGUMENTS: dict[str, tuple[str, Callable[[SessionManager, str], object]]] = {
     "get_or_create_main": ("agent_id", lambda m, text: m.get_or_create_main(text)),
     "spawn_subagent agent_id": ("agent_id", lambda m, text: m.spawn_subagent(text, "Test")),
@@ -81,7 +81,7 @@ def test_text_that_a_database_cannot_store_is_refused_by_name(
 
 
 @pytest.mark.parametrize("call", [call for call in TEXT_ARGUMENTS if not call.endswith("metadata")])
-def test_something_else_than_text_is_refused_by_name(manager: SessionManager, main: Session, call: str) -> None:
+def test_anything_but_text_is_refused_by_name(manager: SessionManager, main: Session, call: str) -> None:
     argument, operation = TEXT_ARGUMENTS[call]
     for value in (b"bytes", 1, ["list"], object()):
         if isinstance(value, list) and "key of" in argument:
@@ -144,7 +144,7 @@ def test_agent_id_that_could_forge_a_key_is_refused(manager: SessionManager, age
 
 
 @pytest.mark.parametrize("agent_id", ["a%b", "a_b", "'", "ä ö", "..", "{}"])
-def test_agent_id_may_hold_anything_else(manager: SessionManager, agent_id: str) -> None:
+def test_agent_id_may_contain_anything_else(manager: SessionManager, agent_id: str) -> None:
     assert manager.get_or_create_main(agent_id).key == f"agent:{agent_id}:main"
     assert manager.spawn_cron(agent_id, "Test").startswith(f"agent:{agent_id}:cron:")
 
@@ -305,5 +305,5 @@ def test_any_json_object_comes_back_exactly(manager: SessionManager, metadata: d
 
     history = manager.history(key, 2)
     assert history is not None
-    # The texts too: key order, and 1 against 1.0 against True.
+    # Compared as text too: key order, and 1, 1.0 and True differ.
     assert [repr(message.metadata) for message in history] == [repr(metadata)] * 2

@@ -27,7 +27,7 @@ def database_user(plain: PlainClient) -> str | None:
 
 
 def guards(plain: PlainClient, *, on: bool) -> None:
-    """Switch the triggers that guard the log off or on, as only the owner of the tables can."""
+    """Turn the triggers that guard the log off or on, which only the owner of the tables can do."""
     for table in ("session_events", "event_digests", "event_seals"):
         if plain.backend == "postgresql":
             plain(f"ALTER TABLE {table} {'ENABLE' if on else 'DISABLE'} TRIGGER USER")
@@ -39,7 +39,7 @@ def guards(plain: PlainClient, *, on: bool) -> None:
 # Events
 
 
-def test_log_tells_the_life_of_a_session(manager: SessionManager, plain: PlainClient) -> None:
+def test_log_records_the_life_of_a_session(manager: SessionManager, plain: PlainClient) -> None:
     parent = manager.get_or_create_main("main").key
     key = manager.spawn_subagent("main", "Test", "research", parent)
     manager.send_message(key, "Hello")
@@ -143,7 +143,7 @@ def act(manager: SessionStore, clock: Clock) -> None:
     manager.delete_session(manager.get_or_create_main("other").key)
 
 
-def test_all_that_a_manager_does_is_logged_under_its_actor(
+def test_everything_a_manager_does_is_logged_under_its_actor(
     open_manager: Callable[..., SessionManager], url: str, plain: PlainClient, clock: Clock
 ) -> None:
     with open_manager(url, actor="billing-service") as billing:
@@ -171,7 +171,7 @@ def test_transaction_is_logged_under_the_actor(
     assert {actor for (actor,) in plain("SELECT actor FROM session_events")} == {"größe'; --"}
 
 
-def test_actor_of_one_manager_is_not_taken_for_that_of_another(
+def test_actor_of_one_manager_is_not_mistaken_for_that_of_another(
     open_manager: Callable[..., SessionManager], url: str, plain: PlainClient
 ) -> None:
     with open_manager(url, actor="one", pool_size=1) as one, open_manager(url) as nobody:
@@ -260,7 +260,7 @@ def sealed(manager: SessionManager) -> str:
     return seal_six(manager)
 
 
-def test_log_that_was_left_alone_is_verified(manager: SessionManager, sealed: str) -> None:
+def test_unchanged_log_is_verified(manager: SessionManager, sealed: str) -> None:
     for options in ({}, {"expect": sealed}):
         verdict = manager.verify_log(**options)
 
@@ -288,7 +288,7 @@ def test_seals_of_equal_logs_are_equal_on_both_databases(
     assert seal.digest == hashlib.sha256(row.encode()).hexdigest()
 
 
-def test_seal_of_nothing_new_is_the_last_one(manager: SessionManager) -> None:
+def test_sealing_without_new_events_returns_the_last_seal(manager: SessionManager) -> None:
     assert manager.seal_log() is None
     assert manager.verify_log().seal is None
     manager.get_or_create_main("a")
@@ -297,7 +297,7 @@ def test_seal_of_nothing_new_is_the_last_one(manager: SessionManager) -> None:
     assert manager.seal_log() == first
 
 
-def test_verifying_goes_on_from_a_seal(manager: SessionManager, sealed: str) -> None:
+def test_verifying_can_start_from_a_seal(manager: SessionManager, sealed: str) -> None:
     manager.seal_log()
 
     assert manager.verify_log(since=sealed).verified == 1
@@ -306,7 +306,7 @@ def test_verifying_goes_on_from_a_seal(manager: SessionManager, sealed: str) -> 
 
 @pytest.mark.parametrize("which", ["expect", "since"])
 @pytest.mark.usefixtures("sealed")
-def test_seal_that_is_not_there_is_a_fault(manager: SessionManager, which: str) -> None:
+def test_missing_seal_is_a_fault(manager: SessionManager, which: str) -> None:
     assert manager.verify_log(**{which: "0" * 64}).fault == f"no seal has the digest {'0' * 64}"
 
 
@@ -494,7 +494,7 @@ def test_second_digest_at_the_end_of_a_page_is_a_fault(own: SessionManager, own_
     assert own.verify_log().fault == "seal 1 is not over the digests that are there for it"
 
 
-def test_log_that_was_sealed_anew_is_not_the_one_that_was_expected(
+def test_resealed_log_does_not_match_the_expected_digest(
     manager: SessionManager, plain: PlainClient, sealed: str
 ) -> None:
     guards(plain, on=False)
@@ -512,7 +512,7 @@ def test_log_that_was_sealed_anew_is_not_the_one_that_was_expected(
     assert manager.verify_log(expect=sealed).fault == f"no seal has the digest {sealed}"
 
 
-def test_events_that_expired_after_they_were_sealed_are_no_fault(manager: SessionManager, plain: PlainClient) -> None:
+def test_events_that_expired_after_sealing_are_not_a_fault(manager: SessionManager, plain: PlainClient) -> None:
     for number in (1, 2):
         plain("INSERT INTO session_events (at_ms, event, session_key) VALUES (?, 'deleted', 'agent:a:main')", number)
     manager.get_or_create_main("a")
@@ -524,7 +524,7 @@ def test_events_that_expired_after_they_were_sealed_are_no_fault(manager: Sessio
     assert (verdict.fault, verdict.verified, verdict.expired) == (None, 1, 2)
 
 
-def test_more_events_than_are_read_at_once_are_sealed_and_verified(manager: SessionManager, plain: PlainClient) -> None:
+def test_more_events_than_one_page_are_sealed_and_verified(manager: SessionManager, plain: PlainClient) -> None:
     with manager.transaction() as tx:
         keys = [tx.spawn_subagent("main", "Test") for _ in range(1100)]
         for key in keys:
@@ -543,7 +543,7 @@ def test_more_events_than_are_read_at_once_are_sealed_and_verified(manager: Sess
 
 
 @pytest.mark.parametrize("backend", ["postgresql"], indirect=True)
-def test_seal_waits_for_a_writer_whose_event_has_a_number_already(manager: SessionManager, plain: PlainClient) -> None:
+def test_seal_waits_for_a_writer_whose_event_already_has_an_id(manager: SessionManager, plain: PlainClient) -> None:
     manager.get_or_create_main("before")
     plain("BEGIN")
     plain(
@@ -560,7 +560,7 @@ def test_seal_waits_for_a_writer_whose_event_has_a_number_already(manager: Sessi
     assert (verdict.fault, verdict.verified, verdict.unsealed) == (None, 2, 0)
 
 
-def test_seals_made_at_once_make_one_chain(manager: SessionManager) -> None:
+def test_concurrent_seals_form_one_chain(manager: SessionManager) -> None:
     def work(name: str) -> None:
         for number in range(5):
             manager.get_or_create_main(f"{name}-{number}")
@@ -579,7 +579,7 @@ def archived(plain: PlainClient) -> list[int]:
     return [seq for (seq,) in plain("SELECT seq FROM archived_messages ORDER BY session_key, seq")]
 
 
-def test_what_is_trimmed_is_archived_where_the_session_says_so(manager: SessionManager, plain: PlainClient) -> None:
+def test_trimmed_messages_are_archived_if_the_session_says_so(manager: SessionManager, plain: PlainClient) -> None:
     key = manager.spawn_subagent("main", "Test", message_cap=2, archive_trimmed=True)
     new = NewMessage("tool", "found", tool_name="search", metadata={"z": 1, "a": None}, idempotency_key="1")
     manager.add_messages(key, [new, NewMessage("user", "two")])
@@ -601,7 +601,7 @@ def test_what_is_trimmed_is_archived_where_the_session_says_so(manager: SessionM
     assert [message.seq for message in history] == [2, 3]
 
 
-def test_batch_larger_than_the_cap_is_archived_but_for_its_end(manager: SessionManager, plain: PlainClient) -> None:
+def test_batch_larger_than_the_cap_is_archived_except_for_its_end(manager: SessionManager, plain: PlainClient) -> None:
     key = manager.spawn_cron("main", "Test", message_cap=3, archive_trimmed=True)
     manager.add_messages(key, [NewMessage("user", str(number)) for number in range(250)])
 
@@ -616,7 +616,7 @@ def test_lowered_cap_archives_what_it_trims(manager: SessionManager, plain: Plai
     assert archived(plain) == [1, 2, 3]
 
 
-def test_manager_says_whether_new_sessions_are_archived(
+def test_manager_sets_the_default_for_archiving_in_new_sessions(
     open_manager: Callable[..., SessionManager], url: str, plain: PlainClient
 ) -> None:
     with open_manager(url, message_cap=1, archive_trimmed=True) as manager, manager.transaction() as tx:
@@ -631,7 +631,7 @@ def test_manager_says_whether_new_sessions_are_archived(
     assert sorted(key for (key,) in plain("SELECT session_key FROM archived_messages")) == sorted(keys[:2])
 
 
-def test_archive_goes_with_its_session(manager: SessionManager, plain: PlainClient) -> None:
+def test_archive_is_deleted_with_its_session(manager: SessionManager, plain: PlainClient) -> None:
     key = manager.spawn_subagent("main", "Test", message_cap=1, archive_trimmed=True)
     manager.add_messages(key, [NewMessage("user", "one"), NewMessage("user", "two")])
     manager.delete_session(key)
@@ -680,7 +680,7 @@ def test_read_only_manager_reads_and_refuses_to_write(
     assert manager.get(key) is not None
 
 
-def test_transaction_of_a_read_only_manager_sees_one_moment(
+def test_transaction_of_a_read_only_manager_sees_one_snapshot(
     open_manager: Callable[..., SessionManager], manager: SessionManager, url: str
 ) -> None:
     key = manager.get_or_create_main("main").key

@@ -80,7 +80,7 @@ def test_message_is_added_whatever_the_status(manager: SessionManager, key: str)
     assert contents(manager.history(key)) == ["post mortem"]
 
 
-def test_message_is_sent_to_an_active_session_only(manager: SessionManager, key: str) -> None:
+def test_message_is_sent_only_to_an_active_session(manager: SessionManager, key: str) -> None:
     manager.complete_session(key)
 
     with pytest.raises(SessionNotActive, match=r"^Session is not active: Completed \(agent:") as caught:
@@ -101,7 +101,9 @@ def test_message_is_sent_to_an_active_session_only(manager: SessionManager, key:
         lambda manager: manager.add_messages(UNKNOWN, []),
     ],
 )
-def test_unknown_session_takes_no_message(manager: SessionManager, append: Callable[[SessionManager], object]) -> None:
+def test_unknown_session_accepts_no_message(
+    manager: SessionManager, append: Callable[[SessionManager], object]
+) -> None:
     with pytest.raises(SessionNotFound, match=r"^Session not found: agent:nobody:main$") as caught:
         append(manager)
 
@@ -157,7 +159,7 @@ def test_batch_larger_than_the_cap_leaves_its_newest_messages(manager: SessionMa
     assert session.message_count == 251
 
 
-def test_cap_holds_for_each_session_by_itself(manager: SessionManager) -> None:
+def test_cap_applies_to_each_session_separately(manager: SessionManager) -> None:
     first = manager.spawn_subagent("main", "Test", message_cap=2)
     second = manager.spawn_subagent("main", "Test", message_cap=3)
     for key in (first, second):
@@ -270,7 +272,7 @@ def test_batch_that_no_statement_can_hold_is_refused_and_stores_nothing(
 
 
 @pytest.mark.parametrize("backend", ["postgresql"], indirect=True)
-def test_batch_that_waited_while_its_session_was_made_anew_is_stored(
+def test_batch_that_waited_while_its_session_was_recreated_is_stored(
     manager: SessionManager, plain: PlainClient
 ) -> None:
     key = manager.get_or_create_main("main").key
@@ -290,7 +292,7 @@ def test_batch_that_waited_while_its_session_was_made_anew_is_stored(
 # Idempotency
 
 
-def test_second_append_with_an_idempotency_key_gives_the_first_message(manager: SessionManager, key: str) -> None:
+def test_second_append_with_an_idempotency_key_returns_the_first_message(manager: SessionManager, key: str) -> None:
     first = manager.add_message(key, "tool", "result", tool_name="search", metadata={"a": 1}, idempotency_key="call-1")
     manager.send_message(key, "between")
 
@@ -300,7 +302,7 @@ def test_second_append_with_an_idempotency_key_gives_the_first_message(manager: 
     assert contents(manager.history(key, include_tools=True)) == ["result", "between"]
 
 
-def test_idempotency_key_counts_for_its_session_only(manager: SessionManager, key: str) -> None:
+def test_idempotency_key_applies_to_its_session_only(manager: SessionManager, key: str) -> None:
     other = manager.spawn_subagent("main", "Test")
     manager.add_message(key, "user", "one", idempotency_key="1")
     manager.add_message(other, "user", "two", idempotency_key="1")
@@ -309,7 +311,7 @@ def test_idempotency_key_counts_for_its_session_only(manager: SessionManager, ke
     assert contents(manager.history(other)) == ["two"]
 
 
-def test_idempotency_key_is_free_again_when_its_message_was_trimmed(manager: SessionManager) -> None:
+def test_idempotency_key_is_free_again_once_its_message_was_trimmed(manager: SessionManager) -> None:
     key = manager.spawn_subagent("main", "Test", message_cap=1)
     manager.add_message(key, "user", "first", idempotency_key="1")
     manager.send_message(key, "between")
@@ -340,7 +342,7 @@ def test_batch_stores_only_the_messages_that_are_new(manager: SessionManager, ke
     assert contents(manager.history(key)) == ["known", "new", "without"]
 
 
-def test_repeated_batch_gives_the_first_messages(manager: SessionManager, key: str) -> None:
+def test_repeated_batch_returns_the_first_messages(manager: SessionManager, key: str) -> None:
     batch = [NewMessage("user", text, idempotency_key=text) for text in ("a", "b")]
 
     assert manager.add_messages(key, batch) == manager.add_messages(key, batch)
@@ -377,7 +379,7 @@ def test_history_of_a_session_without_messages_is_empty(manager: SessionManager,
     assert manager.history(key) == []
 
 
-def test_history_gives_the_newest_messages_oldest_first(manager: SessionManager, key: str) -> None:
+def test_history_returns_the_newest_messages_oldest_first(manager: SessionManager, key: str) -> None:
     manager.add_messages(key, texts(1, 5))
 
     assert contents(manager.history(key, 2)) == ["4", "5"]
@@ -385,7 +387,7 @@ def test_history_gives_the_newest_messages_oldest_first(manager: SessionManager,
     assert manager.history(key, 0) == []
 
 
-def test_history_leaves_tool_messages_out_before_it_limits(manager: SessionManager, key: str) -> None:
+def test_history_drops_tool_messages_before_applying_the_limit(manager: SessionManager, key: str) -> None:
     for role in ("user", "tool", "assistant", "tool", "tool"):
         manager.add_message(key, role, role)
 
@@ -393,7 +395,7 @@ def test_history_leaves_tool_messages_out_before_it_limits(manager: SessionManag
     assert contents(manager.history(key, 2, include_tools=True)) == ["tool", "tool"]
 
 
-def test_history_of_tool_messages_only_is_empty_without_them(manager: SessionManager, key: str) -> None:
+def test_history_of_only_tool_messages_is_empty_without_tools(manager: SessionManager, key: str) -> None:
     manager.add_message(key, "tool", "result")
 
     assert manager.history(key) == []

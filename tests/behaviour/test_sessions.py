@@ -41,7 +41,7 @@ def get(manager: SessionManager, key: str) -> Session:
 # Main sessions
 
 
-def test_main_session_is_made_once(manager: SessionManager, clock: Clock) -> None:
+def test_main_session_is_created_once(manager: SessionManager, clock: Clock) -> None:
     first = manager.get_or_create_main("main")
     clock.now_ms += 1000
     second = manager.get_or_create_main("main")
@@ -72,7 +72,7 @@ def test_ended_main_session_is_returned_as_it_is(manager: SessionManager) -> Non
     assert manager.get_or_create_main("main").status is SessionStatus.STOPPED
 
 
-def test_threads_that_race_for_a_main_session_get_the_same(manager: SessionManager) -> None:
+def test_threads_that_race_for_a_main_session_get_the_same_one(manager: SessionManager) -> None:
     barrier = threading.Barrier(8)
     made: list[Session] = []
 
@@ -154,7 +154,7 @@ def test_message_cap_of_the_manager_is_the_default_for_its_sessions(url: str) ->
         assert [len(get(manager, key).messages) for key in keys] == [1, 1]
 
 
-def test_repeated_spawn_with_an_idempotency_key_gives_the_first_session(manager: SessionManager) -> None:
+def test_repeated_spawn_with_an_idempotency_key_returns_the_first_session(manager: SessionManager) -> None:
     parent = manager.get_or_create_main("main").key
     first = manager.spawn_subagent("main", "Job", "job", parent, idempotency_key="job-42")
     manager.spawn_subagent("main", "Newer", "job")
@@ -169,7 +169,7 @@ def test_repeated_spawn_with_an_idempotency_key_gives_the_first_session(manager:
     assert by_label.task == "Newer"
 
 
-def test_spawn_idempotency_key_counts_for_its_agent_and_kind_only(manager: SessionManager) -> None:
+def test_spawn_idempotency_key_applies_to_its_agent_and_kind_only(manager: SessionManager) -> None:
     keys = {
         manager.spawn_subagent("main", "Job", idempotency_key="job-42"),
         manager.spawn_subagent("other", "Job", idempotency_key="job-42"),
@@ -221,7 +221,7 @@ def test_label_in_use_is_refused_on_request_and_nothing_stored(manager: SessionM
     assert [session.key for session in manager.list()] == [owner]
 
 
-def test_free_label_is_given_on_request_not_to_take_over(manager: SessionManager) -> None:
+def test_free_label_is_assigned_when_takeover_is_refused(manager: SessionManager) -> None:
     key = manager.spawn_subagent("main", "Test", "research", on_label_conflict="error")
 
     by_label = manager.get_by_label("research")
@@ -232,11 +232,11 @@ def test_free_label_is_given_on_request_not_to_take_over(manager: SessionManager
 # Snapshots
 
 
-def test_unknown_key_gives_none(manager: SessionManager) -> None:
+def test_unknown_key_returns_none(manager: SessionManager) -> None:
     assert manager.get("agent:main:main") is None
 
 
-def test_snapshot_does_not_follow_later_changes(manager: SessionManager) -> None:
+def test_session_object_does_not_reflect_later_changes(manager: SessionManager) -> None:
     before = manager.get_or_create_main("main")
     manager.send_message(before.key, "hello")
 
@@ -246,7 +246,7 @@ def test_snapshot_does_not_follow_later_changes(manager: SessionManager) -> None
         before.status = SessionStatus.COMPLETED  # type: ignore[misc]
 
 
-def test_append_moves_count_and_activity(manager: SessionManager, clock: Clock) -> None:
+def test_append_updates_count_and_activity(manager: SessionManager, clock: Clock) -> None:
     key = manager.get_or_create_main("main").key
     clock.now_ms += 5000
     manager.send_message(key, "hello")
@@ -293,7 +293,7 @@ def test_runtime_of_an_ended_session_is_fixed(manager: SessionManager, clock: Cl
     assert get(manager, key).runtime_secs(now_ms=clock.now_ms) == 2
 
 
-def test_runtime_of_an_active_session_goes_on(manager: SessionManager, clock: Clock) -> None:
+def test_runtime_of_an_active_session_keeps_growing(manager: SessionManager, clock: Clock) -> None:
     session = manager.get_or_create_main("main")
     clock.now_ms += 3000
 
@@ -346,7 +346,7 @@ def test_list_orders_sessions_of_one_millisecond_by_key_descending(manager: Sess
     assert {session.created_ms for session in manager.list()} == {clock.now_ms}
 
 
-def test_list_gives_50_sessions_unless_told_otherwise(manager: SessionManager) -> None:
+def test_list_returns_50_sessions_by_default(manager: SessionManager) -> None:
     for _ in range(51):
         manager.spawn_subagent("main", "Test")
 
@@ -377,7 +377,7 @@ def test_list_filters(manager: SessionManager) -> None:
     assert keys(["cron"], True, agent_id="other", parent_key=main, status=SessionStatus.ACTIVE) == {cron}
 
 
-def test_list_filters_before_it_limits(manager: SessionManager, clock: Clock) -> None:
+def test_list_filters_before_applying_the_limit(manager: SessionManager, clock: Clock) -> None:
     main = manager.get_or_create_main("main").key
     for _ in range(5):
         clock.now_ms += 1
@@ -458,7 +458,7 @@ def test_children_of_a_deleted_parent_are_still_found(manager: SessionManager) -
     assert get(manager, child).parent_key == root
 
 
-def test_descendants_end_on_a_cycle(manager: SessionManager, plain: PlainClient) -> None:
+def test_descendants_stop_at_a_cycle(manager: SessionManager, plain: PlainClient) -> None:
     root, child, grandchild = insert_cycle(plain)
 
     assert {session.key for session in manager.descendants(root)} == {child, grandchild}
@@ -469,7 +469,7 @@ def test_descendants_end_on_a_cycle(manager: SessionManager, plain: PlainClient)
 
 
 @pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
-def test_process_has_one_manager_on_the_database_that_the_environment_names(
+def test_process_has_one_manager_of_the_database_that_the_environment_names(
     url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SESSIONS_DB_URL", url)

@@ -1,4 +1,4 @@
-"""Groups of operations in one transaction, and engines of the caller's own."""
+"""Groups of operations in one transaction, and the caller's own engines."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_block_is_committed_as_a_whole(manager: SessionManager, plain: PlainClie
     assert plain("SELECT content FROM messages") == [("Hello",)]
 
 
-def test_block_that_raises_leaves_nothing(manager: SessionManager) -> None:
+def test_block_that_raises_stores_nothing(manager: SessionManager) -> None:
     def fail() -> None:
         with manager.transaction() as tx:
             tx.spawn_subagent("main", "Test", "research")
@@ -49,7 +49,7 @@ def test_block_that_raises_leaves_nothing(manager: SessionManager) -> None:
     assert manager.get_by_label("research") is None
 
 
-def test_operation_that_raises_leaves_nothing_and_the_block_goes_on(manager: SessionManager) -> None:
+def test_operation_that_raises_stores_nothing_and_the_block_continues(manager: SessionManager) -> None:
     owner = manager.spawn_subagent("main", "Test", "research")
     with manager.transaction() as tx:
         with pytest.raises(LabelInUse):
@@ -126,7 +126,7 @@ def test_prune_in_a_block_is_undone_with_it(manager: SessionManager, clock: Cloc
     assert manager.get(key) is not None
 
 
-def test_what_a_block_sets_on_its_connection_ends_with_it(url: str) -> None:
+def test_options_that_a_block_sets_on_its_connection_end_with_it(url: str) -> None:
     with SessionManager(url, pool_size=1) as manager:
         with manager.transaction() as tx:
             key = tx.get_or_create_main("main").key
@@ -135,7 +135,7 @@ def test_what_a_block_sets_on_its_connection_ends_with_it(url: str) -> None:
         assert [session.key for session in manager.list()] == [key]
 
 
-def test_statements_are_logged_from_when_that_is_asked_for(url: str, caplog: pytest.LogCaptureFixture) -> None:
+def test_statements_are_logged_as_soon_as_logging_is_turned_on(url: str, caplog: pytest.LogCaptureFixture) -> None:
     with SessionManager(url, pool_size=1) as manager:
         key = manager.get_or_create_main("main").key
         for level, logged in (("INFO", True), ("WARNING", False)):
@@ -146,7 +146,7 @@ def test_statements_are_logged_from_when_that_is_asked_for(url: str, caplog: pyt
             assert any("INSERT INTO messages" in line for line in caplog.messages) is logged
 
 
-# Engines of the caller's own
+# The caller's own engines
 
 
 def own_engine(url: str) -> sa.Engine:
@@ -163,7 +163,7 @@ def test_callers_engine_is_used_and_left_open(url: str) -> None:
 
     with engine.connect() as connection:
         assert connection.execute(sa.text("SELECT status, last_seq FROM sessions")).all() == [("completed", 1)]
-        # The caller's own transactions are as they were: this one is not committed.
+        # The caller's own transactions work as before: this one is not committed.
         connection.execute(sa.text("DELETE FROM sessions"))
     with engine.connect() as connection:
         assert connection.execute(sa.text("SELECT count(*) FROM sessions")).scalar() == 1
@@ -171,7 +171,7 @@ def test_callers_engine_is_used_and_left_open(url: str) -> None:
 
 
 @pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
-def test_delete_takes_everything_along_where_the_callers_engine_has_foreign_keys_off(url: str) -> None:
+def test_delete_is_complete_even_if_the_callers_engine_has_foreign_keys_off(url: str) -> None:
     engine = own_engine(url)
     with SessionManager(engine) as manager:
         key = manager.spawn_subagent("main", "Test", "research")
@@ -199,7 +199,7 @@ def test_engine_that_begins_transactions_by_itself_loses_no_write(url: str, plai
     engine.dispose()
 
 
-def test_something_else_than_a_url_or_an_engine_is_refused() -> None:
+def test_anything_but_a_url_or_an_engine_is_refused() -> None:
     with pytest.raises(InvalidInput, match=r"must be a URL or a sqlalchemy\.Engine"):
         SessionManager(Path("sessions.db"))  # type: ignore[arg-type]
 
@@ -260,9 +260,7 @@ def test_closed_manager_says_so(url: str) -> None:
 
 
 @pytest.mark.parametrize("synchronous", ["FULL", "NORMAL"])
-def test_sqlite_runs_with_a_write_ahead_log_foreign_keys_and_the_durability_asked_for(
-    tmp_path: Path, synchronous: str
-) -> None:
+def test_sqlite_runs_with_wal_foreign_keys_and_the_requested_durability(tmp_path: Path, synchronous: str) -> None:
     url = f"sqlite:///{tmp_path / 'sessions.db'}"
     with SessionManager(url, synchronous=synchronous) as manager, manager.transaction() as tx:
         settings = {

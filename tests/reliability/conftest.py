@@ -13,20 +13,20 @@ def unmeasured(
     no_cover: None,  # noqa: ARG001  # pytest-cov asks whether a test uses it
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """No coverage: it costs these tests most, and the other tests reach the same lines."""
+    """No coverage: it slows these tests most, and other tests reach the same lines."""
     # With it, the processes that a test starts would measure themselves.
     monkeypatch.delenv("COVERAGE_PROCESS_CONFIG", raising=False)
 
 
 @pytest.fixture(params=[False, pytest.param(True, marks=pytest.mark.full)], ids=["quick", "full"])
 def full(request: pytest.FixtureRequest) -> bool:
-    """Whether the test does all that the figures in the docs stand for; only `pytest -m full` asks for that."""
+    """Whether the test runs at the scale of the figures in the docs, which only `pytest -m full` does."""
     return bool(request.param)
 
 
 @pytest.fixture
 def figures(request: pytest.FixtureRequest) -> Iterator[Counter[str]]:
-    """Counts, each under a name, that are shown when all tests are through, those of a failed test too."""
+    """Named counts that are shown when all tests are done, those of a failed test too."""
     counted: Counter[str] = Counter()
     yield counted
     for name, value in counted.items():
@@ -35,7 +35,7 @@ def figures(request: pytest.FixtureRequest) -> Iterator[Counter[str]]:
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     reports = [report for reports in terminalreporter.stats.values() for report in reports]
-    # What a test noted by itself, or by the fixture above, is complete when it was torn down.
+    # What a test or the fixture above has noted is complete after its teardown.
     noted = [report for report in reports if getattr(report, "when", None) == "teardown" and report.user_properties]
     if noted:
         terminalreporter.section("figures")

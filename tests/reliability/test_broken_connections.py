@@ -1,4 +1,4 @@
-"""Connections that break under a call: what the caller is told, what is stored, and that the manager goes on."""
+"""Connections that break during a call: what the caller is told, what is stored, and that the manager recovers."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.support.wire import Wire
 
 Open = Callable[..., SessionManager]
 
-# Each may be repeated, and stores what its row counts say.
+# Each may be repeated, and adds as many rows as given here.
 KEYED_WRITES: dict[str, tuple[Callable[[SessionManager, str], object], dict[str, int]]] = {
     "add_message": (
         lambda manager, key: manager.add_message(key, "user", "Hello", idempotency_key="once"),
@@ -60,7 +60,7 @@ def wire(url: str) -> Iterator[Wire]:
 
 @pytest.fixture
 def manager(open_manager: Open, wire: Wire) -> Iterator[SessionManager]:
-    """A manager with one connection, by way of the proxy."""
+    """A manager with one connection, through the proxy."""
     with open_manager(wire.url, pool_size=1) as opened:
         yield opened
 
@@ -79,12 +79,12 @@ def rows(plain: PlainClient) -> dict[str, int]:
     }
 
 
-# An answer or a request that is lost
+# A lost answer or request
 
 
 @pytest.mark.parametrize("abruptly", [True, False], ids=["reset", "closed"])
 @pytest.mark.parametrize(("lost", "stored"), [("request", 0), ("answer", 1)])
-def test_append_whose_connection_was_cut_is_sent_once_and_its_outcome_open(
+def test_append_whose_connection_was_cut_is_sent_once_and_its_outcome_unknown(
     wire: Wire, manager: SessionManager, key: str, plain: PlainClient, lost: str, stored: int, abruptly: bool
 ) -> None:
     before = wire.round_trips
@@ -102,7 +102,7 @@ def test_append_whose_connection_was_cut_is_sent_once_and_its_outcome_open(
 
 @pytest.mark.parametrize("write", KEYED_WRITES)
 @pytest.mark.parametrize("lost", ["request", "answer"])
-def test_write_with_an_idempotency_key_cut_anywhere_is_stored_once_when_it_is_repeated(
+def test_write_with_an_idempotency_key_cut_anywhere_is_stored_once_when_repeated(
     wire: Wire, manager: SessionManager, plain: PlainClient, write: str, lost: str, figures: Counter[str]
 ) -> None:
     operation, stored = KEYED_WRITES[write]
@@ -124,7 +124,7 @@ def test_write_with_an_idempotency_key_cut_anywhere_is_stored_once_when_it_is_re
         assert operation(manager, key) == outcome
         assert rows(plain) == {"sessions": 1} | stored
 
-    # It crosses the wire so often that each of its answers was cut.
+    # It crosses the wire more than once, and each of its answers was cut.
     assert number > 1
 
 
@@ -136,7 +136,7 @@ def write_a_block(manager: SessionManager, key: str) -> None:
 
 
 @pytest.mark.parametrize("lost", ["request", "answer"])
-def test_block_cut_anywhere_is_stored_whole_or_not_at_all_and_an_outcome_that_is_known_is_true(
+def test_block_cut_anywhere_is_stored_whole_or_not_at_all_and_a_known_outcome_is_true(
     wire: Wire, manager: SessionManager, plain: PlainClient, lost: str
 ) -> None:
     cut = wire.cut_request if lost == "request" else wire.cut_answer
@@ -165,7 +165,7 @@ def test_block_cut_anywhere_is_stored_whole_or_not_at_all_and_an_outcome_that_is
     assert outcomes.keys() == {"unknown", "undone", "done"}
 
 
-def test_read_whose_answer_was_lost_is_repeated_and_the_caller_does_not_notice(
+def test_read_whose_answer_was_lost_is_retried_without_the_caller_noticing(
     wire: Wire, manager: SessionManager, key: str
 ) -> None:
     manager.send_message(key, "Hello")
@@ -188,7 +188,7 @@ def test_read_whose_answer_was_lost_is_repeated_and_the_caller_does_not_notice(
 # Connections that the server ends, under load
 
 
-def test_appends_go_on_and_are_stored_once_while_connections_are_cut(
+def test_appends_continue_and_are_stored_once_while_connections_are_cut(
     open_manager: Open, wire: Wire, plain: PlainClient, full: bool, figures: Counter[str]
 ) -> None:
     with open_manager(wire.url, message_cap=1_000_000, pool_size=4) as manager:
@@ -212,7 +212,7 @@ def test_appends_go_on_and_are_stored_once_while_connections_are_cut(
 
 
 @pytest.mark.parametrize("noticed_by", ["an append", "a block"])
-def test_connections_that_the_server_has_ended_while_they_lay_idle_cost_one_call_at_most(
+def test_connections_that_the_server_closed_while_idle_cost_at_most_one_call(
     open_manager: Open, url: str, plain: PlainClient, noticed_by: str
 ) -> None:
     waiting = " FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
@@ -252,7 +252,7 @@ def server() -> Iterator[Server]:
 
 
 @pytest.mark.parametrize("how", ["fast", "immediate", "kill"])
-def test_appends_go_on_and_are_stored_once_while_the_server_restarts(
+def test_appends_continue_and_are_stored_once_while_the_server_restarts(
     open_manager: Open, server: Server, face: str, how: str, full: bool, figures: Counter[str]
 ) -> None:
     database = f"restart_{how}_{face}_{full}".lower()
@@ -275,7 +275,7 @@ def test_appends_go_on_and_are_stored_once_while_the_server_restarts(
         plain.close()
 
 
-def test_server_that_is_down_is_told_within_the_budget_and_found_again(
+def test_server_that_is_down_is_reported_within_the_budget_and_found_again(
     open_manager: Open, server: Server, face: str
 ) -> None:
     server.execute(f"CREATE DATABASE down_{face}")
@@ -293,7 +293,7 @@ def test_server_that_is_down_is_told_within_the_budget_and_found_again(
             with pytest.raises(DatabaseUnavailable) as caught:
                 call()
             assert time.monotonic() - started < 30
-        # Nothing was sent by the last: there was no connection left to break.
+        # The last call sent nothing: there was no connection left to break.
         assert not caught.value.outcome_unknown
         assert caught.value.waited_s >= 0.5
         server.start()
@@ -309,7 +309,7 @@ def test_server_that_is_down_is_told_within_the_budget_and_found_again(
     ("option", "reason"),
     [("statement_timeout", "statement timeout"), ("lock_timeout", "lock timeout")],
 )
-def test_append_that_waits_too_long_for_a_row_is_told_and_stores_nothing(
+def test_append_that_waits_too_long_for_a_row_fails_and_stores_nothing(
     open_manager: Open, url: str, plain: PlainClient, option: str, reason: str
 ) -> None:
     limited = make_url(url).update_query_dict({"options": f"-c {option}=100"})
@@ -328,7 +328,7 @@ def test_append_that_waits_too_long_for_a_row_is_told_and_stores_nothing(
         assert manager.send_message(key, "Hello").seq == 1
 
 
-def test_block_that_the_server_ended_for_idling_is_told_and_stores_nothing(
+def test_block_that_the_server_ended_for_idling_fails_and_stores_nothing(
     open_manager: Open, url: str, plain: PlainClient
 ) -> None:
     limited = make_url(url).update_query_dict({"options": "-c idle_in_transaction_session_timeout=50"})
@@ -350,7 +350,7 @@ def test_block_that_the_server_ended_for_idling_is_told_and_stores_nothing(
         assert manager.send_message(key, "Hello").seq == 1
 
 
-def test_pool_without_a_free_connection_is_told_and_goes_on_when_there_is_one(open_manager: Open, url: str) -> None:
+def test_exhausted_pool_is_reported_and_works_again_once_a_connection_is_free(open_manager: Open, url: str) -> None:
     with open_manager(url, retry_budget_s=0.2, pool_size=2) as manager:
         keys = [manager.get_or_create_main(agent).key for agent in ("a", "b")]
         with manager.transaction() as first, manager.transaction() as second:
@@ -371,7 +371,7 @@ def test_pool_without_a_free_connection_is_told_and_goes_on_when_there_is_one(op
         assert [session.message_count for session in manager.list()] == [1, 1]
 
 
-def test_role_whose_connections_are_all_in_use_is_waited_for(open_manager: Open, server: Server, face: str) -> None:
+def test_role_at_its_connection_limit_is_waited_for(open_manager: Open, server: Server, face: str) -> None:
     name = f"limited_{face}"
     server.execute(f"CREATE ROLE {name} LOGIN CONNECTION LIMIT 1")
     server.execute(f"CREATE DATABASE {name} OWNER {name}")

@@ -1,4 +1,4 @@
-"""A clock that steps back, stands still, or is centuries off: time is only information, numbers are the order."""
+"""A clock that steps back, stands still, or is centuries off: times are informational, numbers give the order."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ EXTREMES = [-LAST, -(10**15), -1001, -2, -1, 0, 1, 253_402_300_799_999, 253_402_
 
 @pytest.fixture(autouse=True)
 def uuids_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Leave the other tests a UUID generator that was not in the far future: it never steps back."""
+    """Keep the far future out of the other tests' UUID generator, which never steps back."""
     for module, name in ((uuid6, "_last_v7_timestamp"), (uuid, "_last_timestamp_v7")):
         monkeypatch.setattr(module, name, None, raising=False)
 
@@ -56,7 +56,7 @@ def check_order(manager: SessionManager) -> None:
 
 
 class Run:
-    """Sessions that are written to at times of a wild clock, and what must hold all the while."""
+    """Sessions that are written to under a wild clock, and what must always hold."""
 
     def __init__(self, manager: SessionManager, plain: PlainClient, clock: Clock) -> None:
         plain("DELETE FROM sessions")
@@ -115,7 +115,7 @@ actions = st.sampled_from(["spawn", "append", "append", "batch", "end", "reopen"
         max_size=25,
     )
 )
-def test_numbers_stay_the_order_and_activity_never_steps_back_whatever_the_clock_does(
+def test_numbers_keep_the_order_and_activity_never_steps_back_whatever_the_clock_does(
     manager: SessionManager, plain: PlainClient, clock: Clock, script: list[tuple[tuple[str, int], str, int]]
 ) -> None:
     clock.now_ms = NOW
@@ -143,7 +143,7 @@ def test_sessions_of_one_millisecond_are_paged_without_gap_or_repetition(
     assert {session.created_ms for session in found} == {clock.now_ms}
 
 
-def test_sessions_that_a_slow_or_fast_clock_makes_between_pages_hide_none(
+def test_sessions_created_by_a_slow_or_fast_clock_between_pages_hide_no_others(
     manager: SessionManager, clock: Clock
 ) -> None:
     made = []
@@ -197,7 +197,7 @@ def test_every_operation_works_at_any_time(manager: SessionManager, clock: Clock
 
 @pytest.mark.parametrize("command", ["list", "show", "history"])
 @pytest.mark.parametrize("now_ms", EXTREMES)
-def test_the_commands_show_any_time(url: str, manager: SessionManager, clock: Clock, command: str, now_ms: int) -> None:
+def test_commands_can_show_any_time(url: str, manager: SessionManager, clock: Clock, command: str, now_ms: int) -> None:
     clock.now_ms = now_ms
     key = manager.get_or_create_main("main").key
     manager.send_message(key, "Hello")
@@ -227,7 +227,7 @@ def test_run_time_is_never_negative(manager: SessionManager, clock: Clock) -> No
     assert (ended.runtime_secs(), ended.runtime_secs(LAST)) == (0, 0)
 
 
-def test_a_clock_that_stepped_back_ends_no_session_for_being_idle(manager: SessionManager, clock: Clock) -> None:
+def test_no_session_is_timed_out_because_the_clock_stepped_back(manager: SessionManager, clock: Clock) -> None:
     key = manager.spawn_subagent("main", "Test")
     clock.now_ms -= 3_600_000
     manager.send_message(key, "Hello")
@@ -241,7 +241,7 @@ def test_a_clock_that_stepped_back_ends_no_session_for_being_idle(manager: Sessi
     assert (early, still, late) == ([], [], [key])
 
 
-def test_writers_with_clocks_apart_append_in_one_order(
+def test_writers_with_differing_clocks_append_in_one_order(
     url: str, open_manager: Callable[..., SessionManager], clock: Clock
 ) -> None:
     with open_manager(url) as fast, open_manager(url) as slow:

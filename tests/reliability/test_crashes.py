@@ -1,6 +1,6 @@
 """Writers are killed while they write, and so is the server: what was acknowledged stays, the rest is whole or absent.
 
-Which moment a kill hits is left to chance; what the writers do is not, so that what was under way is known.
+When a kill hits is left to chance; what the writers do is not, so that the interrupted operation is known.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def test_killed_writer_loses_nothing_acknowledged_and_leaves_nothing_half_done(
             account.read_back(manager)
 
 
-def test_writers_go_on_when_one_among_them_is_killed(
+def test_writers_continue_when_one_of_them_is_killed(
     url: str, start_writer: StartWriter, full: bool, figures: Counter[str]
 ) -> None:
     others = {agent_id: start_writer(url, agent_id) for agent_id in ("first", "second")}
@@ -78,7 +78,7 @@ def test_writers_go_on_when_one_among_them_is_killed(
         writers["victim"].kill()
         figures.update({"rounds": 1, "kills": 1})
         for other in others.values():
-            other.wait_for(len(other.receipts) + 2)  # the first of them may have been on its way
+            other.wait_for(len(other.receipts) + 2)  # the first of them may have been in progress already
         ends = [other.stop() for other in others.values()]
         wait_for_the_dead(url, living=len(others))
 
@@ -90,7 +90,7 @@ def test_writers_go_on_when_one_among_them_is_killed(
         other.finish()
 
 
-def test_database_whose_creation_was_killed_is_created_by_the_next_who_opens_it(
+def test_database_whose_creation_was_killed_is_created_by_the_next_to_open_it(
     create_database: Callable[..., str], start_writer: StartWriter, full: bool, figures: Counter[str]
 ) -> None:
     for _ in range(50 if full else 5):
@@ -108,7 +108,7 @@ def test_database_whose_creation_was_killed_is_created_by_the_next_who_opens_it(
 
 
 def ailments(url: str) -> list[str]:
-    """What is not sound, and what the doctor finds."""
+    """All faults in the database, and the failures that the doctor finds."""
     findings = examine(url)
     return faults(url) + [finding.detail for finding in findings if finding.outcome is Severity.FAILURE]
 
@@ -148,7 +148,7 @@ def test_killed_server_loses_nothing_acknowledged_and_leaves_nothing_half_done(
         server.stop("immediate")
         server.start()
         figures.update({"rounds": 1, "kills of the server": 1})
-        time.sleep(random.uniform(0, 0.1))  # those whom the kill did not hit go on
+        time.sleep(random.uniform(0, 0.1))  # those that the kill did not hit keep writing
         ends = {agent_id: writer.stop() for agent_id, writer in writers.items()}
 
         assert ailments(url) == []

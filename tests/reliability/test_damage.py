@@ -1,6 +1,6 @@
-"""Databases that were damaged: files with other bytes than SQLite wrote, schemas with something missing.
+"""Databases that were damaged: files with bytes that SQLite did not write, schemas with something missing.
 
-What can still be read is read; all else is a documented error, in one line on the command line, and nothing is made
+What can still be read is read; everything else is a documented error, one line on the command line, and nothing is made
 worse.
 """
 
@@ -24,6 +24,7 @@ from sessions_db import (
     SessionManager,
     SessionNotFound,
     SessionsError,
+    WriteUndone,
 )
 from sessions_db.schema import TRIGGERS, labels, messages, sessions
 from tests.support.client import PlainClient
@@ -80,7 +81,7 @@ WRITES: dict[str, Callable[[SessionManager], object]] = {
 
 
 def use(url: str) -> tuple[dict[str, SessionsError], dict[str, object]]:
-    """The errors of each operation, and the results of those that work. Anything but our errors gets out."""
+    """The errors of each operation, and the results of those that work. Any other error is raised."""
     failed: dict[str, SessionsError] = {}
     done: dict[str, object] = {}
     try:
@@ -96,7 +97,7 @@ def use(url: str) -> tuple[dict[str, SessionsError], dict[str, object]]:
 
 
 def check_command(url: str, *arguments: str) -> int:
-    """The exit code of a command that says what is wrong, if anything, in one line."""
+    """The exit code of a command, which must report any error in one line."""
     result = run(*arguments, db=url)
     assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
     if result.exit_code:
@@ -127,7 +128,7 @@ def changed(content: bytes, at: int, by: bytes) -> bytes:
     return (content[:at] + by + content[at + len(by) :])[: len(content)]
 
 
-# SQLite keeps no checksums: what becomes of a changed byte depends on where it is.
+# SQLite keeps no checksums: what a changed byte does depends on where it is.
 KINDS: dict[str, Callable[[bytes, int, random.Random], bytes]] = {
     "bit": lambda content, at, chance: (
         content[:at] + bytes([content[at] ^ 1 << chance.randrange(8)]) + content[at + 1 :]
@@ -140,7 +141,7 @@ KINDS: dict[str, Callable[[bytes, int, random.Random], bytes]] = {
 
 
 @pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
-def test_an_object_that_ends_within_a_changed_metadata_is_not_taken_for_all_of_it(url: str, plain: PlainClient) -> None:
+def test_damaged_metadata_that_begins_with_a_whole_object_is_reported(url: str, plain: PlainClient) -> None:
     with SessionManager(url) as manager:
         key = manager.get_or_create_main("main").key
         manager.add_message(key, "user", "Hello", metadata={"a": 1, "b": 2})
@@ -164,7 +165,7 @@ def test_a_file_with_changed_bytes_is_read_or_refused(
         url = write(tmp_path / "damaged.db", KINDS[kind](sound, at, chance))
         try:
             with_errors += bool(use(url)[0])
-        except Exception as error:  # noqa: BLE001  # whatever it is, it is to be reported beside the others
+        except Exception as error:  # noqa: BLE001  # whatever it is, it is reported with the others
             faults.append(f"at {at}: {error!r}"[:300])
 
     note(request, "files", tried)
@@ -204,7 +205,7 @@ HOPELESS: dict[str, Callable[[bytes], bytes]] = {
 
 
 @pytest.mark.parametrize("damage", HOPELESS)
-def test_a_destroyed_file_is_told_and_left_as_it_is(sound: bytes, tmp_path: Path, damage: str) -> None:
+def test_a_destroyed_file_is_reported_and_left_as_it_is(sound: bytes, tmp_path: Path, damage: str) -> None:
     path = tmp_path / "damaged.db"
     content = HOPELESS[damage](sound)
     url = write(path, content)
@@ -223,13 +224,13 @@ def test_a_destroyed_file_is_told_and_left_as_it_is(sound: bytes, tmp_path: Path
     assert code == 1
 
 
-@pytest.mark.parametrize("beside", ["-wal", "-shm", "-journal"])
-def test_garbage_beside_the_file_is_no_part_of_it(sound: bytes, tmp_path: Path, beside: str) -> None:
+@pytest.mark.parametrize("suffix", ["-wal", "-shm", "-journal"])
+def test_garbage_next_to_the_file_is_ignored(sound: bytes, tmp_path: Path, suffix: str) -> None:
     path = tmp_path / "sessions.db"
     url = write(path, sound)
     with SessionManager(url) as manager:
         expected = READS["list"](manager)
-    path.with_name(path.name + beside).write_bytes(random.Random(1).randbytes(40_000))
+    path.with_name(path.name + suffix).write_bytes(random.Random(1).randbytes(40_000))
 
     failed, done = use(url)
 
@@ -238,7 +239,7 @@ def test_garbage_beside_the_file_is_no_part_of_it(sound: bytes, tmp_path: Path, 
 
 
 @pytest.mark.parametrize("kind", ["directory", "missing directory", "file as a directory", "/dev/null", "/dev/full"])
-def test_what_is_no_file_is_told(tmp_path: Path, kind: str) -> None:
+def test_a_path_that_is_not_a_file_is_reported(tmp_path: Path, kind: str) -> None:
     (tmp_path / "file").write_text("x")
     paths = {
         "directory": tmp_path,
@@ -262,7 +263,7 @@ def test_what_is_no_file_is_told(tmp_path: Path, kind: str) -> None:
 
 @pytest.fixture
 def url(empty_url: str) -> str:
-    """A database of its own, for its schema is changed."""
+    """A database of its own, because the test changes the schema."""
     with SessionManager(empty_url) as manager:
         fill(manager)
     return empty_url
@@ -273,7 +274,7 @@ def rows(plain: PlainClient) -> list[tuple[int]]:
 
 
 def check_mismatch(url: str) -> dict[str, SessionsError]:
-    """Operations fail as documented or work."""
+    """Assert that each operation works or fails as documented."""
     failed, _ = use(url)
     assert failed
     assert {type(error) for error in failed.values()} <= {SchemaMismatch, SessionNotFound}
@@ -282,7 +283,7 @@ def check_mismatch(url: str) -> dict[str, SessionsError]:
 
 
 @pytest.mark.parametrize("table", ["sessions", "messages", "labels"])
-def test_a_dropped_table_is_told_by_name(url: str, plain: PlainClient, table: str, backend: str) -> None:
+def test_a_dropped_table_is_reported_by_name(url: str, plain: PlainClient, table: str, backend: str) -> None:
     plain(f"DROP TABLE {table}" + (" CASCADE" if backend == "postgresql" else ""))
 
     failed = check_mismatch(url)
@@ -293,7 +294,7 @@ def test_a_dropped_table_is_told_by_name(url: str, plain: PlainClient, table: st
 
 
 @pytest.mark.parametrize("table", [sessions, messages, labels], ids=str)
-def test_a_column_that_is_gone_is_told_by_name(url: str, plain: PlainClient, table: Table) -> None:
+def test_a_missing_column_is_reported_by_name(url: str, plain: PlainClient, table: Table) -> None:
     faults: list[str] = []
     for column in table.columns.keys():  # noqa: SIM118  # not a dict
         plain(f"ALTER TABLE {table} RENAME COLUMN {column} TO moved")
@@ -316,7 +317,7 @@ def test_a_column_that_is_gone_is_told_by_name(url: str, plain: PlainClient, tab
 
 
 @pytest.mark.parametrize("change", ["DROP TABLE sessions_db_version", "DELETE FROM sessions_db_version"])
-def test_a_lost_version_is_told_and_nothing_changed(url: str, plain: PlainClient, change: str) -> None:
+def test_a_lost_version_is_reported_and_nothing_changed(url: str, plain: PlainClient, change: str) -> None:
     before = rows(plain)
     plain(change)
 
@@ -333,7 +334,7 @@ def test_a_lost_version_is_told_and_nothing_changed(url: str, plain: PlainClient
 @pytest.mark.parametrize(
     "version", ["", "9999", "'; DROP TABLE sessions; --", "%s", "head", "base", "heads", "-1", "+1"]
 )
-def test_a_version_that_is_none_is_told(url: str, plain: PlainClient, version: str) -> None:
+def test_an_invalid_version_is_reported(url: str, plain: PlainClient, version: str) -> None:
     before = rows(plain)
     plain("UPDATE sessions_db_version SET version_num = ?", version)
 
@@ -344,7 +345,7 @@ def test_a_version_that_is_none_is_told(url: str, plain: PlainClient, version: s
             faults.append("opened")
         except SchemaMismatch:
             pass
-        except Exception as error:  # noqa: BLE001  # whatever it is, it is to be reported
+        except Exception as error:  # noqa: BLE001  # whatever it is, it is reported
             faults.append(repr(error))
 
     assert faults == []
@@ -364,19 +365,19 @@ def drop_trigger(plain: PlainClient, trigger: str) -> None:
     [(backend, trigger) for backend, triggers in TRIGGERS.items() for trigger in triggers],
     indirect=["backend"],
 )
-def test_a_dropped_trigger_is_told_at_opening(url: str, plain: PlainClient, trigger: str) -> None:
+def test_a_dropped_trigger_is_reported_on_opening(url: str, plain: PlainClient, trigger: str) -> None:
     drop_trigger(plain, trigger)
 
     with pytest.raises(SchemaMismatch, match=trigger):
         SessionManager(url).close()
 
     assert check_command(url, "upgrade") == 1
-    # Who only reads, to verify the log say, is shown what there is.
+    # Reading still works, for example to verify the log.
     assert check_command(url, "list") == 0
 
 
 @pytest.mark.parametrize("backend", ["postgresql"], indirect=True)
-def test_a_disabled_trigger_is_told_at_opening(url: str, plain: PlainClient) -> None:
+def test_a_disabled_trigger_is_reported_on_opening(url: str, plain: PlainClient) -> None:
     plain("ALTER TABLE messages DISABLE TRIGGER messages_append")
 
     with pytest.raises(SchemaMismatch, match="messages_append"):
@@ -406,7 +407,7 @@ def test_appends_after_a_trigger_was_dropped_under_an_open_manager_are_refused_f
             manager.send_message(MAIN, "Hello")
 
 
-def test_prune_ends_where_a_trigger_of_somebodys_keeps_the_sessions(url: str, plain: PlainClient) -> None:
+def test_prune_stops_if_a_foreign_trigger_keeps_the_sessions(url: str, plain: PlainClient) -> None:
     if plain.backend == "sqlite":
         plain("CREATE TRIGGER theirs BEFORE DELETE ON sessions BEGIN SELECT RAISE(IGNORE); END")
         away = "DROP TRIGGER theirs"
@@ -431,7 +432,7 @@ def test_prune_ends_where_a_trigger_of_somebodys_keeps_the_sessions(url: str, pl
         thread.join()
 
     assert not went_on
-    assert [type(error) for error in told] == [SessionsError]
+    assert [type(error) for error in told] == [WriteUndone]
 
 
 @pytest.mark.parametrize("backend", ["sqlite"], indirect=True)

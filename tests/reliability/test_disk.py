@@ -1,4 +1,4 @@
-"""Disks that are full and files that may not be written: a clear error, no part of a batch, and on it goes after."""
+"""Full disks and unwritable files: a clear error, no part of a batch stored, and recovery afterwards."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def require(command: list[str], reason: str) -> None:
 
 @contextmanager
 def mounted(directory: Path, megabytes: int) -> Iterator[Path]:
-    """A file system of its own, and so small."""
+    """A separate file system of this size."""
     if shutil.which("mount") is None:
         pytest.skip("no command mount here")
     directory.mkdir()
@@ -67,7 +67,7 @@ class Disk(ABC):
     def clear(self) -> None: ...
 
     def clear_within_transaction(self) -> None:
-        """Make space while a connection is in use."""
+        """Free space while a connection is in use."""
         self.clear()
 
 
@@ -92,12 +92,12 @@ class SmallFileSystem(Disk):
 
 
 class LimitedFileSize(Disk):
-    """A limit for this process's files, as a quota sets it: the write fails in the middle, with another error."""
+    """A limit on this process's files, like a quota: the write fails halfway, with a different error."""
 
     _HARD = resource.getrlimit(resource.RLIMIT_FSIZE)
 
     def fill(self) -> None:
-        # Whatever is written next is written to the log, or to the file where there is none.
+        # The next write goes to the log, or to the file if there is no log.
         sizes = [each.stat().st_size for each in self.path.parent.iterdir() if not each.name.endswith("-shm")]
         largest = max(sizes, default=0)
         resource.setrlimit(resource.RLIMIT_FSIZE, (max(largest, 40_000) + 2000, self._HARD[1]))
@@ -107,7 +107,7 @@ class LimitedFileSize(Disk):
 
 
 class LimitedPages(Disk):
-    """SQLite's own limit, which does without any rights."""
+    """SQLite's own limit, which needs no privileges."""
 
     def __init__(self, path: Path) -> None:
         super().__init__(path)
@@ -133,7 +133,7 @@ class LimitedPages(Disk):
         self._limit = 1 << 30
 
     def clear_within_transaction(self) -> None:
-        """Nothing: some room is left, since it is the last statement alone that SQLite undid."""
+        """Do nothing: some room is left, since SQLite rolled back only the last statement."""
 
     def close(self) -> None:
         self._engine.dispose()
@@ -168,7 +168,7 @@ FULL = r"disk is full|disk I/O error|No space left"
 
 
 def fill_up(manager: SessionManager, key: str) -> int:
-    """How many appends went through until one was refused."""
+    """How many appends succeeded until one was refused."""
     for number in range(10_000):
         try:
             manager.send_message(key, "x" * 1000)
@@ -179,7 +179,7 @@ def fill_up(manager: SessionManager, key: str) -> int:
     pytest.fail("the disk is never full")
 
 
-def test_appends_to_a_full_disk_are_refused_whole_and_succeed_when_there_is_space(disk: Disk) -> None:
+def test_appends_to_a_full_disk_are_refused_whole_and_succeed_once_there_is_space(disk: Disk) -> None:
     with SessionManager(disk.database, message_cap=100_000, retry_budget_s=1) as manager:
         key = manager.get_or_create_main("main").key
         for _ in range(10):
@@ -212,7 +212,7 @@ def test_appends_to_a_full_disk_are_refused_whole_and_succeed_when_there_is_spac
     assert is_sound(disk.path)
 
 
-def test_a_transaction_on_a_full_disk_leaves_nothing(disk: Disk) -> None:
+def test_a_transaction_on_a_full_disk_stores_nothing(disk: Disk) -> None:
     def write(manager: SessionManager) -> None:
         with manager.transaction() as tx:
             for _ in range(300):
@@ -233,7 +233,7 @@ def test_a_transaction_on_a_full_disk_leaves_nothing(disk: Disk) -> None:
 
 
 @pytest.mark.parametrize("operation", ["append", "spawn"])
-def test_a_transaction_that_met_a_full_disk_stores_nothing_even_if_it_goes_on(disk: Disk, operation: str) -> None:
+def test_a_transaction_that_hit_a_full_disk_stores_nothing_even_if_it_continues(disk: Disk, operation: str) -> None:
     met: list[str] = []
 
     def write(manager: SessionManager) -> None:
@@ -248,7 +248,7 @@ def test_a_transaction_that_met_a_full_disk_stores_nothing_even_if_it_goes_on(di
             except DatabaseUnavailable as error:
                 met.append(error.reason)
             disk.clear_within_transaction()
-            # What refuses this is up to the database; that nothing of it stays is not.
+            # The database decides how it refuses this; in any case, nothing of it may be stored.
             with suppress(SessionsError):
                 tx.send_message(MAIN, "after")
             with suppress(SessionsError):
@@ -267,7 +267,7 @@ def test_a_transaction_that_met_a_full_disk_stores_nothing_even_if_it_goes_on(di
     assert is_sound(disk.path)
 
 
-def test_a_database_is_made_on_a_disk_that_was_full_before(disk: Disk) -> None:
+def test_a_database_is_created_on_a_disk_that_was_full_before(disk: Disk) -> None:
     if isinstance(disk, LimitedPages):
         pytest.skip("SQLite's limit starts from the file that is there")
     disk.fill()
@@ -286,7 +286,7 @@ def test_a_database_is_made_on_a_disk_that_was_full_before(disk: Disk) -> None:
     assert is_sound(disk.path)
 
 
-def test_an_import_that_a_full_disk_ended_goes_on_where_it_was(disk: Disk, tmp_path: Path) -> None:
+def test_an_import_interrupted_by_a_full_disk_continues_where_it_stopped(disk: Disk, tmp_path: Path) -> None:
     if isinstance(disk, LimitedPages):
         pytest.skip("SQLite's limit belongs to a connection, and the command has its own")
     file = tmp_path / "conversations.jsonl"
@@ -321,7 +321,7 @@ def test_an_import_that_a_full_disk_ended_goes_on_where_it_was(disk: Disk, tmp_p
 
 @contextmanager
 def permissions(path: Path) -> Iterator[None]:
-    """The file and its directory may be read only, by a user whom the system holds to it."""
+    """The file and its directory are read-only, for a user who can't bypass permissions."""
     modes = {each: each.stat().st_mode for each in (path, path.parent)}
     path.chmod(0o444)
     path.parent.chmod(0o555)
@@ -364,7 +364,7 @@ def immutable(path: Path) -> Iterator[None]:
 
 @pytest.fixture
 def path() -> Iterator[Path]:
-    """A database that another user may read: pytest's own directories are closed to others."""
+    """A database that another user can read, unlike files in pytest's own directories."""
     directory = Path(tempfile.mkdtemp(prefix="sessions-db-"))
     directory.chmod(0o755)
     file = directory / "sessions.db"
@@ -379,7 +379,7 @@ PROTECTIONS = {"permissions": permissions, "read-only mount": read_only_mount, "
 
 
 @pytest.mark.parametrize("protection", PROTECTIONS)
-def test_a_file_that_may_not_be_written_is_told_and_stays_as_it_is(path: Path, protection: str) -> None:
+def test_an_unwritable_file_is_reported_and_stays_as_it_is(path: Path, protection: str) -> None:
     content = path.read_bytes()
     url = f"sqlite:///{path}"
 
@@ -406,7 +406,7 @@ def test_a_file_that_may_not_be_written_is_told_and_stays_as_it_is(path: Path, p
 
 
 @pytest.mark.parametrize("protection", [protection for protection in PROTECTIONS if protection != "immutable"])
-def test_a_directory_that_may_not_be_written_is_told(path: Path, protection: str) -> None:
+def test_an_unwritable_directory_is_reported(path: Path, protection: str) -> None:
     new = path.with_name("new.db")
     with PROTECTIONS[protection](path):
         with pytest.raises(DatabaseUnavailable, match="unable to open database file"):
@@ -418,12 +418,12 @@ def test_a_directory_that_may_not_be_written_is_told(path: Path, protection: str
     assert not new.exists()
 
 
-# A tablespace of the shared server on a disk of its own, which is all that is full.
+# A tablespace of the shared server on a separate disk; only that disk is full.
 
 
 @pytest.fixture
 def small_postgres(postgres_server: URL) -> Iterator[tuple[URL, Path]]:
-    """A database in a tablespace on a small file system, and the directory of that."""
+    """A database in a tablespace on a small file system, and the directory of that file system."""
     directory = Path(tempfile.mkdtemp(prefix="sessions-db-"))
     directory.chmod(0o755)
     with (
@@ -449,7 +449,7 @@ def small_postgres(postgres_server: URL) -> Iterator[tuple[URL, Path]]:
     shutil.rmtree(directory)
 
 
-def test_appends_to_a_full_postgres_are_refused_whole_and_succeed_when_there_is_space(
+def test_appends_to_a_full_postgres_are_refused_whole_and_succeed_once_there_is_space(
     small_postgres: tuple[URL, Path],
 ) -> None:
     url, directory = small_postgres

@@ -1,4 +1,4 @@
-"""A primary that dies or steps down, a standby that takes over, and a manager that follows by itself."""
+"""A primary that dies or steps down, a standby that takes over, and a manager that follows on its own."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def face(request: pytest.FixtureRequest) -> str:
 
 @contextmanager
 def pair() -> Iterator[tuple[Server, Server, URL]]:
-    """A primary, its synchronous standby, and the URL that finds whichever takes writes."""
+    """A primary, its synchronous standby, and the URL that finds the one that accepts writes."""
     with postgres() as primary, standby_of(primary) as standby:
         hosts = [f"127.0.0.1:{server.port}" for server in (primary, standby)]
         query = {"host": hosts, "target_session_attrs": "read-write"}
@@ -54,7 +54,7 @@ def test_no_acknowledged_append_is_lost_when_the_primary_dies_and_the_standby_ta
             plain.close()
 
 
-def test_call_without_a_primary_is_told_within_the_budget(open_manager: Open) -> None:
+def test_call_without_a_primary_fails_within_the_budget(open_manager: Open) -> None:
     with pair() as (primary, standby, url), open_manager(url, retry_budget_s=0.5) as manager:
         key = manager.get_or_create_main("main").key
         primary.kill()
@@ -71,7 +71,7 @@ def test_call_without_a_primary_is_told_within_the_budget(open_manager: Open) ->
         assert manager.send_message(key, "Hello").seq == 1
 
 
-def test_primary_that_steps_down_without_ending_its_connections_is_left_for_the_new_one(open_manager: Open) -> None:
+def test_primary_that_steps_down_but_keeps_its_connections_is_left_for_the_new_one(open_manager: Open) -> None:
     with pair() as (primary, standby, url), open_manager(url, pool_size=3) as manager:
         key = manager.get_or_create_main("main").key
         fill_the_pool(manager)
@@ -82,7 +82,7 @@ def test_primary_that_steps_down_without_ending_its_connections_is_left_for_the_
         assert standby.execute("SELECT last_seq FROM sessions") == [(5,)]
 
 
-def test_block_on_a_primary_that_stepped_down_is_undone_and_the_next_finds_the_new_one(open_manager: Open) -> None:
+def test_block_on_a_primary_that_stepped_down_is_rolled_back_and_the_next_finds_the_new_one(open_manager: Open) -> None:
     with pair() as (primary, standby, url), open_manager(url, pool_size=1) as manager:
         key = manager.get_or_create_main("main").key
         step_down(primary)
@@ -106,6 +106,6 @@ def fill_the_pool(manager: SessionManager) -> None:
 
 
 def step_down(server: Server) -> None:
-    """Take no more writes, as a primary does that a managed service turns into a standby; connections stay."""
+    """Refuse writes, like a primary that a managed service turns into a standby; connections stay open."""
     server.configure(default_transaction_read_only="on", synchronous_standby_names="")
     server.reload()

@@ -1,7 +1,7 @@
-"""Every argument of every public method, given what nobody should give.
+"""Every argument of every public method, given what nobody should pass.
 
-Whatever it is, it is stored exactly or refused with the argument's name, on both databases alike, and a call that is
-refused leaves nothing. The methods and arguments are found by looking at the classes, so none can be forgotten.
+Any value is stored exactly or refused with the argument's name, on both databases alike, and a call that is refused
+stores nothing. The methods and arguments are found by inspecting the classes, so none can be forgotten.
 """
 
 from __future__ import annotations
@@ -13,14 +13,15 @@ import tracemalloc
 import uuid
 from collections import UserDict, UserString, deque
 from collections.abc import Callable, Collection, Iterator, Mapping
-from datetime import UTC, datetime
+from dataclasses import fields, replace
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from enum import Enum, IntEnum, StrEnum
 from fractions import Fraction
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from hypothesis import given
@@ -39,6 +40,7 @@ from sessions_db import (
     SessionNotActive,
     SessionNotFound,
     SessionStatus,
+    StoredSession,
 )
 from sessions_db.store import SessionStore
 from tests.support.both import CRON, MAIN, SUBAGENT, Both, Failure, State, both_databases
@@ -50,7 +52,7 @@ pytestmark = pytest.mark.usefixtures("clock")
 
 
 class Text(str):
-    """A text that is not quite one."""
+    """A string that is not quite a str."""
 
     __slots__ = ()
 
@@ -59,7 +61,7 @@ class Text(str):
 
 
 class Number(int):
-    """A number that is not quite one."""
+    """A number that is not quite an int."""
 
     def __str__(self) -> str:
         return "something else"
@@ -79,7 +81,7 @@ class Plain(Enum):
 
 
 class Unprintable:
-    """Has no text to show in an error."""
+    """Can't be shown in an error."""
 
     def __repr__(self) -> str:
         raise ZeroDivisionError
@@ -88,14 +90,14 @@ class Unprintable:
 
 
 class Forgiving:
-    """A class that is made with anything, for where a function is expected."""
+    """A class that can be constructed with anything, for where a function is expected."""
 
     def __init__(self, *arguments: object) -> None:
         self.arguments = arguments
 
 
 class Fresh:
-    """Something that can be used up, made anew for each call."""
+    """A value that a call uses up, made anew for each call."""
 
     def __init__(self, make: Callable[[], object]) -> None:
         self.make = make
@@ -189,7 +191,7 @@ BAD_TEXTS = [
     "\ud800",
     "\udfff",
     "\udfff\ud800",
-    "\ud83d\ude00",  # the two halves of a pair are no character
+    "\ud83d\ude00",  # two surrogates do not make a character
     b"caf\xe9 \xff\xfe \xed\xa0\x80 \xf4\x90\x80\x80".decode("utf-8", "surrogateescape"),
     Text("\0"),
     Text("\ud800"),
@@ -276,16 +278,54 @@ OTHERS: list[Any] = [
     *(Fresh(lambda: iter(["main", "cron"])), Fresh(lambda: (kind for kind in SessionKind))),
     *(*SessionKind, *SessionStatus, *Role, *LabelConflict, Plain.USER, Colour.USER),
     *("MAIN", "main ", "Active", "SessionStatus.ACTIVE", "replace", "error", "subagent"),
-    *(uuid.UUID(int=0), datetime(2026, 1, 1, tzinfo=UTC), datetime.max.replace(tzinfo=UTC), slice(1)),
+    *(
+        uuid.UUID(int=0),
+        datetime(2000, 1, 1, tzinfo=UTC),
+        datetime(2026, 1, 1, tzinfo=UTC),
+        datetime.max.replace(tzinfo=UTC),
+        slice(1),
+    ),
+    *(timedelta(days=1000), timedelta(0), timedelta(-1), timedelta.max, timedelta.min, timedelta(microseconds=1)),
 ]
-EVERYTHING: list[Any] = [*GOOD_TEXTS, *BAD_TEXTS, *NUMBERS, *MAPPINGS, *SESSIONS, *MESSAGES, *OTHERS]
+# What is passed for the other arguments.
+USUAL: dict[str, object] = {
+    "agent_id": "main",
+    "task": "Test",
+    "key": MAIN,
+    "label": "research",
+    "message": "Hello",
+    "messages": [NewMessage("user", "Hello")],
+    "role": "user",
+    "content": "Hello",
+    "older_than": timedelta(days=1000),
+    "session": StoredSession(
+        key="agent:main:cron:imported",
+        agent_id="main",
+        kind="cron",
+        status="active",
+        run_id="imported",
+        created_ms=1,
+        message_cap=1,
+        last_seq=0,
+        last_activity_ms=1,
+        archive_trimmed=False,
+    ),
+}
+STORED_SESSIONS: list[Any] = [
+    USUAL["session"],
+    replace(cast(StoredSession, USUAL["session"]), key="\0"),
+    replace(cast(StoredSession, USUAL["session"]), created_ms=10**30),
+]
+EVERYTHING: list[Any] = [
+    *(*GOOD_TEXTS, *BAD_TEXTS, *NUMBERS, *MAPPINGS, *SESSIONS, *STORED_SESSIONS, *MESSAGES, *OTHERS),
+]
 
 
 def public_methods(owner: type) -> dict[str, Callable[..., object]]:
     return {
         name: method
-        for name, method in vars(owner).items()
-        if inspect.isfunction(method) and not name.startswith("_") and len(inspect.signature(method).parameters) > 1
+        for name, method in inspect.getmembers(owner, inspect.isfunction)
+        if not name.startswith("_") and len(inspect.signature(method).parameters) > 1
     }
 
 
@@ -318,23 +358,18 @@ ARGUMENTS = [
     (name, argument) for name, (_, arguments) in OPERATIONS.items() for argument in arguments if argument != "self"
 ]
 
-# What an argument is that a call can't go without.
-USUAL = {
-    "agent_id": "main",
-    "task": "Test",
-    "key": MAIN,
-    "label": "research",
-    "message": "Hello",
-    "messages": [NewMessage("user", "Hello")],
-    "role": "user",
-    "content": "Hello",
-    "idle_ms": 10**9,
-    "finished_before_ms": 1,
+# Values for required arguments.
+# Some arguments only take effect together with others.
+COMPANIONS: dict[tuple[str, str], dict[str, object]] = {
+    ("spawn_subagent", "on_label_conflict"): {"label": "research"},
+    **{
+        (sweep, argument): {"older_than": USUAL["older_than"]}
+        for sweep in ("prune", "timeout_idle")
+        for argument in ("kinds", "dry_run", "progress")
+    },
 }
-# Some arguments mean something only beside others.
-BESIDE = {("spawn_subagent", "on_label_conflict"): {"label": "research"}}
 
-# Where an argument is found again, if anything was stored.
+# Where an argument is stored, if at all.
 STORED = {
     "agent_id": ("sessions", "agent_id"),
     "task": ("sessions", "task"),
@@ -354,15 +389,15 @@ EXPECTED = (InvalidInput, SessionNotFound, SessionNotActive, LabelInUse)
 def usual(operation: str, argument: str) -> dict[str, object]:
     _, parameters = OPERATIONS[operation]
     needed = [name for name, each in parameters.items() if each.default is inspect.Parameter.empty and name != "self"]
-    return {name: USUAL[name] for name in needed if name != argument} | BESIDE.get((operation, argument), {})
+    return {name: USUAL[name] for name in needed if name != argument} | COMPANIONS.get((operation, argument), {})
 
 
-def anew(value: Any) -> Any:
+def fresh_copy(value: Any) -> Any:
     return value.make() if isinstance(value, Fresh) else value
 
 
 def as_json(value: Any) -> Any:
-    """What JSON makes of a value that it can hold."""
+    """The value after a round trip through JSON."""
     match value:
         case None | bool():
             return value
@@ -385,13 +420,17 @@ def shown(value: object) -> str:
 def is_named(argument: str, named: str) -> bool:
     """Whether an error names the argument or a place in it."""
     named = named.removeprefix("a key of ")
+    if argument == "before" and named == "older_than":  # one of the two must be given
+        return True
+    if argument == "session" and named in {field.name for field in fields(StoredSession)}:
+        return True
     return named == argument or named.startswith((f"{argument}[", f"{argument}."))
 
 
 def attempt(
     call: Callable[..., object], argument: str, value: object, rest: Mapping[str, object], manager: SessionManager
 ) -> object:
-    return call(manager, **{argument: anew(value), **rest})
+    return call(manager, **{argument: fresh_copy(value), **rest})
 
 
 def check_refusal(failure: Failure, arguments: Collection[str]) -> None:
@@ -404,7 +443,7 @@ def check_stored(operation: str, argument: str, value: Any, state: State) -> Non
     if argument == "metadata" and value is not None:
         table = "messages" if operation in ("add_message", "NewMessage") else "sessions"
         stored = [json.loads(row["metadata"]) for row in state[table] if row["metadata"] is not None]
-        # The order of keys too, and 1 against 1.0.
+        # Compared as text: key order, and 1 and 1.0 differ.
         assert repr(as_json(value)) in map(repr, stored)
     elif argument in STORED and value is not None:
         table, column = STORED[argument]
@@ -436,13 +475,13 @@ def test_anything_is_stored_exactly_or_refused_by_name(
                 refused += 1
                 check_refusal(outcome, [argument])
                 assert both.size() == size, "the refused call left something"
-                # A log takes it, whatever was passed. (A key that is not there is told in full.)
+                # Short enough for a log, whatever was passed. (An unknown key is shown in full.)
                 assert len(outcome.text) < 1000 or outcome.kind is SessionNotFound, "the error is too long"
             elif (after := both.state()) != before:
                 check_stored(operation, argument, value, after)
                 both.outcome(lambda manager: manager.list(limit=1000, message_limit=1000))
                 both.reset()
-        except Exception as error:  # noqa: BLE001  # whatever it is, it is to be reported beside the others
+        except Exception as error:  # noqa: BLE001  # whatever it is, it is reported with the others
             faults.append(f"{operation}({argument}={shown(value)}): {error!r}"[:1000])
             both.reset()
 
@@ -459,7 +498,7 @@ def test_every_argument_of_the_public_methods_is_tried() -> None:
     assert {("Session.runtime_secs", "now_ms"), ("Session.spawn_result", "message")} < tried
 
 
-def test_a_transaction_goes_on_after_whatever_it_refused(both: Both) -> None:
+def test_a_transaction_continues_after_anything_it_refused(both: Both) -> None:
     both.reset()
 
     def write(manager: SessionManager) -> int:
@@ -487,7 +526,7 @@ def test_a_transaction_goes_on_after_whatever_it_refused(both: Both) -> None:
 
 
 def test_the_longest_names_together_fit_every_index(both: Both) -> None:
-    # Different characters of four bytes each: what repeats would be compressed.
+    # Different characters of four bytes each, because repetitions would be compressed.
     agent, label, key = (
         "".join(chr(0x10000 + (start + number) * 37) for number in range(255)) for start in (0, 1000, 2000)
     )
@@ -507,7 +546,7 @@ def test_the_longest_names_together_fit_every_index(both: Both) -> None:
     assert (row["tool_name"], row["idempotency_key"]) == (label, key)
 
 
-# Escapes make JSON of odd text six times as long, and slow.
+# Escapes make the JSON of unusual text six times as long, and slow.
 @pytest.mark.parametrize(
     ("unit", "megabytes"),
     [("x", 10), ("\u202e\U0001f600'%s\\", 2 if FACTOR == 1 else 10), ('"\x01\n{', 1 if FACTOR == 1 else 10)],
@@ -526,7 +565,7 @@ def test_megabytes_of_text_come_back_exactly_wherever_text_goes(both: Both, unit
         assert (session.task, session.end_reason, session.metadata) == (text, text, {text[: 2**20]: text})
         assert [message.content for message in session.messages] == [text, text]
         assert [message.metadata for message in session.messages] == [{"a": [text]}, {"a": {"b": text}}]
-        # As a filter and as keys of what is not there.
+        # As a filter, and as keys that do not exist.
         assert manager.get(text) is manager.get_by_label(text) is None
         assert manager.list(agent_id=text) == manager.list(parent_key=text) == manager.children(text) == []
         return manager.delete_session(key)
@@ -536,7 +575,7 @@ def test_megabytes_of_text_come_back_exactly_wherever_text_goes(both: Both, unit
     assert both.outcome(write) is True
 
 
-# Metadata whose places have long names takes no more memory than it is large itself.
+# Metadata with long paths must not take more memory than its own size.
 def test_metadata_that_is_deep_and_has_long_keys_is_refused_in_little_memory(both: Both) -> None:
     value: Any = math.nan
     for _ in range(100):
@@ -576,7 +615,7 @@ def test_any_option_of_the_manager_works_or_is_refused_by_name(
     faults: list[str] = []
 
     for value in EVERYTHING:
-        options: dict[str, Any] = {option: anew(value)}
+        options: dict[str, Any] = {option: fresh_copy(value)}
         try:
             with SessionManager(url, **options) as manager:
                 if option != "read_only":
@@ -586,7 +625,7 @@ def test_any_option_of_the_manager_works_or_is_refused_by_name(
         except InvalidInput as error:
             if error.argument != option or len(str(error)) > 1000:
                 faults.append(f"{option}={shown(value)}: {error!r}"[:1000])
-        except Exception as error:  # noqa: BLE001  # whatever it is, it is to be reported beside the others
+        except Exception as error:  # noqa: BLE001  # whatever it is, it is reported with the others
             faults.append(f"{option}={shown(value)}: {error!r}"[:1000])
 
     note(request, "calls", len(EVERYTHING))
@@ -608,10 +647,10 @@ def test_anything_for_a_database_is_opened_or_refused(
 
     for value in values:
         try:
-            SessionManager(anew(value), retry_budget_s=0).close()
+            SessionManager(fresh_copy(value), retry_budget_s=0).close()
         except (InvalidInput, DatabaseUnavailable):
             pass
-        except Exception as error:  # noqa: BLE001  # whatever it is, it is to be reported beside the others
+        except Exception as error:  # noqa: BLE001  # whatever it is, it is reported with the others
             faults.append(f"{shown(value)}: {error!r}"[:1000])
 
     note(request, "calls", len(values))
@@ -636,7 +675,7 @@ def test_any_argument_of_a_command_is_answered_or_refused_in_one_line(url: str, 
     for text in [*GOOD_TEXTS, *BAD_TEXTS, *map(repr, NUMBERS[:15])]:
         result = run(*COMMANDS[command](str.__str__(text)), db=url)
         told = result.stderr.splitlines()
-        if result.exit_code == 2:  # of Click, which shows how the command is used
+        if result.exit_code == 2:  # from Click, which shows the usage first
             told = told[3:]
         if (
             result.exit_code not in (0, 1, 2)
@@ -648,7 +687,7 @@ def test_any_argument_of_a_command_is_answered_or_refused_in_one_line(url: str, 
     assert faults == []
 
 
-# Random values, in random combinations.
+# Random values in random combinations.
 
 texts = st.text() | st.text(st.characters(codec="utf-8", min_codepoint=1)) | st.sampled_from([*GOOD_TEXTS, *BAD_TEXTS])
 numbers = st.integers() | st.integers(-(2**64), 2**64) | st.floats() | st.booleans()
@@ -672,7 +711,7 @@ good_values = {
 
 @st.composite
 def calls(draw: st.DrawFn) -> tuple[str, dict[str, Any]]:
-    """An operation, and a value for each of its arguments that is given one."""
+    """An operation, and values for some of its arguments."""
     operation = draw(st.sampled_from(sorted(OPERATIONS)))
     _, parameters = OPERATIONS[operation]
     arguments: dict[str, Any] = {}
@@ -685,6 +724,8 @@ def calls(draw: st.DrawFn) -> tuple[str, dict[str, Any]]:
         if name in USUAL:
             choices += [st.just(USUAL[name])] * 3
         arguments[name] = draw(st.one_of(choices))
+    if "older_than" in parameters and not arguments.keys() & {"older_than", "before"}:
+        arguments["older_than"] = USUAL["older_than"]
     return operation, arguments
 
 

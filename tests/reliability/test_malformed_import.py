@@ -1,6 +1,6 @@
-"""`import` of files that are damaged, malicious or no conversations at all.
+"""`import` of files that are damaged, malicious or not conversations at all.
 
-Each line is imported whole or refused with its number, the others are not touched by it, and a second run imports
+Each line is imported whole or refused with its number, without affecting the others, and a second run imports
 nothing.
 """
 
@@ -149,7 +149,7 @@ dumped = st.builds(
 
 @st.composite
 def damaged(draw: st.DrawFn) -> bytes:
-    """A good line that was cut off, or in which something was changed, put in or left out."""
+    """A good line that was cut off, or in which something was changed, inserted or removed."""
     line = draw(st.sampled_from(GOOD_LINES) | dumped)
     start = draw(st.integers(0, len(line)))
     end = draw(st.integers(start, min(len(line), start + 4)))
@@ -180,14 +180,14 @@ def both(sqlite_databases: SQLiteDatabases, postgres_databases: PostgresDatabase
 
 
 def imported(both: Both, content: bytes) -> list[Line]:
-    """What became of the lines, the same on both databases."""
+    """The outcome of each line, which must be the same on both databases."""
     lines = both.outcome(lambda manager: [*import_lines(manager, "support", io.BytesIO(content))])
     assert isinstance(lines, list)
     return lines
 
 
 def check_whole(both: Both, lines: list[Line]) -> None:
-    """Every line that counts as imported is there from its first message to its end, and nothing else is."""
+    """Assert that every line reported as imported is stored completely, and nothing else is."""
     new = [line for line in lines if line.outcome is Outcome.IMPORTED]
     state = both.state()
     sessions = {row["key"]: row for row in state["sessions"] if row["agent_id"] == "support"}
@@ -239,7 +239,7 @@ def test_a_malformed_line_is_refused_and_leaves_nothing_between_good_ones(both: 
     check_whole(both, lines)
 
 
-def test_a_line_of_many_megabytes_is_imported_or_refused_as_any_other(both: Both) -> None:
+def test_a_line_of_many_megabytes_is_imported_or_refused_like_any_other(both: Both) -> None:
     size = (10 if FACTOR == 1 else 100) * 2**20
     big = b'{"messages": [{"role": "user", "content": "' + b"x" * size + b'"}]}'
     both.reset()
@@ -256,7 +256,7 @@ REPORT = re.compile(r"line \d+: [^\n]+")
 
 
 def check_command(url: str, content: bytes) -> dict[str, int]:
-    """The summary of an import that ends well, or with a line for each line that was refused."""
+    """The summary of an import that succeeds, or prints a line for each refused line."""
     result = run("import", "-", "--agent", "support", "--json", db=url, stdin=content)
     summary: dict[str, int] = json.loads(result.stdout)
     reports = result.stderr.splitlines()
@@ -269,7 +269,7 @@ def check_command(url: str, content: bytes) -> dict[str, int]:
 
 @examples(30)
 @given(content=files)
-def test_the_command_ends_well_or_with_a_line_for_each_refused_line(url: str, content: bytes) -> None:
+def test_the_command_succeeds_or_prints_a_line_for_each_refused_line(url: str, content: bytes) -> None:
     first = check_command(url, content)
     again = check_command(url, content)
 
@@ -288,7 +288,7 @@ def test_the_command_reports_every_malformed_line(url: str, manager: SessionMana
 
 @pytest.mark.parametrize("kind", ["directory", "unreadable"])
 def test_what_cannot_be_read_is_one_line_of_error(url: str, tmp_path: Path, kind: str) -> None:
-    # Reading this file of Linux fails: nothing is mapped at address 0.
+    # On Linux, reading this file fails: nothing is mapped at address 0.
     file = tmp_path if kind == "directory" else Path("/proc/self/mem")
     if not file.exists():
         pytest.skip("no file here that opens and then fails to be read")

@@ -1,4 +1,4 @@
-"""Appending takes no more memory the longer a process goes on."""
+"""Appending takes no more memory however long a process runs."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from tests.support.processes import Processes
 
 FEW, MANY = 300, 3_000
 
-# A leak of the text would come to megabytes.
+# A leak of the text would amount to megabytes.
 TEXT = "x" * 2_000
 
-# The two peaks differed by 0 to 4 kB in six runs on each database. 150 bytes leaked per append exceed this.
+# The peaks differed by at most 4 kB in six runs on each database. A leak of 150 bytes per append exceeds this.
 TOLERANCE_KB = 400
 
 
@@ -29,7 +29,7 @@ def test_3000_appends_peak_at_the_memory_of_300(url: str) -> None:
 
 def _peaks(url: str) -> tuple[int, int]:
     """Peak resident memory after the first few appends and after many, in kilobytes."""
-    # Sparing SQLite the wait for the disk changes nothing that is kept in memory.
+    # Not waiting for the disk saves time, and changes nothing that is kept in memory.
     with SessionManager(url, synchronous="NORMAL") as manager:
         key = manager.spawn_subagent("main", "Stream")
 
@@ -40,7 +40,7 @@ def _peaks(url: str) -> tuple[int, int]:
 
         # By now the session is full, and the caches of the library, its driver and SQLite are warm.
         append(0, FEW // 2)
-        # Opening takes more than appending does: its peak would hide a leak.
+        # Opening takes more memory than appending: its peak would hide a leak.
         Path("/proc/self/clear_refs").write_text("5")
         return append(FEW // 2, FEW), append(FEW, MANY)
 

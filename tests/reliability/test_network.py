@@ -1,4 +1,4 @@
-"""A network that was cut, and a server that fell silent: for how long a call can hang."""
+"""A network that was cut, and a server that fell silent: how long a call can hang."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.support.client import PlainClient
 from tests.support.locks import wait_for_lock
 from tests.support.wire import CAN_DROP_PACKETS, Wire
 
-# What a caller may be kept waiting for, at the most. The library's own bounds are far below.
+# The longest that a caller may be kept waiting. The library's own bounds are far below.
 LIMIT_S = 60
 
 
@@ -33,7 +33,7 @@ def wire(url: str) -> Iterator[Wire]:
 
 
 class Call:
-    """A call on a thread of its own, which may hang."""
+    """A call that may hang, on a thread of its own."""
 
     def __init__(self, operation: Callable[[], object]) -> None:
         self._operation = operation
@@ -61,13 +61,13 @@ def open_both(stack: ExitStack, wire: Wire) -> dict[str, SessionManager]:
 
 
 @pytest.mark.skipif(not CAN_DROP_PACKETS, reason="only Linux lets a socket drop what arrives")
-def test_calls_over_a_network_that_is_cut_end_in_bounded_time_and_the_manager_goes_on(
+def test_calls_over_a_network_that_is_cut_end_in_bounded_time_and_the_manager_recovers(
     wire: Wire, plain: PlainClient, figures: Counter[str]
 ) -> None:
     with ExitStack() as stack:
         managers = open_both(stack, wire)
         keys = {name: manager.get_or_create_main(name).key for name, manager in managers.items()}
-        # One connection for each call, so that each hangs on one that was good.
+        # One connection for each call, so that each hangs on a connection that used to work.
         fill_the_pools(managers)
         wire.drop_packets()
         cut_at = time.monotonic()
@@ -79,7 +79,7 @@ def test_calls_over_a_network_that_is_cut_end_in_bounded_time_and_the_manager_go
 
         hanging = {what for what, call in calls.items() if not call.is_over_by(cut_at + LIMIT_S)}
         figures["longest, in ms"] = int((time.monotonic() - cut_at) * 1000)
-        wire.mend()
+        wire.restore()
         for call in calls.values():
             call.end()
 
@@ -108,7 +108,7 @@ def test_append_that_waits_for_its_answer_while_the_network_is_cut_ends_in_bound
         wire.drop_packets()
 
         over = call.is_over_by(time.monotonic() + LIMIT_S)
-        wire.mend()
+        wire.restore()
         plain("ROLLBACK")
         call.end()
 
@@ -117,7 +117,7 @@ def test_append_that_waits_for_its_answer_while_the_network_is_cut_ends_in_bound
         assert call.error.outcome_unknown
 
 
-def test_connecting_to_a_server_that_says_nothing_ends_in_bounded_time(wire: Wire) -> None:
+def test_connecting_to_a_silent_server_ends_in_bounded_time(wire: Wire) -> None:
     wire.fall_silent()
     openings = [
         Call(lambda: SessionManager(wire.url, retry_budget_s=1)),
@@ -125,7 +125,7 @@ def test_connecting_to_a_server_that_says_nothing_ends_in_bounded_time(wire: Wir
     ]
 
     over = [opening.is_over_by(time.monotonic() + LIMIT_S) for opening in openings]
-    wire.mend()
+    wire.restore()
     for opening in openings:
         opening.end()
 

@@ -1,4 +1,4 @@
-"""Forks, many threads and the end of the process."""
+"""Forks, many threads, and exiting the process."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ def face(request: pytest.FixtureRequest) -> str:
 
 # Fork
 
-# A server that loads the application first and forks its workers then, while threads of its own write. Workers that
-# are done are replaced, as when they are told to restart; those of the second generation fork once more.
+# A server that loads the application and then forks its workers, while its own threads write. Workers that are done
+# are replaced, as on a restart; those of the second generation fork once more.
 PRE_FORK = """
 import asyncio, multiprocessing, sys, threading, sessions_db
 
@@ -102,15 +102,15 @@ def test_forked_workers_and_their_parent_lose_nothing_and_repeat_nothing(
     url: str, plain: PlainClient, face: str, full: bool, figures: Counter[str]
 ) -> None:
     workers, appends = (16, 200) if full else (4, 10)
-    # SQLite lets a fork wait a second for the calls of other threads, no longer; with as many processes at one file
-    # they may take more.
+    # On SQLite a fork waits at most a second for other threads' calls; with so many processes on one file they may
+    # take longer.
     busy_threads = 0 if plain.backend == "sqlite" else 3
     command = [sys.executable, "-c", PRE_FORK, url, face, *map(str, (workers, appends, busy_threads))]
 
     result = subprocess.run(command, timeout=1200 if full else 120, check=False, capture_output=True, text=True)
 
     assert result.returncode == 0, result.stderr
-    # Before, once while each of two generations runs, and by the workers: three each, and as many by their children.
+    # The parent before and during each of two generations; the workers: three each, and as many by their children.
     writers = 3 + workers * 3 + workers * 6
     figures["forks"] += workers * 3
     in_shared = writers * appends + int(result.stdout)
@@ -126,7 +126,7 @@ def test_forked_workers_and_their_parent_lose_nothing_and_repeat_nothing(
 
 
 @pytest.mark.parametrize("sessions", [1, 64])
-def test_64_threads_on_one_manager_count_right(
+def test_64_threads_on_one_manager_number_messages_without_gaps(
     manager: SessionManager, plain: PlainClient, sessions: int, full: bool, figures: Counter[str]
 ) -> None:
     appends = 200 if full else 10
@@ -221,7 +221,7 @@ ENDINGS = {
 
 
 @pytest.mark.parametrize("ending", ENDINGS)
-def test_process_ends_promptly_and_says_nothing_whatever_is_open(url: str, plain: PlainClient, ending: str) -> None:
+def test_process_exits_promptly_and_silently_whatever_is_open(url: str, plain: PlainClient, ending: str) -> None:
     code = (
         "import asyncio, sys, threading\n"
         "from sessions_db import AsyncSessionManager, SessionManager, session_manager\n"

@@ -1,4 +1,4 @@
-"""Processes that work on one database at once: nothing is lost, nothing done twice, and no lock reaches a caller."""
+"""Processes that share a database: nothing is lost, nothing is done twice, and no caller sees a lock error."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from tests.support.clock import at, ms
 from tests.support.processes import Processes, over, results, together
 from tests.support.soundness import faults
 
-# SQLite has no queue for its lock: with eight processes on a machine that is busy besides, one has waited for 8 s.
+# SQLite has no queue for its lock: one of eight processes on a busy machine waited for 8 s (measured once).
 BUDGET_S = 60
 
 # Appends
@@ -53,7 +53,7 @@ def test_appends_of_many_processes_are_each_stored_once(
     figures["audits meanwhile"] = audits
     figures.update(disturbed)
     assert len(stored) == writers * appends
-    # Every number was given out once, and each writer was given rising ones.
+    # Every number was assigned once, and each writer got rising ones.
     by_session = {key: sorted(seq for of, seq, _ in stored if of == key) for key in keys}
     assert all(numbers == list(range(1, len(numbers) + 1)) for numbers in by_session.values())
     for receipts in receipts_of:
@@ -72,7 +72,7 @@ def test_appends_of_many_processes_are_each_stored_once(
 
 
 def append(url: str, keys: list[str], name: str, number: int) -> tuple[float, list[tuple[str, int, str]]]:
-    """The longest time that an append took here, and the session, number and content of each, in order."""
+    """The longest time that an append took in this process, and the session, number and content of each, in order."""
     stored = []
     longest_s = 0.0
     with SessionManager(url, retry_budget_s=BUDGET_S) as manager:
@@ -86,7 +86,7 @@ def append(url: str, keys: list[str], name: str, number: int) -> tuple[float, li
 
 
 def disturb(url: str, keys: list[str]) -> Counter[str]:
-    """How often this process did each thing that must not hurt the others."""
+    """How often this process did each of the things that must not disturb the others."""
     done: Counter[str] = Counter()
     with SessionManager(url, retry_budget_s=BUDGET_S) as manager:
         together()
@@ -146,7 +146,7 @@ def spawn(url: str, number: int) -> list[str]:
         return [manager.spawn_subagent("main", "Test", "wanted") for _ in range(number)]
 
 
-def test_label_that_none_may_take_over_goes_to_one_of_many_processes(
+def test_label_that_nobody_may_take_over_goes_to_one_of_many_processes(
     url: str, full: bool, figures: Counter[str]
 ) -> None:
     number, labels = (8, 50) if full else (4, 10)
@@ -168,7 +168,7 @@ def test_label_that_none_may_take_over_goes_to_one_of_many_processes(
 
 
 def spawn_if_free(url: str, labels: int) -> list[tuple[bool, str]]:
-    """For each label whether this process got it, and who has it."""
+    """For each label, whether this process got it, and which session has it."""
     outcomes = []
     with SessionManager(url, retry_budget_s=BUDGET_S) as manager:
         for position in range(labels):
@@ -211,7 +211,7 @@ def open_and_create(url: str) -> tuple[str, int]:
 # Ends
 
 
-def test_one_of_many_processes_ends_a_session(url: str, full: bool, figures: Counter[str]) -> None:
+def test_exactly_one_of_many_processes_ends_a_session(url: str, full: bool, figures: Counter[str]) -> None:
     sessions = 200 if full else 20
     with SessionManager(url) as manager:
         keys = [manager.spawn_subagent("main", "Test") for _ in range(sessions)]
@@ -239,7 +239,7 @@ def test_one_of_many_processes_ends_a_session(url: str, full: bool, figures: Cou
 
 
 def end(url: str, keys: list[str], status: SessionStatus, reason: str) -> list[bool | SessionStatus]:
-    """What came of ending each: what the manager said, or the status that the session had already."""
+    """The outcome of ending each: what the manager returned, or the status that the session had already."""
     outcomes: list[bool | SessionStatus] = []
     with SessionManager(url, retry_budget_s=BUDGET_S) as manager:
         ending = {
@@ -256,7 +256,7 @@ def end(url: str, keys: list[str], status: SessionStatus, reason: str) -> list[b
     return outcomes
 
 
-def test_session_that_is_reopened_while_others_prune_is_kept_or_gone(
+def test_session_reopened_while_others_prune_is_either_kept_or_deleted(
     url: str, full: bool, figures: Counter[str]
 ) -> None:
     for _ in range(10 if full else 2):
@@ -291,7 +291,7 @@ def prune(url: str, before_ms: int) -> list[str]:
 
 
 def reopen(url: str, keys: list[str]) -> list[str]:
-    """Those that were still there to be reopened."""
+    """The sessions that still existed and were reopened."""
     reopened = []
     with SessionManager(url, retry_budget_s=BUDGET_S) as manager:
         together()
@@ -316,7 +316,7 @@ WRITES: dict[str, Callable[[SessionManager, str], object]] = {
 
 
 @pytest.mark.parametrize("write", WRITES)
-def test_lock_that_outlasts_the_budget_is_told_with_the_time_that_was_spent(
+def test_lock_that_outlasts_the_budget_is_reported_with_the_time_spent(
     url: str, plain: PlainClient, write: str
 ) -> None:
     with SessionManager(url, retry_budget_s=0.3) as manager:
@@ -334,7 +334,7 @@ def test_lock_that_outlasts_the_budget_is_told_with_the_time_that_was_spent(
 
 @contextmanager
 def locked(plain: PlainClient) -> Iterator[None]:
-    """Meanwhile a client of its own has locked everything that is written to."""
+    """During the block, a separate client has locked everything that can be written to."""
     if plain.backend == "sqlite":
         plain("BEGIN IMMEDIATE")
     else:

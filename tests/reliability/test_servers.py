@@ -1,4 +1,4 @@
-"""The behaviour suite on each Postgres that there is, and through PgBouncer."""
+"""The behaviour suite on each installed version of Postgres, and through PgBouncer."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ ROOT = Path(__file__).parents[2]
 def behaviour_passes(url: str, files: list[str], figures: Counter[str]) -> None:
     """Run the Postgres half of the behaviour suite on the server at `url`."""
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", "postgresql", *files]
-    # Not the options and the coverage of the run that this test is a part of.
+    # Without the options and the coverage of the surrounding run.
     inherited = {name: value for name, value in os.environ.items() if not name.startswith(("PYTEST_", "COV"))}
     environment = {**inherited, "SESSIONS_DB_TEST_POSTGRES_URL": url}
     result = subprocess.run(
@@ -59,13 +59,13 @@ def test_behaviour_is_the_same_on_each_version_of_postgres(
 
 @pytest.mark.parametrize("files", [pytest.param(SOME, id="some"), pytest.param(ALL, marks=pytest.mark.full, id="full")])
 def test_behaviour_is_the_same_through_pgbouncer_in_transaction_mode(files: list[str], figures: Counter[str]) -> None:
-    # Connections to the server are given up soon, since databases are dropped when a test is through.
+    # Connections to the server are closed soon, because databases are dropped at the end of a test.
     with postgres() as server, pgbouncer("127.0.0.1", server.port, server_idle_timeout=0.2) as bouncer:
         behaviour_passes(bouncer.url(), files, figures)
 
 
 @pytest.mark.parametrize("face", ["sync", "async"])
-def test_appends_go_on_and_are_stored_once_while_the_server_behind_pgbouncer_restarts(
+def test_appends_continue_and_are_stored_once_while_the_server_behind_pgbouncer_restarts(
     open_manager: Callable[..., SessionManager], full: bool, figures: Counter[str]
 ) -> None:
     with postgres() as server, pgbouncer("127.0.0.1", server.port, server_login_retry=0.1) as bouncer:

@@ -1,4 +1,4 @@
-"""The audit that the reliability tests rely on finds what is broken, each thing under its name."""
+"""The audit that the reliability tests rely on finds each kind of fault and names it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from sessions_db import NewMessage, SessionManager
 from tests.support.client import PlainClient
 from tests.support.soundness import FAULTS, faults
 
-# What somebody does to a sound database, past triggers and constraints, and the fault that it makes.
+# Damage to a sound database, bypassing triggers and constraints, and the fault that it causes.
 DAMAGE = {
     "a session's message numbers have gaps": "DELETE FROM messages WHERE seq = 5",
     "a session retains more messages than its cap": "UPDATE sessions SET message_cap = 2 WHERE label = 'first'",
@@ -48,7 +48,7 @@ DAMAGE = {
 
 @pytest.fixture
 def damaged(create_database: Callable[..., str]) -> Callable[[str], str]:
-    """A function that runs a statement in a sound database where nothing is held to anything, and gives its URL."""
+    """A function that runs a statement in a sound database that enforces nothing, and returns its URL."""
     url = create_database(at_head=False)
     with SessionManager(url) as manager:
         for label in ("first", "second"):
@@ -91,7 +91,7 @@ def test_row_that_breaks_a_constraint_is_found(damaged: Callable[[str], str]) ->
 
 
 @pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
-def test_name_that_was_left_to_act_under_is_found(damaged: Callable[[str], str]) -> None:
+def test_leftover_actor_name_is_found(damaged: Callable[[str], str]) -> None:
     url = damaged("INSERT INTO event_actor VALUES ('somebody')")
 
     assert faults(url) == ["a name was left to act under: somebody"]
@@ -110,7 +110,7 @@ def test_overwritten_page_is_found(url: str) -> None:
 
 
 @pytest.mark.parametrize("backend", ["postgresql"], indirect=True)
-def test_row_that_the_index_lacks_is_found(damaged: Callable[[str], str]) -> None:
+def test_row_missing_from_the_index_is_found(damaged: Callable[[str], str]) -> None:
     url = damaged(
         "UPDATE pg_index SET indisready = false, indisvalid = false WHERE indexrelid = 'pk_labels'::regclass;"
         "INSERT INTO labels SELECT 'unlisted', key, 1 FROM sessions WHERE label = 'first';"

@@ -2,7 +2,7 @@
 
     python -m tests.stored.make
 
-writes `<revision>.sqlite` and `<revision>.sql` (Postgres) beside this file.
+writes `<revision>.sqlite` and `<revision>.sql` (Postgres) next to this file.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ def _store_postgresql(path: Path) -> None:
     finally:
         server.cleanup()
         shutil.rmtree(directory, ignore_errors=True)
-    # Without psql's own commands, and without the settings that only newer servers know.
+    # Without psql's own commands, and without settings that only newer servers have.
     kept = [line for line in script.splitlines() if line and not line.startswith(("\\", "--", "SET "))]
     path.write_text("\n".join(kept) + "\n")
 

@@ -12,9 +12,9 @@ from sessions_db import AsyncSessionManager
 
 
 class Blocking:
-    """An `AsyncSessionManager` used as a `SessionManager` is, so that one suite tests both.
+    """An `AsyncSessionManager` that is used like a `SessionManager`, so that one suite tests both.
 
-    Its calls come from any thread and run as tasks of one event loop.
+    Its calls come from any thread and run as tasks on one event loop.
     """
 
     def __init__(self, url: str, **options: Any) -> None:

@@ -1,4 +1,4 @@
-"""Both databases side by side: what is done to one is done to the other, and compared."""
+"""Both databases side by side: the same is done to each, and the results are compared."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ _TABLES = {
     table.name: [column.name for column in table.columns] for table in (sessions, messages, labels, archived_messages)
 }  # in the order of their columns
 
-# What differs from one database to the other, or from call to call: UUIDs made at random, addresses in memory.
+# What differs between the databases or between calls: random UUIDs, addresses in memory.
 _RANDOM = re.compile(
     r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[0-9a-f]{4}-[0-9a-f]{12}|(?:\b0x|\.\.\.x?)[0-9a-f]{5,}(?=>)"
 )
@@ -60,12 +60,12 @@ class Failure:
 
 
 def comparable(value: object) -> str:
-    """What is compared: not 1 with 1.0, and no UUIDs that were made at random."""
+    """The value as text to compare: 1 and 1.0 differ, random UUIDs do not."""
     return _RANDOM.sub("<random>", repr(value))
 
 
 def assert_same(values: list[Any]) -> None:
-    """They are the same, whichever database they are from."""
+    """Assert that the values of all databases are the same."""
     shown = [comparable(value) for value in values]
     assert shown[0] == shown[1], " != ".join(map(reprlib.repr, shown))
 
@@ -88,22 +88,22 @@ class Both:
             client("COMMIT")
 
     def state(self) -> State:
-        """All rows, which must be the same ones on both."""
+        """All rows, which must be the same on both."""
         states = [self._rows(client) for client in self.clients.values()]
         assert_same(states)
         return states[0]
 
     def size(self) -> list[tuple[Any, ...]]:
-        """What any write changes, which must be the same on both; quicker to have than all rows."""
+        """What any write changes, which must be the same on both; quicker to read than all rows."""
         sizes = [client(_SIZE) for client in self.clients.values()]
         assert_same(sizes)
         return sizes[0]
 
     def outcome(self, call: Callable[[SessionManager], object]) -> Failure | object:
-        """What the call gives or raises, which must be the same on both; errors of the library only."""
+        """What the call returns or raises, which must be the same on both. Only the library's own errors are caught."""
         self.calls += 1
         outcomes = [_outcome(call, manager) for manager in self.managers.values()]
-        # Events have each database's own numbers, times and users.
+        # Events have ids, times and users that differ between databases.
         if not all(isinstance(outcome, list) for outcome in outcomes) or not any(map(_are_events, outcomes)):
             assert_same(outcomes)
         return outcomes[0]
@@ -131,7 +131,7 @@ def _outcome(call: Callable[[SessionManager], object], manager: SessionManager) 
 
 @contextmanager
 def both_databases(sqlite: SQLiteDatabases, postgres: PostgresDatabases) -> Iterator[Both]:
-    """A database of each kind, for as long as the block lasts."""
+    """A database of each kind, for the duration of the block."""
     urls = {"sqlite": sqlite.create(at_head=True), "postgresql": postgres.create(at_head=True)}
     managers = {backend: SessionManager(url, synchronous="NORMAL") for backend, url in urls.items()}
     clients = {backend: PlainClient(url) for backend, url in urls.items()}

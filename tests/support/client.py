@@ -1,4 +1,4 @@
-"""SQL past the library."""
+"""SQL that bypasses the library."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from sqlalchemy import URL, make_url
 
 
 class PlainClient:
-    """What somebody with `sqlite3` or `psql` can do: SQL past the library, each statement its own transaction."""
+    """What somebody with `sqlite3` or `psql` can do: SQL that bypasses the library, each statement a transaction."""
 
     def __init__(self, url: str) -> None:
         parsed = make_url(url)
@@ -20,7 +20,7 @@ class PlainClient:
             # Foreign keys stay off, as in the sqlite3 shell.
             self._connection = sqlite3.connect(str(parsed.database), isolation_level=None)
         else:
-            # PgBouncer, where the tests run through one, knows no prepared statements.
+            # PgBouncer, if the tests run through one, does not support prepared statements.
             self._connection = psycopg.connect(driver_url(parsed), autocommit=True, prepare_threshold=None)
 
     def __call__(self, sql: str, *parameters: object) -> list[tuple[Any, ...]]:
@@ -35,5 +35,5 @@ class PlainClient:
 
 
 def driver_url(url: URL) -> str:
-    """The URL as libpq takes it."""
+    """The URL in the form that libpq accepts."""
     return url.set(drivername="postgresql").render_as_string(hide_password=False)

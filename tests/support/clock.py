@@ -16,10 +16,10 @@ class Clock:
 
 
 def ms(count: int) -> timedelta:
-    """So many milliseconds."""
+    """A span of this many milliseconds."""
     return timedelta(milliseconds=count)
 
 
 def at(at_ms: int) -> datetime:
-    """The time that is so many milliseconds after the epoch."""
+    """The time this many milliseconds after the epoch."""
     return datetime(1970, 1, 1, tzinfo=UTC) + ms(at_ms)

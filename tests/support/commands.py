@@ -1,4 +1,4 @@
-"""The command `sessions-db`, in this process, in one of its own, or on a terminal."""
+"""The command `sessions-db`, run in this process, in its own process, or on a terminal."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from click.testing import CliRunner, Result
 
 from sessions_db.cli import cli
 
-# What a user's environment or a CI's may hold, and what the tests have instead.
+# Variables that a user's or a CI's environment may set, and what the tests set instead.
 ALTERING = {"FORCE_COLOR", "NO_COLOR", "PYTHONUNBUFFERED", "SESSIONS_DB_URL"}
 SETTLED = {"COLUMNS": "80", "TERM": "xterm"}
 
@@ -45,7 +45,7 @@ def process(*arguments: str, db: str, stdout: int = subprocess.PIPE, stderr: int
 
 
 def on_terminal(url: str, *arguments: str, stdout: bool) -> tuple[bytes, bytes]:
-    """What a command wrote to its terminal, which is its stderr and perhaps its stdout, and to its pipe."""
+    """What a command wrote to its terminal, which is its stderr and optionally its stdout, and to its pipe."""
     pty = pytest.importorskip("pty", reason="terminals of this kind are not there on Windows")
     ours, theirs = pty.openpty()
     command: subprocess.Popen[bytes] = process(
@@ -64,5 +64,5 @@ def on_terminal(url: str, *arguments: str, stdout: bool) -> tuple[bytes, bytes]:
 def read(descriptor: int) -> bytes:
     try:
         return os.read(descriptor, 4096)
-    except OSError:  # how Linux says that the other end of a terminal is closed
+    except OSError:  # how Linux reports that the other end of a terminal is closed
         return b""

@@ -35,8 +35,8 @@ class SQLiteDatabases:
         return f"sqlite:///{path}"
 
     def drop(self, url: str) -> None:
-        # SQLite removes the log when its last connection closes: one that is left was leaked. A connection that only
-        # reads can't remove it, so the last one is ours.
+        # SQLite removes the log when the last connection closes, so a log that is left means a leaked connection. A
+        # read-only connection can't remove it, so the last one is ours.
         path = Path(str(make_url(url).database))
         with closing(sqlite3.connect(path)) as connection, suppress(sqlite3.DatabaseError):
             connection.execute("SELECT count(*) FROM sqlite_master").fetchall()
@@ -49,8 +49,8 @@ _OTHERS = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_databas
 
 _TABLES = [table.name for table in reversed(schema.tables_of("postgresql"))]
 
-# The triggers let nobody empty the log. LOCAL: behind PgBouncer the connection is somebody else's afterwards.
-# DELETE takes a twentieth of the time of TRUNCATE, which makes new files, but leaves what it deleted behind.
+# The triggers let nobody empty the log. LOCAL: behind PgBouncer, somebody else gets the connection afterwards.
+# DELETE takes a twentieth of the time of TRUNCATE, which creates new files, but leaves dead rows (measured once).
 _EMPTYING = f"""
 BEGIN;
 SET LOCAL session_replication_role = replica;
@@ -67,7 +67,7 @@ COMMIT
 
 
 class PostgresDatabases:
-    """Databases of a server. Those at head are emptied and used again: creating one takes a tenth of a second."""
+    """Databases of a server. Those at head are emptied and reused: creating one takes 0.1 s (measured once)."""
 
     def __init__(self, server: URL) -> None:
         self._server = server
@@ -79,7 +79,7 @@ class PostgresDatabases:
         if at_head and self._free:
             return self._free.pop()
         name = f"{self._prefix}_{next(_counter)}"
-        # Copying files is four times as fast as logging every page of them.
+        # Copying files is four times as fast as logging every page (measured once).
         self._execute(self._server, f"CREATE DATABASE {name} STRATEGY = FILE_COPY")
         url = self._server.set(database=name).render_as_string(hide_password=False)
         if at_head:
@@ -90,12 +90,12 @@ class PostgresDatabases:
     def drop(self, url: str) -> None:
         database = make_url(url)
         if url not in self._at_head:
-            # Refused while somebody is connected, so this finds leaked connections too.
+            # Refused while anyone is connected, so this finds leaked connections too.
             self._execute(self._server, f"DROP DATABASE {database.database}")
             return
         # Through PgBouncer, a prepared statement may be missing on the next server connection.
         with psycopg.connect(driver_url(database), autocommit=True, prepare_threshold=None) as connection:
-            # A server process ends a moment after its connection was closed.
+            # A server process ends a moment after its connection is closed.
             deadline = time.monotonic() + 5
             while (leaked := connection.execute(_OTHERS).fetchall()) != [(0,)] and time.monotonic() < deadline:
                 time.sleep(0.001)

@@ -1,6 +1,6 @@
-"""How many examples Hypothesis tries: few and always the same ones, or, on request, many and new ones.
+"""How many examples Hypothesis tries: by default few and always the same ones; on request many, new in each run.
 
-`SESSIONS_DB_TEST_EXAMPLES=50` tries fifty times as many, other ones in each run.
+`SESSIONS_DB_TEST_EXAMPLES=50` tries fifty times as many, different ones in each run.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ FACTOR = int(os.environ.get("SESSIONS_DB_TEST_EXAMPLES", "1"))
 
 
 def note(request: pytest.FixtureRequest, name: str, number: int) -> None:
-    """Keep a figure of the test, which is shown when all tests are through."""
+    """Keep a figure of the test, to be shown when all tests are done."""
     request.node.user_properties.append((name, number))
 
 
@@ -25,6 +25,6 @@ def examples(number: int) -> settings:
         derandomize=FACTOR == 1,
         deadline=None,
         database=None,
-        # The databases are there for all examples of a test, and a file of some megabytes is an example too.
+        # All examples of a test share the databases, and some examples are files of several megabytes.
         suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow, HealthCheck.data_too_large],
     )

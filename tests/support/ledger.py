@@ -1,4 +1,4 @@
-"""What a database must hold of a writer, by what the writer was told, and what it does hold."""
+"""What a database must hold of a writer, judging by what was acknowledged, and what it does hold."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Retained:
         return {**self.archived, **self.messages}
 
     def appended(self, messages: tuple[NewMessage, ...]) -> Retained:
-        """The session with these messages, and without those that they push out."""
+        """The session with these messages appended, and without those that they trim."""
         numbered = {**self.messages, **dict(enumerate(messages, self.last_seq + 1))}
         last_seq = self.last_seq + len(messages)
         newest = {seq: message for seq, message in numbered.items() if seq > last_seq - self.message_cap}
@@ -50,7 +50,7 @@ class State:
     events: Mapping[str, int]
 
     def after(self, operation: Operation) -> State:
-        """The state with all that the operation does."""
+        """The state after the whole operation."""
         state = self
         for step in operation:
             state = state._after(step)
@@ -68,7 +68,7 @@ class State:
         return found
 
     def lacking(self, other: State) -> int:
-        """How many messages the other state does not have, or has otherwise."""
+        """How many messages are missing from the other state, or differ there."""
         return sum(
             session not in other.sessions or other.sessions[session].all().get(seq) != message
             for session, retained in self.sessions.items()
@@ -110,7 +110,7 @@ class Stored:
 
 
 def read(url: str, agent_id: str) -> Stored:
-    """What the database holds of the writer, read past the library."""
+    """What the database holds of the writer, read without the library."""
     client = PlainClient(url)
     sessions = client(
         "SELECT key, task, label, status, message_cap, archive_trimmed, last_seq, created_ms, last_activity_ms"
@@ -170,7 +170,7 @@ def _messages(
 
 
 class Account:
-    """What a writer was told, over all of its tasks, and so what the database must hold of it."""
+    """What was acknowledged to a writer over all of its tasks, and so what the database must hold of it."""
 
     def __init__(self, url: str, agent_id: str, figures: Counter[str]) -> None:
         self._url = url
@@ -185,9 +185,9 @@ class Account:
         return Task(seed, self._stored.keys)
 
     def settle(self, task: Task, acknowledged: list[list[Receipt]], *, open_outcome: bool) -> None:
-        """Compare what the database holds with what the writer was told of its task.
+        """Compare what the database holds with what was acknowledged to the writer.
 
-        With `open_outcome` the operation after those that were acknowledged may be there too, all of it.
+        With `open_outcome`, the operation after the acknowledged ones may be stored too, but only as a whole.
         """
         planned = operations(task.seed, task.keys)
         expected = self._stored.state
@@ -215,7 +215,7 @@ class Account:
         self._settle_times(told)
 
     def read_back(self, manager: SessionManager) -> None:
-        """Compare what the manager gives with what is stored."""
+        """Compare what the manager returns with what is stored."""
         for name, retained in self._stored.state.sessions.items():
             session = manager.get(self._stored.keys[name])
             assert session is not None
@@ -225,7 +225,7 @@ class Account:
             _same({seq: message.content for seq, message in retained.messages.items()}, contents)
 
     def repeat(self, manager: SessionManager) -> None:
-        """Do the operation of open outcome again if its idempotency key makes that safe: then it is stored, once."""
+        """Repeat the operation of unknown outcome if its idempotency key makes that safe: then it is stored, once."""
         match self._pending:
             case (Append(_, (message,)),) if message.idempotency_key is not None:
                 before = self._stored.state
@@ -249,7 +249,7 @@ class Account:
 
 
 def _same(expected: object, found: object) -> None:
-    """Fail where they differ, and show only where."""
+    """Fail if they differ, and show only where."""
     if expected == found:
         return
     if isinstance(expected, Mapping) and isinstance(found, Mapping):

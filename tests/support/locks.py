@@ -8,9 +8,9 @@ from tests.support.client import PlainClient
 
 
 def wait_for_lock(plain: PlainClient) -> None:
-    """Wait until some other connection to the Postgres database waits for a lock."""
+    """Wait until another connection to the Postgres database is waiting for a lock."""
     waiting = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
     deadline = time.monotonic() + 30
     while plain(waiting) == [(0,)]:
         assert time.monotonic() < deadline, "nobody waits for a lock"
-        plain("SELECT pg_stat_clear_snapshot()")  # inside a transaction the figures stay as they were first read
+        plain("SELECT pg_stat_clear_snapshot()")  # within a transaction, statistics stay as they were when first read

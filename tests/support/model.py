@@ -1,6 +1,6 @@
 """The operations on plain dictionaries and lists: the yardstick of the model test.
 
-Times are given by the test, keys are made by the manager under test and passed in, so that both sides agree.
+The test supplies times, and keys that the manager under test has created, so that both sides agree.
 """
 
 from __future__ import annotations
@@ -83,14 +83,14 @@ class Model:
         return self.sessions[key].snapshot()
 
     def check_spawn(self, label: str | None, parent_key: str | None, on_label_conflict: str) -> None:
-        """Raise what the spawn raises."""
+        """Raise what the spawn must raise."""
         if parent_key is not None:
             self._record(parent_key)
         if label in self.labels and on_label_conflict == "error":
             raise LabelInUse(label, self.labels[label])
 
     def spawn(self, made: Session, cap: int) -> None:
-        """Take over a session that the manager made; its key and run id are the manager's to choose."""
+        """Adopt a session that the manager created, because the manager chooses the key and run id."""
         record = Record(made.key, made.agent_id, made.kind, self.now_ms, self.now_ms, cap)
         record.label, record.task, record.parent_key, record.run_id = (
             made.label,
@@ -148,7 +148,7 @@ class Model:
 
     def add_messages(self, key: str, batch: Collection[NewMessage]) -> builtins.list[Message]:
         record = self._record(key)
-        # All of a batch is looked up before any of it is stored, and so before any of it trims.
+        # The whole batch is looked up before any of it is stored, and so before any of it trims.
         known = dict(record.by_idempotency_key)
         stored = []
         for new in batch:

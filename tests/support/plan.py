@@ -1,4 +1,4 @@
-"""What a writer does, drawn from a seed, so that whoever knows the seed knows the next thing that it was to do."""
+"""What a writer does, drawn from a seed, so that the seed tells which operation came next."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TypeAlias
 
 from sessions_db import NewMessage, Role
 
-# Caps that trim with nearly every append, some that a batch exceeds, and one that nothing here reaches.
+# Caps that trim on nearly every append, some that a batch exceeds, and one that nothing here reaches.
 _CAPS = (1, 2, 3, 5, 8, 100)
 
 _FEWEST_SESSIONS, _MOST_SESSIONS = 4, 10
@@ -18,7 +18,7 @@ _FEWEST_SESSIONS, _MOST_SESSIONS = 4, 10
 
 @dataclass(frozen=True)
 class Spawn:
-    """Make a session, which has its name as its task."""
+    """Create a session, with its name as its task."""
 
     session: str
     label: str | None
@@ -55,7 +55,7 @@ Operation: TypeAlias = tuple[Step, ...]
 
 
 def operations(seed: str, sessions: Collection[str]) -> Iterator[Operation]:
-    """Operations without end, beginning with these sessions."""
+    """An endless stream of operations, starting with these sessions."""
     draw = random.Random(seed)
     present = sorted(sessions)
     for number in itertools.count(1):
@@ -102,7 +102,7 @@ def _messages(draw: random.Random, name: str, size: int) -> tuple[NewMessage, ..
     return tuple(
         NewMessage(
             draw.choice(list(Role)),
-            # Some fill more than a page of the database.
+            # Some are larger than a page of the database.
             f"{name}, message {number}" + " and so on" * draw.choice([0, 0, 0, 10, 1000]),
             tool_name=draw.choice([None, "search"]),
             metadata=draw.choice([None, {"number": number, "nested": {"ü": [1.5, None, name]}}]),

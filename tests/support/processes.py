@@ -1,4 +1,4 @@
-"""Processes of their own, forked from one that has imported what they need and has no thread and no connection."""
+"""Separate processes, forked from one that has imported what they need and has no threads or connections."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ from tests.support.writer import Over, Receipt, Task, write
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
 
-# To start an interpreter and import everything takes half a second, to fork this process some milliseconds.
+# Starting an interpreter and importing everything takes half a second, a fork some milliseconds (measured once).
 _context = multiprocessing.get_context("forkserver")
 _context.set_forkserver_preload(
     ["__main__", "alembic.command", "psycopg", "pytest", "sqlalchemy.dialects.postgresql", __name__]
 )
 
-# Far beyond what anything here takes: a process that hangs fails its test.
+# Far longer than anything here takes: a process that hangs fails its test.
 _PATIENCE_S = 300
 
 
 class Writer:
-    """A process that writes, and what it has told so far of its task."""
+    """A process that writes, and what it has reported of its task so far."""
 
     def __init__(self, url: str, agent_id: str) -> None:
         self._pipe, theirs = _context.Pipe()
@@ -40,19 +40,19 @@ class Writer:
         self._listener: threading.Thread | None = None
         self._is_gone = False
         self.receipts: list[list[Receipt]] = []
-        """What came of each operation that was acknowledged, in order."""
+        """The outcome of each acknowledged operation, in order."""
         self.over: Over | None = None
-        """How the task came to its end; None while it goes on, and where the process ended with it."""
+        """How the task ended; None while it is running, or if the process ended with it."""
 
     def begin(self, task: Task) -> None:
-        """Have it do the task, until `stop`, `kill` or an error."""
+        """Let it do the task until `stop`, `kill` or an error."""
         self.receipts, self.over = [], None
         self._listener = threading.Thread(target=self._listen)
         self._listener.start()
         self._pipe.send(task)
 
     def wait_for(self, operations: int) -> None:
-        """Wait until so many operations of the task are acknowledged."""
+        """Wait until this many operations of the task are acknowledged."""
         with self._told:
             done = self._told.wait_for(
                 lambda: len(self.receipts) >= operations or self.over is not None or self._is_gone, _PATIENCE_S
@@ -61,28 +61,28 @@ class Writer:
         assert len(self.receipts) >= operations, f"the writer gave up: {self.over}"
 
     def stop(self) -> Over:
-        """End the task after the operation that is under way, if it has not ended."""
+        """End the task after the current operation, if it has not ended."""
         self._pipe.send("stop")
         self._join_listener()
         assert self.over is not None, "the writer has died"
         return self.over
 
     def kill(self) -> None:
-        """End the process wherever it is. What it had told before is still read."""
+        """Kill the process wherever it is. What it has already reported is still read."""
         self._process.kill()
         self.close()
         assert self._process.exitcode == -signal.SIGKILL, "the writer had ended before it was killed"
         assert self.over is None, f"the writer had given up before it was killed: {self.over}"
 
     def finish(self) -> None:
-        """Have the process end by itself."""
+        """Let the process end by itself."""
         self._pipe.send(None)
         self._process.join(_PATIENCE_S)
         assert self._process.exitcode == 0
         self.close()
 
     def close(self) -> None:
-        """Leave no process and no thread behind, whatever came between."""
+        """Leave no process or thread behind, whatever happened."""
         self._process.kill()
         self._process.join(_PATIENCE_S)
         self._join_listener()
@@ -97,7 +97,7 @@ class Writer:
         while self.over is None:
             try:
                 told = self._pipe.recv()
-            except (EOFError, OSError):  # the process is gone, perhaps amid a message
+            except (EOFError, OSError):  # the process is gone, perhaps in the middle of a message
                 with self._told:
                     self._is_gone = True
                     self._told.notify_all()
@@ -111,7 +111,7 @@ class Writer:
 
 
 class Processes:
-    """So many processes, each of which does one thing that is submitted; those meet in `together`."""
+    """A number of processes, each of which does one submitted piece of work; they meet in `together`."""
 
     def __init__(self, number: int) -> None:
         self._over = _context.Event()
@@ -132,18 +132,18 @@ class Processes:
         self._executor.shutdown()
 
     def submit(self, work: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> Future[_T]:
-        """What comes of this work in a process of its own."""
+        """The outcome of this work in a process of its own."""
         return self._executor.submit(_work, partial(work, *args, **kwargs))
 
     def end(self) -> None:
-        """Have `over` say so to those that go on until it does."""
+        """Make `over` true, for those that keep going until then."""
         self._over.set()
 
 
 def results(futures: list[Future[_T]]) -> list[_T]:
-    """What they all give. Raises what any of them raised, all of it."""
+    """The results of all. Raises everything that any of them raised."""
     errors = [error for future in futures if (error := future.exception(_PATIENCE_S)) is not None]
-    # Those that wait for one that has failed say only that it does not come.
+    # Processes that wait for one that has failed only report a broken barrier.
     errors = [error for error in errors if not isinstance(error, BrokenBarrierError)] or errors
     if errors:
         raise BaseExceptionGroup("processes have failed", errors)
@@ -168,10 +168,10 @@ def _work(work: Callable[[], _T]) -> _T:
 
 
 def together() -> None:
-    """In one of the processes: wait until all that are to meet have come here."""
+    """In one of the processes: wait until all the others have arrived here."""
     _barrier.wait(_PATIENCE_S)
 
 
 def over() -> bool:
-    """In one of the processes: whether the others are through."""
+    """In one of the processes: whether the others are done."""
     return _over.is_set()

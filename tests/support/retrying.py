@@ -1,4 +1,4 @@
-"""Writers that do not give up, and the check that what they were told is true."""
+"""Writers that do not give up, and the check that what was acknowledged to them is stored."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from sessions_db import DatabaseUnavailable, SessionManager
 
 
 class RetryingWriters:
-    """Threads that append with idempotency keys, and repeat what failed, until they are told to stop."""
+    """Threads that append with idempotency keys, and retry what failed, until they are told to stop."""
 
     def __init__(self, manager: SessionManager, keys: list[str], figures: Counter[str]) -> None:
         self._manager = manager
@@ -37,14 +37,14 @@ class RetryingWriters:
             thread.join()
 
     def go_on(self, count: int) -> None:
-        """Wait until so many more appends were acknowledged."""
+        """Wait until this many more appends are acknowledged."""
         with self._lock:
             until = self._count() + count
             assert self._acknowledged.wait_for(lambda: self.failure or self._count() >= until, 120), "nobody goes on"
         assert self.failure is None, self.failure
 
     def check(self, plain: Callable[..., list[tuple[object, ...]]]) -> None:
-        """Each acknowledged append is there, once and in its place, and nothing else but what was sent."""
+        """Assert that each acknowledged append is stored, once and in its place, and nothing that was not sent."""
         for key, stored in self.stored.items():
             found = plain(f"SELECT seq, content FROM messages WHERE session_key = '{key}' ORDER BY seq")
             contents = [content for _, content in found]
@@ -76,7 +76,7 @@ class RetryingWriters:
             try:
                 message = self._manager.add_message(key, "user", content, idempotency_key=content)
             except DatabaseUnavailable:
-                # One that may have been stored is repeated to the end, so that the check knows of it.
+                # What may have been stored is retried until acknowledged, so that the check knows about it.
                 self._figures["errors"] += 1
                 continue
             with self._lock:

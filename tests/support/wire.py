@@ -1,4 +1,4 @@
-"""A proxy in front of a Postgres server that counts what crosses the wire, and cuts it where a test says so."""
+"""A proxy in front of a Postgres server that counts what crosses the wire, and cuts it where a test asks for it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ CAN_DROP_PACKETS = sys.platform == "linux"
 _SO_ATTACH_FILTER = 26
 _SO_DETACH_FILTER = 27
 
-# ReadyForQuery, without the byte that tells the state of the transaction: the server has done all that it was asked.
+# ReadyForQuery, without the byte for the state of the transaction: the server has done all that it was asked to do.
 _READY = b"Z\x00\x00\x00\x05"
 
 
@@ -30,7 +30,7 @@ class _Requests:
         self._started = False
 
     def ended_by(self, data: bytes) -> int:
-        """How many requests end in this part of the stream."""
+        """How many requests end within this part of the stream."""
         sent = self._rest + data
         ended = 0
         if not self._started:  # the startup message has a length and no type
@@ -66,28 +66,28 @@ class Wire:
 
     @property
     def url(self) -> URL:
-        """The database, by way of the proxy."""
+        """The URL of the database through the proxy."""
         port = self._listener.getsockname()[1]
         query = {"sslmode": "disable", "gssencmode": "disable"}
         return self._server.set(host="127.0.0.1", port=port, query=query)
 
     def cut_request(self, number: int = 1, *, abruptly: bool = True) -> None:
-        """Cut the connection when it sends its next request (or the one after, …): the server never gets it."""
+        """Cut the connection when it sends its next request (or a later one, by `number`): the server never gets it."""
         self._abruptly = abruptly
         self._cut_request = self.round_trips + number
 
     def cut_answer(self, number: int = 1, *, abruptly: bool = True) -> None:
-        """Cut the connection when the server has done what the next request (or the one after, …) asked."""
+        """Cut the connection when the server has done what the next request (or a later one, by `number`) asked."""
         self._abruptly = abruptly
         self._cut_answer = self.round_trips + number
 
     def fall_silent(self) -> None:
-        """Forward nothing more, while the connections stay up: the other end is there and says nothing."""
+        """Forward nothing more, while the connections stay up: the peer is there but silent."""
         self._mended.clear()
         self._silent = True
 
     def drop_packets(self) -> None:
-        """Ignore each packet that arrives, as a network does that was cut: nothing is acknowledged either."""
+        """Ignore every packet that arrives, like a network that was cut: nothing is acknowledged either."""
         self.fall_silent()
         # A filter program of one instruction (BPF_RET | BPF_K), which keeps no byte of any packet.
         program = ctypes.create_string_buffer(struct.pack("HBBI", 0x06, 0, 0, 0))
@@ -95,8 +95,8 @@ class Wire:
             side.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, struct.pack("HL", 1, ctypes.addressof(program)))
         self._deaf = True
 
-    def mend(self) -> None:
-        """Forward new connections again, and cut those that fell silent."""
+    def restore(self) -> None:
+        """Forward new connections again, and cut the silent ones."""
         if self._deaf:
             self._deaf = False
             for side in [self._listener, *self._clients]:
@@ -104,7 +104,7 @@ class Wire:
         if self._silent:
             self._silent = False
             for client in list(self._clients):
-                with suppress(OSError):  # it has gone meanwhile
+                with suppress(OSError):  # it is gone already
                     client.shutdown(socket.SHUT_RDWR)
         self._mended.set()
 
@@ -114,7 +114,7 @@ class Wire:
 
     def __exit__(self, *error: object) -> None:
         self._closing = True
-        self.mend()
+        self.restore()
         # Wakes the accepting thread.
         socket.create_connection(self._listener.getsockname()).close()
         for thread in self._threads:
@@ -141,7 +141,7 @@ class Wire:
         return socket.create_connection((host, port))
 
     def _forward(self, client: socket.socket) -> None:
-        # One side may be gone, or go in the middle of anything: then the other goes too.
+        # Either side may close at any time: then the other is closed too.
         with client, suppress(ConnectionError, FileNotFoundError), self._connect() as server:
             self._clients.append(client)
             try:

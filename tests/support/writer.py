@@ -1,4 +1,4 @@
-"""A process that writes to a database and tells, on a pipe, what was acknowledged to it."""
+"""A process that writes to a database and reports on a pipe what was acknowledged to it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.support.plan import Append, Complete, Delete, Operation, Spawn, Step,
 
 @dataclass(frozen=True)
 class Task:
-    """What to write until told to stop: the operations of a seed, to the sessions with these keys, by name."""
+    """What to write until told to stop: the operations of a seed, on the sessions with these keys, by name."""
 
     seed: str
     keys: dict[str, str]
@@ -20,7 +20,7 @@ class Task:
 
 @dataclass(frozen=True)
 class Receipt:
-    """What the manager said of a message that it stored."""
+    """What the manager returned for a message that it stored."""
 
     session: str
     seq: int
@@ -29,7 +29,7 @@ class Receipt:
 
 @dataclass(frozen=True)
 class Over:
-    """The task has come to its end: the writer was told to stop, or an operation failed."""
+    """The task has ended: the writer was told to stop, or an operation failed."""
 
     failed: bool = False
     outcome_unknown: bool = False
@@ -37,10 +37,10 @@ class Over:
 
 
 def write(pipe: Connection, url: str, agent_id: str) -> None:
-    """Do the tasks that come by the pipe; send the receipts of each operation as soon as it returns."""
+    """Do the tasks that arrive on the pipe; send the receipts of each operation as soon as it returns."""
     with SessionManager(url, retry_budget_s=30, actor=agent_id) as manager:
         while (task := pipe.recv()) is not None:
-            # Nothing else comes than a task, or the end of one that has failed meanwhile.
+            # Only tasks arrive, or the end of one that has already failed.
             if isinstance(task, Task):
                 pipe.send(_do(task, manager, agent_id, pipe))
 
