@@ -42,7 +42,7 @@ def take_over(conn: Connection, label: str, key: str, at_ms: int, *, only_from_o
 
 def _assign_if_free(conn: Connection, label: str, key: str, at_ms: int) -> bool:
     row = {"label": label, "session_key": key, "assigned_ms": at_ms}
-    return conn.execute(insert_if_free(conn.dialect.name, labels.c.label, row)).scalar_one_or_none() is not None
+    return insert_if_free(conn, labels.c.label, row)
 
 
 def _owner(conn: Connection, label: str) -> str | None:

@@ -16,7 +16,7 @@ from sessions_db.operations import labels
 from sessions_db.operations.attempts import attempts
 from sessions_db.operations.operation import Needs, needs
 from sessions_db.operations.reading import get, status_of
-from sessions_db.schema import insert_if_free, sessions
+from sessions_db.schema import insert_if_free, sessions, to_json
 
 try:
     from uuid import uuid7  # type: ignore[attr-defined, unused-ignore]
@@ -67,6 +67,6 @@ def _insert(conn: Connection, key: str, new: NewSession) -> int | None:
         "last_activity_ms": at_ms,
         "kind": new.kind.value,
         "archive_trimmed": int(new.archive_trimmed),
+        "metadata": to_json(new.metadata),
     }
-    inserted = conn.execute(insert_if_free(conn.dialect.name, sessions.c.key, row))
-    return None if inserted.scalar_one_or_none() is None else at_ms
+    return at_ms if insert_if_free(conn, sessions.c.key, row) else None

@@ -19,7 +19,6 @@ from sqlalchemy import (
     bindparam,
     cast,
     insert,
-    literal,
     null,
     or_,
     select,
@@ -97,9 +96,8 @@ def write(conn: Connection, session: StoredSession) -> bool:
 
 def _insert(conn: Connection, session: StoredSession) -> bool:
     row: dict[str, Any] = {name: getattr(session, name) for name in _SESSION_FIELDS}
-    row["metadata"] = cast(literal(session.metadata, Text), Json)
     row["archive_trimmed"] = int(session.archive_trimmed)
-    return conn.execute(insert_if_free(conn.dialect.name, sessions.c.key, row)).first() is not None
+    return insert_if_free(conn, sessions.c.key, row)
 
 
 def _is(key: str) -> ColumnElement[bool]:

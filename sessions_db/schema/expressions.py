@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import cache
 from typing import Any, Final, NamedTuple
 
 from sqlalchemy import (
     Column,
     ColumnElement,
+    Connection,
     Executable,
     Table,
     TableValuedAlias,
     Text,
     bindparam,
+    cast,
     delete,
     exists,
     func,
     insert,
-    literal,
     select,
 )
 from sqlalchemy.dialects import postgresql, sqlite
@@ -31,21 +33,24 @@ def insert_into(dialect: str, table: Table) -> postgresql.Insert | sqlite.Insert
     return postgresql.insert(table) if dialect == "postgresql" else sqlite.insert(table)
 
 
-def insert_if_free(dialect: str, key: Column[Any], row: Mapping[str, Any]) -> Executable:
-    """The statement that inserts a row and returns its key, or nothing where a row with this key is there.
+def insert_if_free(conn: Connection, key: Column[Any], row: Mapping[str, Any]) -> bool:
+    """Insert a row of values by column, with metadata as text, unless a row with this key is there; whether it was."""
+    statement = _insert_if_free(conn.dialect.name, key, tuple(row))
+    return conn.execute(statement, {f"new_{name}": value for name, value in row.items()}).first() is not None
 
-    `row` holds values, or expressions, by column.
-    """
+
+@cache
+def _insert_if_free(dialect: str, key: Column[Any], columns: tuple[str, ...]) -> Executable:
     table = key.table
-    values = select(
-        *(
-            value if isinstance(value, ColumnElement) else literal(value, table.c[name].type)
-            for name, value in row.items()
-        )
-    )
+    values = {
+        name: cast(bindparam(f"new_{name}", type_=Text), Json)
+        if name == "metadata"
+        else bindparam(f"new_{name}", type_=table.c[name].type)
+        for name in columns
+    }
     # SQLite's triggers refuse a conflict before ON CONFLICT sees it; there, no writer comes in between.
-    free = values.where(~exists().where(key == row[key.name]))
-    insert = insert_into(dialect, table).from_select(list(row), free)
+    free = select(*values.values()).where(~exists().where(key == values[key.name]))
+    insert = insert_into(dialect, table).from_select(columns, free)
     return insert.on_conflict_do_nothing(index_elements=[key]).returning(key)
 
 
