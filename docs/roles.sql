@@ -17,8 +17,9 @@
 --   CREATE ROLE jane LOGIN;
 --   GRANT sessions_auditor TO jane;
 --
--- The log records the login (db_user), which a client can't choose, and not the role. A superuser can feign it, and so can
--- the owner of the tables, whose rights no trigger can limit: only seals that are kept elsewhere hold against those two.
+-- The log records the login (db_user), which a client can't choose, and not the role. A superuser can forge it, and so
+-- can the owner of the tables, whose rights no trigger can limit: against those two, only seals that are kept elsewhere
+-- help.
 
 BEGIN;
 
