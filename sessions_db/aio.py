@@ -14,7 +14,7 @@ import warnings
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Callable, Coroutine
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import AbstractContextManager, ExitStack, asynccontextmanager, suppress
+from contextlib import AbstractAsyncContextManager, AbstractContextManager, ExitStack, asynccontextmanager, suppress
 from functools import partial, wraps
 from types import TracebackType
 from typing import Any, Concatenate, ParamSpec, Self, TypeVar
@@ -197,8 +197,7 @@ class AsyncSessionManager(AsyncSessionStore):
         if self._manager is not None:
             self._manager.close()
 
-    @asynccontextmanager
-    async def transaction(self) -> AsyncIterator[AsyncTransaction]:
+    def transaction(self) -> AbstractAsyncContextManager[AsyncTransaction]:
         """Group operations: the block's writes are committed together at its end, or rolled back if it raises.
 
         Like `SessionManager.transaction`, with `async with`. A cancelled block stores nothing.
@@ -207,17 +206,14 @@ class AsyncSessionManager(AsyncSessionStore):
                 key = await tx.spawn_subagent("main", "Summarise the report", parent_key=parent)
                 await tx.send_message(key, "Start with chapter 2")
         """
-        async with self._block(self._writers, SessionManager.transaction) as tx:
-            yield tx
+        return self._block(self._writers, SessionManager.transaction)
 
-    @asynccontextmanager
-    async def snapshot(self) -> AsyncIterator[AsyncTransaction]:
+    def snapshot(self) -> AbstractAsyncContextManager[AsyncTransaction]:
         """Group reads: all of them see the database as of the first one.
 
         Like `SessionManager.snapshot`, with `async with`.
         """
-        async with self._block(self._readers, SessionManager.snapshot) as tx:
-            yield tx
+        return self._block(self._readers, SessionManager.snapshot)
 
     @asynccontextmanager
     async def _block(

@@ -136,8 +136,7 @@ class SessionManager(SessionStore):
         """How the connections are being used right now."""
         return self._connections.status()
 
-    @contextmanager
-    def transaction(self) -> Iterator[Transaction]:
+    def transaction(self) -> AbstractContextManager[Transaction]:
         """Group operations: the block's writes are committed together at its end, or rolled back if it raises.
 
         Use the yielded object inside the block, not the manager, which uses other connections. Keep the block
@@ -148,17 +147,14 @@ class SessionManager(SessionStore):
                 key = tx.spawn_subagent("main", "Summarise the report", parent_key=parent)
                 tx.send_message(key, "Start with chapter 2")
         """
-        with self._block(read_only=self._read_only) as tx:
-            yield tx
+        return self._block(read_only=self._read_only)
 
-    @contextmanager
-    def snapshot(self) -> Iterator[Transaction]:
+    def snapshot(self) -> AbstractContextManager[Transaction]:
         """Group reads: all of them see the database as of the first one.
 
         Writers are not blocked. Operations that write raise `ReadOnly`.
         """
-        with self._block(read_only=True) as tx:
-            yield tx
+        return self._block(read_only=True)
 
     @contextmanager
     def _block(self, *, read_only: bool) -> Iterator[Transaction]:

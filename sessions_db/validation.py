@@ -131,7 +131,8 @@ def cutoff_ms(older_than: object, before: object) -> int:
             raise InvalidInput("older_than", "must be a datetime.timedelta", older_than)
         if not timedelta(milliseconds=1) <= older_than <= MAX_AGE:
             raise InvalidInput("older_than", f"must be from 1 ms to {MAX_AGE.days} days", older_than)
-        return now - older_than // timedelta(milliseconds=1)
+        # A clock that is set before 1970 could make it earlier than a BIGINT can hold.
+        return max(-MAX_INTEGER - 1, now - older_than // timedelta(milliseconds=1))
     if not isinstance(before, datetime) or before.utcoffset() is None:
         raise InvalidInput("before", "must be an aware datetime.datetime", before)
     before_ms = clock.to_ms(before)

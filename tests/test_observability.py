@@ -53,6 +53,7 @@ def head(url: str) -> str | None:
 
 def test_sweeps_are_logged(manager: SessionManager, messages: Callable[[], list[str]]) -> None:
     manager.complete_session(manager.spawn_subagent("main", SECRET))
+    time.sleep(0.002)  # what ended in this millisecond is not deleted
     manager.prune(before=datetime.now(UTC))
     manager.timeout_idle(timedelta(days=1))
 

@@ -38,7 +38,10 @@ class Owner(Protocol):
 
 _engines: weakref.WeakSet[Engine] = weakref.WeakSet()
 _owners: weakref.WeakSet[Any] = weakref.WeakSet()
-_in_child: list[weakref.ref[Any]] = []
+
+# What to call in a forked child: functions, and methods for as long as their objects live.
+_functions: list[Callable[[], None]] = []
+_methods: weakref.WeakKeyDictionary[Any, Callable[[Any], None]] = weakref.WeakKeyDictionary()
 
 # What a child inherited from its parent and must not use, kept alive so that nothing closes it.
 _inherited: list[object] = []
@@ -67,8 +70,10 @@ def guard_owner(owner: Owner) -> None:
 
 def in_child(reset: Callable[[], None]) -> None:
     """Call `reset` in each forked child. A method is called only while its object is alive."""
-    reference = weakref.WeakMethod if isinstance(reset, MethodType) else weakref.ref
-    _in_child.append(reference(reset, _in_child.remove))
+    if isinstance(reset, MethodType):
+        _methods[reset.__self__] = reset.__func__
+    else:
+        _functions.append(reset)
 
 
 def keep_inherited(value: object) -> None:
@@ -133,9 +138,10 @@ def _after_fork_in_child() -> None:
         if BACKENDS[engine.dialect.name].is_on_a_server:
             _inherited.append(engine.pool)
             engine.dispose(close=False)
-    for reference in _in_child:
-        if (reset := reference()) is not None:
-            reset()
+    for function in _functions:
+        function()
+    for owner, method in list(_methods.items()):
+        method(owner)
 
 
 if hasattr(os, "register_at_fork"):
