@@ -71,15 +71,20 @@ def optional_name(argument: str, value: object) -> str | None:
     return None if value is None else name(argument, value)
 
 
-def optional_nonempty_name(argument: str, value: object) -> str | None:
-    """A non-empty name, or None.
+def nonempty_name(argument: str, value: object) -> str:
+    """A non-empty name.
 
-    An empty idempotency key or actor is a bug of the caller's: the key would swallow every later message.
+    An empty idempotency key, label or actor is a bug of the caller's: sessions would take the label from each other.
     """
-    checked = optional_name(argument, value)
-    if checked == "":
+    checked = name(argument, value)
+    if not checked:
         raise InvalidInput(argument, "must not be empty", value)
     return checked
+
+
+def optional_nonempty_name(argument: str, value: object) -> str | None:
+    """As `nonempty_name`, or None."""
+    return None if value is None else nonempty_name(argument, value)
 
 
 def agent_id(value: object) -> str:

@@ -193,6 +193,7 @@ def test_an_import_that_was_cut_off_goes_on_where_it_was(manager: SessionManager
         (line([{"role": "user", "content": "\ud800"}]), "messages[0]: content must not contain lone surrogates"),
         (line(label="x" * 256), "label must be at most 255 characters"),
         (line(label=5), "label must be a str"),
+        (line(label=""), "label must not be empty, got ''"),
         (line(task=5), "task must be a str"),
     ],
 )

@@ -150,7 +150,9 @@ def test_an_imported_session_goes_on_where_it_was(url: str, other_url: str, ever
     with SessionManager(other_url) as manager:
         for name, seq in (("archive", 9), ("holes", 11), ("trimmed hole", 52), ("foreign", 10), ("main", 121)):
             assert manager.add_message(everything[name], "user", "next").seq == seq
-        known = manager.add_message(everything["archive"], "tool", "again", idempotency_key="once 7")
+        known = manager.add_message(
+            everything["archive"], "tool", "result 7", tool_name="look_up", metadata=NUMBERS, idempotency_key="once 7"
+        )
     assert known.seq == 8
     archive = next(line for line in map(json.loads, exported(other_url)) if line["key"] == everything["archive"])
     assert [message["seq"] for message in archive["archived_messages"]] == [1, 2, 3, 4, 5, 6]
@@ -395,6 +397,8 @@ MESSAGE = {"seq": 3, "role": "user", "content": "x", "timestamp_ms": 1}
         ({"message_cap": 0}, "message_cap must be from 1 to 2147483647"),
         ({"archive_trimmed": 1}, "archive_trimmed must be a bool"),
         ({"last_seq": -1}, "last_seq must be from 0"),
+        ({"label": ""}, "label must not be empty, got ''"),
+        ({"labels": [{"label": "", "assigned_ms": 1}]}, "labels[0].label must not be empty, got ''"),
         ({"labels": None}, "labels must be a list"),
         ({"labels": ["l"]}, "labels[0] must be an object, got 'l'"),
         ({"labels": [{"label": "l"}]}, "labels[0].assigned_ms must be an int, got None"),

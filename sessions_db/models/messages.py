@@ -87,7 +87,7 @@ class StoredMessage:
     tool_name: str | None = optional(validation.name)
     metadata: str | None = optional(metadata_text)
     timestamp_ms: int = required(integer)
-    idempotency_key: str | None = optional(validation.optional_nonempty_name)
+    idempotency_key: str | None = optional(validation.nonempty_name)
     archived_ms: int | None = optional(integer)
 
     def checked(self, place: str, *, archived: bool) -> StoredMessage:

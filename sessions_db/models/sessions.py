@@ -107,7 +107,7 @@ class NewSession:
         checked = {
             "agent_id": validation.agent_id(self.agent_id),
             "task": validation.optional_text("task", self.task),
-            "label": validation.optional_name("label", self.label),
+            "label": validation.optional_nonempty_name("label", self.label),
             "parent_key": validation.optional_text("parent_key", self.parent_key),
             "metadata": validation.metadata("metadata", self.metadata),
             "message_cap": validation.message_cap(self.message_cap),
@@ -143,7 +143,7 @@ class StoredSession:
     agent_id: str = required(lambda _, value: validation.agent_id(value))
     kind: str = required(stored.one_of(SessionKind))
     status: str = required(stored.one_of(SessionStatus))
-    label: str | None = optional(validation.name)
+    label: str | None = optional(validation.nonempty_name)
     task: str | None = optional(validation.text)
     run_id: str | None = optional(validation.name)
     parent_key: str | None = optional(keys.checked_key)
@@ -194,7 +194,7 @@ def _leave_out(session: StoredSession, name: str, why: str) -> None:
 
 
 def _label(place: str, label: object, assigned_ms: object) -> tuple[str, int]:
-    return validation.name(f"{place}.label", label), stored.integer(f"{place}.assigned_ms", assigned_ms)
+    return validation.nonempty_name(f"{place}.label", label), stored.integer(f"{place}.assigned_ms", assigned_ms)
 
 
 def _messages(session: StoredSession, name: str, *, archived: bool) -> tuple[StoredMessage, ...]:

@@ -53,7 +53,7 @@ class Sessions(Runner):
         Args:
             agent_id: who works in the session. Not empty, no colon, no control characters.
             task: what the session is to do.
-            label: a name by which `get_by_label` finds the session, until a newer session takes it.
+            label: a non-empty name by which `get_by_label` finds the session, until a newer session takes it.
             parent_key: the session that spawned this one.
             metadata: a JSON object of the caller's.
             message_cap: how many messages the session retains (default: the manager's).
@@ -65,6 +65,7 @@ class Sessions(Runner):
         Raises:
             SessionNotFound: there is no session `parent_key`.
             LabelInUse: the label belongs to a session, and `on_label_conflict` is `"error"`.
+            IdempotencyConflict: the session of this key has another task, label, parent or metadata.
         """
         return self._spawn(
             SessionKind.SUBAGENT,
@@ -97,6 +98,7 @@ class Sessions(Runner):
         Raises:
             SessionNotFound: there is no session `parent_key`.
             LabelInUse: the label belongs to a session, and `on_label_conflict` is `"error"`.
+            IdempotencyConflict: the session of this key has another task, label, parent or metadata.
         """
         return self._spawn(
             SessionKind.CRON,

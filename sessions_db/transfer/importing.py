@@ -108,7 +108,7 @@ def _read(rest: dict[str, JsonValue]) -> _Conversation:
     if not isinstance(chat, list):
         raise InvalidInput("messages", "must be a list", chat)
     messages = [_message(position, message) for position, message in enumerate(chat)]
-    label = validation.optional_name("label", rest.pop("label", None))
+    label = validation.optional_nonempty_name("label", rest.pop("label", None))
     task = validation.optional_text("task", rest.pop("task", None))
     if task is None:
         task = next((new.content for new in messages if new.role is Role.USER and new.content), "")
