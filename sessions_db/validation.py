@@ -173,6 +173,15 @@ def optional_choices(argument: str, values: object, allowed: type[_Choice]) -> l
     return None if values is None else choices(argument, values, allowed)
 
 
+def optional_one_or_more(argument: str, values: object, allowed: type[_Choice]) -> list[_Choice] | None:
+    """As `choices`; a single member, or the text of one, stands for a collection of it."""
+    if values is None:
+        return None
+    if isinstance(values, str) or not isinstance(values, Iterable):
+        return [choice(argument, values, allowed)]
+    return choices(argument, values, allowed)
+
+
 def metadata(argument: str, value: object) -> dict[str, JsonValue] | None:
     """A deep copy of a JSON object, which later changes of the caller's do not reach."""
     if value is None:

@@ -14,7 +14,7 @@ import psycopg
 import pytest
 from sqlalchemy import URL
 
-from sessions_db import NewMessage, SessionManager
+from sessions_db import InvalidInput, NewMessage, SessionManager
 from sessions_db.transfer import Line, Outcome, export_lines, import_lines
 from tests.support.client import PlainClient, driver_url
 from tests.support.commands import ok, ok_json, on_terminal, process, run
@@ -436,10 +436,12 @@ def test_each_field_is_needed_unless_it_may_be_null(url: str, line: bytes) -> No
 
     for name in fields:
         without = json.dumps({other: value for other, value in fields.items() if other != name}).encode()
-        (done,) = imported(url, without)
         if name == "format":
-            assert done.reason == "agent must be given (--agent) for a conversation, got None"
-        elif name in may_be_null:
+            with pytest.raises(InvalidInput, match="line 1 is a conversation"):
+                imported(url, without)
+            continue
+        (done,) = imported(url, without)
+        if name in may_be_null:
             assert done.outcome is Outcome.IMPORTED
             with SessionManager(url) as manager:
                 manager.delete_session(fields["key"])
@@ -466,11 +468,11 @@ def test_a_field_that_is_there_twice_is_refused(url: str, line: bytes) -> None:
 def test_sessions_and_conversations_may_be_mixed(url: str, line: bytes) -> None:
     (conversation,) = jsonl("Hello").splitlines(keepends=True)
 
-    without_agent = imported(url, line, conversation)
+    with pytest.raises(InvalidInput) as caught:
+        imported(url, line, conversation)
     with_agent = outcomes(url, line, conversation, agent_id="support")
 
-    assert [done.outcome for done in without_agent] == [Outcome.IMPORTED, Outcome.REFUSED]
-    assert without_agent[1].reason == "agent must be given (--agent) for a conversation, got None"
+    assert str(caught.value) == "agent_id must be given: line 2 is a conversation, got None"
     assert with_agent == [Outcome.ALREADY_THERE, Outcome.IMPORTED]
 
 

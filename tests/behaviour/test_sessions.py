@@ -422,6 +422,10 @@ def test_list_filters(manager: SessionManager) -> None:
     assert keys(parent_key=main) == {sub, cron}
     assert keys(status="completed") == {sub}
     assert keys(status="completed", active_only=True) == set()
+    assert keys(status=["completed", SessionStatus.TIMEOUT]) == {sub}
+    assert keys(status={"completed", "active"}) == keys()
+    assert keys(status={"completed", "active"}, active_only=True) == keys(active_only=True)
+    assert keys(status=[]) == set()
     assert keys(["cron"], True, agent_id="other", parent_key=main, status=SessionStatus.ACTIVE) == {cron}
 
 
