@@ -96,7 +96,7 @@ class AsyncTransaction(AsyncSessionStore):
         self, method: Callable[Concatenate[SessionStore, _P], _T], *args: _P.args, **kwargs: _P.kwargs
     ) -> _T:
         try:
-            future = self._thread.submit(partial(method, self._transaction, *args, **kwargs))
+            future = self._thread.submit(_called, partial(method, self._transaction, *args, **kwargs))
         except RuntimeError:  # the thread was shut down
             raise TransactionOver from None
         return await _outcome(future)
@@ -232,7 +232,7 @@ class AsyncSessionManager(AsyncSessionStore):
 
     async def _run(self, call: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
         try:
-            future = self._threads.submit(call, *args, **kwargs)
+            future = self._threads.submit(_called, partial(call, *args, **kwargs))
         except RuntimeError:  # the threads were shut down
             raise ManagerClosed from None
         return await _outcome(future)
@@ -253,6 +253,18 @@ async def _leave(stack: ExitStack, thread: ThreadPoolExecutor, error: BaseExcept
     # A contextmanager uses the traceback that the error itself carries.
     kind = None if error is None else type(error)
     await _outcome(thread.submit(stack.__exit__, kind, error, None), skippable=False)
+
+
+def _called(call: Callable[[], _T]) -> _T:
+    """What the call returns.
+
+    StopIteration, which a callback or a mapping of the caller's may raise, can't be set on an asyncio future: nobody
+    would be told anything. It becomes a RuntimeError, as in any coroutine (PEP 479).
+    """
+    try:
+        return call()
+    except StopIteration as error:
+        raise RuntimeError("the call raised StopIteration") from error
 
 
 async def _outcome(call: Future[_T], *, skippable: bool = True) -> _T:

@@ -16,6 +16,7 @@ from typing import TypeAlias, TypeVar
 
 from sessions_db import clock
 from sessions_db.errors import InvalidInput, Shown
+from sessions_db.frozen import FrozenDict, FrozenList
 from sessions_db.limits import (
     MAX_AGE,
     MAX_INTEGER,
@@ -182,8 +183,8 @@ def optional_one_or_more(argument: str, values: object, allowed: type[_Choice]) 
     return choices(argument, values, allowed)
 
 
-def metadata(argument: str, value: object) -> dict[str, JsonValue] | None:
-    """A deep copy of a JSON object, which later changes of the caller's do not reach."""
+def metadata(argument: str, value: object) -> FrozenDict | None:
+    """A deep copy of a JSON object, which later changes of the caller's do not reach, and which can't be changed."""
     if value is None:
         return None
     if not isinstance(value, Mapping):
@@ -194,14 +195,14 @@ def metadata(argument: str, value: object) -> dict[str, JsonValue] | None:
 _MAX_SHOWN_KEY = 30
 
 
-def _json_object(argument: str, value: Mapping[object, object], depth: int) -> dict[str, JsonValue]:
+def _json_object(argument: str, value: Mapping[object, object], depth: int) -> FrozenDict:
     checked: dict[str, JsonValue] = {}
     for key, item in value.items():
         name = text(f"a key of {argument}", key)
         # Shortened, or the names of places in nested objects would add up to many times what the object takes.
         place = repr(name) if len(name) <= _MAX_SHOWN_KEY else reprlib.repr(name)
         checked[name] = _json(f"{argument}[{place}]", item, depth)
-    return checked
+    return FrozenDict(checked)
 
 
 def _json(argument: str, value: object, depth: int) -> JsonValue:
@@ -223,6 +224,6 @@ def _json(argument: str, value: object, depth: int) -> JsonValue:
         case Mapping():
             return _json_object(argument, value, depth + 1)
         case list() | tuple():
-            return [_json(f"{argument}[{index}]", item, depth + 1) for index, item in enumerate(value)]
+            return FrozenList([_json(f"{argument}[{index}]", item, depth + 1) for index, item in enumerate(value)])
         case _:
             raise InvalidInput(argument, "must be made of JSON values", value)

@@ -94,7 +94,7 @@ def everything(manager: SessionManager, plain: PlainClient) -> dict[str, str]:
     keys["holes"] = manager.spawn_subagent("worker", "Lose some")
     manager.add_messages(keys["holes"], [NewMessage("user", str(number), metadata=NUMBERS) for number in range(10)])
     plain("DELETE FROM messages WHERE session_key = ? AND seq IN (1, 4, 5, 7, 10)", keys["holes"])
-    plain("UPDATE sessions SET last_activity_ms = 5 WHERE key = ?", keys["holes"])
+    plain("UPDATE sessions SET last_activity_ms = last_activity_ms + 5 WHERE key = ?", keys["holes"])
     keys["trimmed hole"] = manager.spawn_cron("worker", "Skip", message_cap=5)
     manager.add_message(keys["trimmed hole"], "user", "before")
     plain("UPDATE sessions SET last_seq = 50 WHERE key = ?", keys["trimmed hole"])
@@ -331,7 +331,7 @@ def test_a_key_that_is_there_with_other_content_is_refused(url: str, manager: Se
     before = exported(url)
     changes: list[dict[str, object]] = [
         {"task": "Other"},
-        {"last_activity_ms": 1},
+        {"last_activity_ms": json.loads(line)["last_activity_ms"] + 1},
         {"metadata": '{"a": 1.0}'},
         {"messages": []},
         {"archived_messages": []},
@@ -389,6 +389,9 @@ MESSAGE = {"seq": 3, "role": "user", "content": "x", "timestamp_ms": 1}
         ({"created_ms": 1.5}, "created_ms must be an int, got 1.5"),
         ({"created_ms": 2**63}, "created_ms must be from -9223372036854775808 to 9223372036854775807"),
         ({"last_activity_ms": True}, "last_activity_ms must be an int, got True"),
+        ({"last_activity_ms": 1}, "last_activity_ms must not be before the time of a message (1"),
+        ({"last_activity_ms": 1, "messages": []}, "last_activity_ms must not be before the time of a message (1"),
+        ({"last_activity_ms": 1, "archived_messages": []}, "last_activity_ms must not be before the time of a messa"),
         ({"metadata": {"a": 1}}, "metadata must be a str"),
         ({"metadata": "[]"}, "metadata must be a mapping"),
         ({"metadata": "null"}, "metadata must be the text of a JSON object, got 'null'"),

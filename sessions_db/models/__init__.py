@@ -1,4 +1,7 @@
-"""The values that go in and come out. All are frozen: changes go through the manager, never through a snapshot."""
+"""The values that go in and come out. All are frozen: changes go through the manager, never through a snapshot.
+
+Their metadata is frozen too, so all of them can be hashed.
+"""
 
 from sessions_db.models.figures import Archive, Statistics
 from sessions_db.models.log import Seal, SessionEvent, Verdict

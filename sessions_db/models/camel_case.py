@@ -8,6 +8,7 @@ from enum import StrEnum
 from functools import cache
 from typing import cast
 
+from sessions_db.frozen import thawed
 from sessions_db.validation import JsonValue
 
 
@@ -23,7 +24,10 @@ def _json(item: object) -> JsonValue:
             return item.value
         case tuple() if not hasattr(item, "to_dict"):
             return [_json(each) for each in item]
-        case dict() | str() | int() | float():
+        case dict():
+            # The caller may change it.
+            return cast(JsonValue, thawed(item))
+        case str() | int() | float():
             return item
         case _:
             return camel_case(item)

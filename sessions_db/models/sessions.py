@@ -183,6 +183,7 @@ class StoredSession:
             messages=_messages(session, "messages", archived=False),
             archived_messages=_messages(session, "archived_messages", archived=True),
         )
+        _check_activity(session)
         stored.refuse_twice("labels", "label", [label for label, _ in session.labels])
         _check_numbers(session)
         return session
@@ -200,6 +201,15 @@ def _label(place: str, label: object, assigned_ms: object) -> tuple[str, int]:
 def _messages(session: StoredSession, name: str, *, archived: bool) -> tuple[StoredMessage, ...]:
     messages: Sequence[StoredMessage] = getattr(session, name)
     return tuple(message.checked(f"{name}[{position}]", archived=archived) for position, message in enumerate(messages))
+
+
+def _check_activity(session: StoredSession) -> None:
+    """Refuse a last activity before one that the session shows: `timeout_idle` would end it early."""
+    messages = (*session.messages, *session.archived_messages)
+    newest_ms = max((message.timestamp_ms for message in messages), default=session.last_activity_ms)
+    if session.last_activity_ms < newest_ms:
+        reason = f"must not be before the time of a message ({newest_ms})"
+        raise InvalidInput("last_activity_ms", reason, session.last_activity_ms)
 
 
 def _check_numbers(session: StoredSession) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 from sqlalchemy import Column, Connection, func, select
 
 from sessions_db.database import backend_of
+from sessions_db.frozen import FrozenDict
 from sessions_db.models import Statistics
 from sessions_db.operations.operation import Needs, needs
 from sessions_db.schema import archived_messages, labels, messages, session_events, sessions
@@ -43,10 +44,10 @@ def _count(conn: Connection, table: Any) -> int:
     return conn.execute(select(func.count()).select_from(table)).scalar_one()
 
 
-def _counts(conn: Connection, column: Column[str]) -> dict[str, int]:
+def _counts(conn: Connection, column: Column[str]) -> FrozenDict:
     """How many sessions have each value, the largest count first."""
     rows = [(value, count) for value, count in conn.execute(select(column, func.count()).group_by(column))]
-    return dict(sorted(rows, key=lambda row: (-row[1], row[0])))
+    return FrozenDict(sorted(rows, key=lambda row: (-row[1], row[0])))
 
 
 def _first(conn: Connection, query: Any) -> tuple[str, int] | None:

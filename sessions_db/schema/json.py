@@ -10,6 +10,7 @@ from sqlalchemy import Dialect
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.types import UserDefinedType
 
+from sessions_db.frozen import FrozenDict, with_frozen_lists
 from sessions_db.validation import JsonValue
 
 
@@ -35,19 +36,22 @@ def to_json(value: JsonValue) -> str | None:
 
 
 def from_json(value: str | None) -> Any:
-    """The object that `to_json` wrote."""
+    """The object that `to_json` wrote, as one that can't be changed."""
     if value is None:
         return None
+    # Without lists no function of Python's is called for each object, which takes a third less time.
+    decoder = _DECODER_WITH_LISTS if "[" in value else _DECODER
     # `decode` looks for white space around the object, which is rarely there and takes a third of its time.
     if value[:1] == "{":
-        found, end = _DECODER.raw_decode(value)
+        found, end = decoder.raw_decode(value)
         if end == len(value):
             return found
-    return _DECODER.decode(value)
+    return decoder.decode(value)
 
 
 # `json.loads` and `json.dumps` examine their options on every call, for each message that is read or written.
-_DECODER = json.JSONDecoder()
+_DECODER = json.JSONDecoder(object_hook=FrozenDict)
+_DECODER_WITH_LISTS = json.JSONDecoder(object_hook=with_frozen_lists)
 _ENCODER = json.JSONEncoder(ensure_ascii=False, allow_nan=False)
 
 
