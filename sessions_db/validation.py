@@ -83,7 +83,7 @@ def nonempty_name(argument: str, value: object) -> str:
 
 
 def optional_nonempty_name(argument: str, value: object) -> str | None:
-    """As `nonempty_name`, or None."""
+    """A non-empty name, or None."""
     return None if value is None else nonempty_name(argument, value)
 
 

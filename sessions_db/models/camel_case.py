@@ -33,7 +33,7 @@ def _json(item: object) -> JsonValue:
 
 
 def copied(value: Any) -> Any:
-    """A deep copy of a JSON value, in a fraction of the time of `copy.deepcopy`."""
+    """A deep copy of a JSON value, in half the time of `copy.deepcopy` (measured once)."""
     if isinstance(value, dict):
         return {name: copied(item) for name, item in value.items()}
     if isinstance(value, list | tuple):
