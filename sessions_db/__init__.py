@@ -8,6 +8,7 @@ from sessions_db.default import session_manager
 from sessions_db.enums import EventKind, LabelConflict, Role, SessionKind, SessionStatus
 from sessions_db.errors import (
     DatabaseUnavailable,
+    IdempotencyConflict,
     InvalidInput,
     LabelInUse,
     ManagerClosed,
@@ -47,6 +48,7 @@ __all__ = [
     "AsyncTransaction",
     "DatabaseUnavailable",
     "EventKind",
+    "IdempotencyConflict",
     "InvalidInput",
     "LabelConflict",
     "LabelInUse",

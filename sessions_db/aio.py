@@ -108,7 +108,7 @@ class AsyncTransaction(AsyncSessionStore):
         self, method: Callable[Concatenate[SessionStore, _P], _T], *args: _P.args, **kwargs: _P.kwargs
     ) -> _T:
         try:
-            future = self._thread.submit(partial(method, self._transaction, *args, **kwargs))
+            future = self._thread.submit(_called, partial(method, self._transaction, *args, **kwargs))
         except RuntimeError:  # the thread was shut down
             raise TransactionOver from None
         return await _outcome(future)
@@ -224,7 +224,7 @@ class AsyncSessionManager(AsyncSessionStore):
         with ThreadPoolExecutor(1, "sessions-db-transaction") as thread:
             stack = ExitStack()
             try:
-                yield AsyncTransaction(await self._run(threads, stack.enter_context, begin(manager)), thread)
+                yield AsyncTransaction(await self._run(threads, partial(stack.enter_context, begin(manager))), thread)
             except BaseException as error:
                 # If cancelled while beginning, the transaction may be open anyway. If not, the stack is empty.
                 await _leave(stack, thread, error)
@@ -243,17 +243,9 @@ class AsyncSessionManager(AsyncSessionStore):
         threads = self._readers if method in _READING else self._writers
         return await self._run(threads, lambda: method(self._opened(), *args, **kwargs))
 
-    async def _run(
-        self, threads: ThreadPoolExecutor, call: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs
-    ) -> _T:
-        began = time.monotonic()
-
-        def run() -> _T:
-            with begun_at(began):
-                return call(*args, **kwargs)
-
+    async def _run(self, threads: ThreadPoolExecutor, call: Callable[[], _T]) -> _T:
         try:
-            future = threads.submit(run)
+            future = threads.submit(_called, begun_at(time.monotonic())(call))
         except RuntimeError:  # the threads were shut down
             raise ManagerClosed from None
         return await _outcome(future)
@@ -274,6 +266,18 @@ async def _leave(stack: ExitStack, thread: ThreadPoolExecutor, error: BaseExcept
     # A contextmanager uses the traceback that the error itself carries.
     kind = None if error is None else type(error)
     await _outcome(thread.submit(stack.__exit__, kind, error, None), skippable=False)
+
+
+def _called(call: Callable[[], _T]) -> _T:
+    """What the call returns.
+
+    An asyncio future can't hold a StopIteration, which the caller's callback or mapping may raise: the call would never
+    return. It becomes a RuntimeError, as in any coroutine (PEP 479).
+    """
+    try:
+        return call()
+    except StopIteration as error:
+        raise RuntimeError("the call raised StopIteration") from error
 
 
 async def _outcome(call: Future[_T], *, skippable: bool = True) -> _T:

@@ -4,6 +4,7 @@
     ├── SessionNotFound (LookupError)
     ├── SessionNotActive
     ├── LabelInUse
+    ├── IdempotencyConflict
     ├── InvalidInput (ValueError)
     ├── ReadOnly
     ├── ManagerClosed
@@ -66,6 +67,23 @@ class LabelInUse(SessionsError):
 
     def __str__(self) -> str:
         return f"Label {self.label!r} is in use by {self.session_key}"
+
+
+class IdempotencyConflict(SessionsError):
+    """`idempotency_key` came before with other values than now, in the session `session_key`; nothing was stored.
+
+    `differing` names the arguments that differ.
+    """
+
+    def __init__(self, idempotency_key: str, session_key: str, differing: tuple[str, ...]) -> None:
+        super().__init__(idempotency_key, session_key, differing)
+        self.idempotency_key = idempotency_key
+        self.session_key = session_key
+        self.differing = differing
+
+    def __str__(self) -> str:
+        names = ", ".join(self.differing)
+        return f"Idempotency key {self.idempotency_key!r} was used with another {names} before, in {self.session_key}"
 
 
 class Shown(str):

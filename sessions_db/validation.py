@@ -71,15 +71,20 @@ def optional_name(argument: str, value: object) -> str | None:
     return None if value is None else name(argument, value)
 
 
-def optional_nonempty_name(argument: str, value: object) -> str | None:
-    """A non-empty name, or None.
+def nonempty_name(argument: str, value: object) -> str:
+    """A non-empty name.
 
-    An empty idempotency key or actor is a bug in the caller: the key would swallow every later message.
+    An empty idempotency key, label or actor is a bug in the caller: sessions would take the label from each other.
     """
-    checked = optional_name(argument, value)
-    if checked == "":
+    checked = name(argument, value)
+    if not checked:
         raise InvalidInput(argument, "must not be empty", value)
     return checked
+
+
+def optional_nonempty_name(argument: str, value: object) -> str | None:
+    """A non-empty name, or None."""
+    return None if value is None else nonempty_name(argument, value)
 
 
 def agent_id(value: object) -> str:
@@ -167,6 +172,15 @@ def choices(argument: str, values: object, allowed: type[_Choice]) -> list[_Choi
 def optional_choices(argument: str, values: object, allowed: type[_Choice]) -> list[_Choice] | None:
     """Like `choices`, or None."""
     return None if values is None else choices(argument, values, allowed)
+
+
+def optional_one_or_more(argument: str, values: object, allowed: type[_Choice]) -> list[_Choice] | None:
+    """Like `choices`, but a single member, or the text of one, stands for a collection of it."""
+    if values is None:
+        return None
+    if isinstance(values, str) or not isinstance(values, Iterable):
+        return [choice(argument, values, allowed)]
+    return choices(argument, values, allowed)
 
 
 def metadata(argument: str, value: object) -> dict[str, JsonValue] | None:

@@ -8,6 +8,8 @@ import os
 import subprocess
 import sys
 import threading
+from collections.abc import Coroutine
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -386,3 +388,32 @@ def test_budget_begins_at_the_call_and_readers_wait_for_no_writer(url: str, plai
     assert all(isinstance(result, DatabaseUnavailable) for result in results)
     waited = [result.waited_s for result in results if isinstance(result, DatabaseUnavailable)]
     assert max(waited) < 3
+
+
+class Exhausted(dict[str, Any]):
+    """A mapping whose items raise what must not be lost."""
+
+    def items(self) -> Any:
+        raise StopIteration
+
+
+def test_stop_iteration_of_the_callers_code_is_told(url: str) -> None:
+    def stop(_done: int, _total: int) -> None:
+        raise StopIteration
+
+    async def told(call: Coroutine[Any, Any, object]) -> BaseException | None:
+        with pytest.raises(RuntimeError, match="StopIteration") as caught:
+            await asyncio.wait_for(call, 20)
+        return caught.value.__cause__
+
+    async def scenario() -> None:
+        async with AsyncSessionManager(url) as manager:
+            key = await manager.spawn_subagent("main", "Test")
+            assert isinstance(await told(manager.add_message(key, "user", "", metadata=Exhausted())), StopIteration)
+            async with manager.transaction() as tx:
+                assert isinstance(await told(tx.spawn_cron("main", "Test", metadata=Exhausted())), StopIteration)
+            cause = await told(manager.timeout_idle(before=datetime.now(UTC), progress=stop))
+            assert isinstance(cause, StopIteration)
+            assert len(await manager.list()) == 1
+
+    asyncio.run(scenario())

@@ -18,6 +18,7 @@ from sessions_db import Session, SessionManager
 from sessions_db.cli import cli
 from sessions_db.database import EngineOptions, migrate
 from sessions_db.database.engine import open_engine
+from sessions_db.validation import JsonValue
 from tests.support.client import PlainClient
 from tests.support.commands import ok, ok_json, process, read, run
 from tests.support.conversations import NASTY, jsonl
@@ -90,6 +91,23 @@ def test_import_reports_bad_lines_on_stderr_and_exits_with_1(url: str) -> None:
         "line 2: conversation must be JSON",
         "line 5: messages[0]: role must be one of user, assistant, system, tool, developer, function, got 'critic'",
     ]
+
+
+def test_import_of_conversations_without_an_agent_is_wrong_usage_told_once(url: str, manager: SessionManager) -> None:
+    manager.get_or_create_main("support")
+    exported = ok("export", db=url).encode()
+    manager.delete_session("agent:support:main")
+
+    result = run("import", "-", db=url, stdin=b"oops\n" + exported + jsonl("one") + jsonl("two"))
+
+    assert (result.exit_code, result.stdout) == (2, "")
+    refused, *usage = result.stderr.splitlines()
+    assert refused.startswith("line 1: conversation must be JSON")
+    assert " ".join(usage).startswith("Usage: sessions-db import ")
+    assert usage[-1] == (
+        "Error: --agent must be given: line 3 is a conversation. What came before that line is imported."
+    )
+    assert [session.key for session in manager.list()] == ["agent:support:main"]
 
 
 def test_two_imports_at_once_import_everything_once(url: str, file: Path) -> None:
@@ -167,6 +185,13 @@ def test_a_password_is_never_shown(database: str) -> None:
     assert "hush" not in result.output
 
 
+def without_messages(session: Session) -> dict[str, JsonValue]:
+    """What is printed of a session whose messages were not read."""
+    printed = session.to_dict()
+    assert printed.pop("messages") == []
+    return printed
+
+
 @pytest.fixture
 def family(manager: SessionManager) -> dict[str, Session]:
     """Sessions of each kind, some of them ended."""
@@ -193,6 +218,9 @@ def family(manager: SessionManager) -> dict[str, Session]:
         (["--kind", "subagent", "--kind", "cron"], ["cron", "done"]),
         (["--active"], ["cron", "main", "other"]),
         (["--status", "completed"], ["done"]),
+        (["--status", "completed", "--status", "timeout"], ["done"]),
+        (["--status", "completed", "--status", "active", "--agent", "support"], ["cron", "done", "main"]),
+        (["--status", "active", "--status", "completed", "--active"], ["cron", "main", "other"]),
         (["--agent", "sales"], ["other"]),
         (["--parent", "agent:support:main"], ["done"]),
         (["--agent", "support", "--status", "active", "--kind", "cron"], ["cron"]),
@@ -212,7 +240,7 @@ def test_list_as_json_is_the_sessions_newest_first(url: str, manager: SessionMan
     found = ok_json("list", db=url)
 
     assert len(found) == 4
-    assert found == [session.to_dict() for session in manager.list()]
+    assert found == [without_messages(session) for session in manager.list()]
 
 
 def test_list_shows_keys_in_full_and_fits_80_columns(url: str, family: dict[str, Session]) -> None:
@@ -288,7 +316,7 @@ def test_show_as_json_is_the_session_with_counts_and_children(
     assert shown == {
         **main.to_dict(),
         "retainedCount": 1,
-        "children": [child.to_dict() for child in manager.children(main.key)],
+        "children": [without_messages(child) for child in manager.children(main.key)],
     }
 
 
@@ -474,6 +502,13 @@ def test_demo_with_a_database_stores_the_run_there(url: str, family: dict[str, S
         ("subagent", "error"),
     ]
     assert not any(session.key in shown for session in family.values())
+
+
+def test_demo_names_the_default_that_it_has() -> None:
+    shown = " ".join(run("demo", "--help").stdout.split())
+
+    assert "[default: a temporary SQLite file]" in shown
+    assert "SESSIONS_DB_URL" not in shown
 
 
 @pytest.mark.parametrize("arguments", [["--help"], *([command, "--help"] for command in COMMANDS)])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from sessions_db import SessionManager
@@ -34,6 +36,8 @@ def test_events_are_filtered_and_printed_as_json(url: str, key: str, manager: Se
     ]
     assert [event["id"] for event in ok_json("audit", "events", "--after", "1", "--limit", "2", db=url)] == [2, 3]
     assert ok("audit", "events", "--session", "agent:nobody:main", db=url) == "No events.\n"
+    two_kinds = ok_json("audit", "events", "--kind", "status_changed", "--kind", "label_assigned", db=url)
+    assert [event["event"] for event in two_kinds] == ["label_assigned", "status_changed"]
 
 
 def test_seal_prints_the_digest_that_verify_expects(url: str, key: str, manager: SessionManager) -> None:
@@ -43,11 +47,22 @@ def test_seal_prints_the_digest_that_verify_expects(url: str, key: str, manager:
 
     assert ok("audit", "verify", "--expect", digest, db=url).splitlines() == [
         "Verified: 3 events (sealed through 3)",
-        "Expired: 0 events, deleted after the 30 days that they are kept",
+        "Deleted: 0 sealed events, which is allowed once they are 30 days old",
         "Not sealed yet: 1 events",
     ]
-    assert ok_json("audit", "verify", "--since", digest, db=url)["verified"] == 0
-    assert ok_json("audit", "seal", "--actor", "operator", db=url)["actor"] == "operator"
+    seal = ok_json("audit", "seal", "--actor", "operator", db=url)
+    assert (seal["actor"], seal["throughEventId"], seal["eventCount"], seal["previousDigest"]) == (
+        "operator",
+        4,
+        1,
+        digest,
+    )
+    assert ok_json("audit", "verify", "--since", digest, db=url) == {
+        "seal": seal,
+        "verified": 1,
+        "expired": 0,
+        "unsealed": 0,
+    }
 
 
 def test_seal_of_an_empty_log_says_so(url: str) -> None:
@@ -69,7 +84,9 @@ def test_verify_names_the_event_that_was_changed(empty_url: str) -> None:
     owner.close()
 
     result = run("audit", "verify", "--expect", digest, db=empty_url)
-    assert (result.exit_code, result.stderr) == (1, "Event 2: was changed\n")
+    assert (result.exit_code, result.stdout, result.stderr) == (1, "Not verified\n", "Event 2: was changed\n")
+    found = json.loads(run("audit", "verify", "--json", db=empty_url).stdout)
+    assert (found["fault"], found["eventId"]) == ("was changed", 2)
     result = run("audit", "verify", "--expect", "0" * 64, db=empty_url)
     assert (result.exit_code, result.stderr) == (1, f"The log: no seal has the digest {'0' * 64}\n")
 

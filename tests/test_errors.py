@@ -19,6 +19,7 @@ from sqlalchemy import make_url
 import sessions_db
 from sessions_db import (
     DatabaseUnavailable,
+    IdempotencyConflict,
     InvalidInput,
     LabelInUse,
     ManagerClosed,
@@ -45,6 +46,7 @@ ERRORS = [
     SessionNotFound("agent:main:main"),
     SessionNotActive("agent:main:main", SessionStatus.ERROR),
     LabelInUse("research", "agent:main:main"),
+    IdempotencyConflict("call-1", "agent:main:main", ("role", "content")),
     InvalidInput("limit", "must be an int", "x"),
     SchemaMismatch("0001", "0002", "upgrade it"),
     DatabaseUnavailable("connection refused", 1.25, outcome_unknown=True),
@@ -82,6 +84,7 @@ def test_errors_say_what_and_with_which_value() -> None:
         "Session not found: agent:main:main",
         "Session is not active: Error (agent:main:main)",
         "Label 'research' is in use by agent:main:main",
+        "Idempotency key 'call-1' was used with another role, content before, in agent:main:main",
         "limit must be an int, got 'x'",
         "The database's schema is at revision 0001, this release needs 0002: upgrade it",
         "Database unavailable after 1.2 s: connection refused; the write may have been committed",

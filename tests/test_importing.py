@@ -193,6 +193,7 @@ def test_an_interrupted_import_continues_where_it_stopped(manager: SessionManage
         (line([{"role": "user", "content": "\ud800"}]), "messages[0]: content must not contain lone surrogates"),
         (line(label="x" * 256), "label must be at most 255 characters"),
         (line(label=5), "label must be a str"),
+        (line(label=""), "label must not be empty, got ''"),
         (line(task=5), "task must be a str"),
     ],
 )

@@ -65,7 +65,7 @@ def works(url: str, key: str) -> None:
     with SessionManager(url) as manager, closing(PlainClient(url)) as plain:
         (newest,) = plain("SELECT max(id) FROM session_events")[0]
         manager.reopen_session(key)
-        again = manager.add_message(key, "tool", "found", tool_name="search", idempotency_key="once")
+        again = manager.add_messages(key, [NewMessage("tool", "found", "search", {"n": 1}, "once")])[0]
         manager.add_messages(key, [NewMessage("user", str(number)) for number in range(4)])
         manager.send_message(key, "Goodbye")
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
 from sqlalchemy import make_url
 
-from sessions_db import DatabaseUnavailable, InvalidInput, SchemaMismatch, SessionManager
+from sessions_db import DatabaseUnavailable, InvalidInput, SchemaMismatch, SessionManager, UnsafeFork
 from tests.support.client import PlainClient
 
 
@@ -69,3 +70,79 @@ def test_options_that_contradict_read_only_are_refused(url: str) -> None:
         SessionManager("sqlite://", read_only=True)
     with pytest.raises(InvalidInput, match="migrate"):
         SessionManager(url, read_only=True, migrate=True)
+
+
+# A path means the file that it named when the manager was opened
+
+
+@pytest.mark.parametrize(
+    "database",
+    ["sqlite:///sessions.db", "sqlite:///file:sessions.db?uri=true", "sqlite:///file:./a%20b.db?uri=true&mode=rwc"],
+)
+@pytest.mark.parametrize("read_only", [False, True])
+def test_new_connections_open_the_same_file_after_chdir(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, database: str, read_only: bool
+) -> None:
+    for name in ("first", "second"):
+        (tmp_path / name).mkdir()
+        monkeypatch.chdir(tmp_path / name)
+        with SessionManager(database) as manager:
+            manager.get_or_create_main(name)
+
+    monkeypatch.chdir(tmp_path / "first")
+    with SessionManager(database, read_only=read_only) as manager:
+        monkeypatch.chdir(tmp_path / "second")
+        # The second connection, while the first one is in use.
+        with manager.snapshot() as tx:
+            found = [*tx.list(), *manager.list()]
+
+    assert [session.agent_id for session in found] == ["first", "first"]
+
+
+def test_new_connections_open_the_same_file_when_a_link_is_moved(tmp_path: Path) -> None:
+    link = tmp_path / "current.db"
+    for name in ("second", "first"):
+        link.unlink(missing_ok=True)
+        link.symlink_to(tmp_path / f"{name}.db")
+        with SessionManager(f"sqlite:///{link}") as manager:
+            manager.get_or_create_main(name)
+
+    with SessionManager(f"sqlite:///{link}", read_only=True) as manager:
+        link.unlink()
+        link.symlink_to(tmp_path / "second.db")
+        with manager.snapshot() as tx:
+            found = [*tx.list(), *manager.list()]
+
+    assert [session.agent_id for session in found] == ["first", "first"]
+
+
+@pytest.mark.parametrize(
+    ("database", "own_engine"),
+    [("sqlite:///sessions.db", False), ("sqlite:///file:sessions.db?uri=true", False), ("sqlite:///sessions.db", True)],
+)
+def test_child_forked_in_a_block_is_refused_after_chdir_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, database: str, own_engine: bool
+) -> None:
+    other = tmp_path / "other"
+    other.mkdir()
+    link = tmp_path / "link"
+    link.symlink_to(tmp_path)
+    monkeypatch.chdir(link)
+    engine = sa.create_engine(database) if own_engine else None
+    with SessionManager(engine or database) as manager, manager.transaction() as tx:
+        tx.get_or_create_main("main")
+        monkeypatch.chdir(other)
+        child = os.fork()
+        if child == 0:
+            try:
+                manager.list()
+            except UnsafeFork:
+                os._exit(0)
+            finally:
+                os._exit(1)
+        _, status = os.waitpid(child, 0)
+    if engine is not None:
+        engine.dispose()
+
+    assert os.waitstatus_to_exitcode(status) == 0
+    assert [*other.iterdir()] == []

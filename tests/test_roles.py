@@ -153,7 +153,8 @@ def appends_once(store: SessionStore, clock: Clock) -> bool:
     key = active(store, clock)
     first = store.add_message(key, "tool", "found", tool_name="search", metadata={"n": 1}, idempotency_key="once")
     again = store.add_message(key, "tool", "found", tool_name="search", metadata={"n": 1}, idempotency_key="once")
-    batch = store.add_messages(key, [NewMessage("user", "more", idempotency_key="once"), NewMessage("user", "more")])
+    known = NewMessage("tool", "found", "search", {"n": 1}, "once")
+    batch = store.add_messages(key, [known, NewMessage("user", "more")])
     return isinstance(first, Message) and first == again == batch[0]
 
 
@@ -165,7 +166,7 @@ def spawns_with_a_label(store: SessionStore, clock: Clock) -> bool:
     return (
         found is not None
         and found.key == newer
-        and store.spawn_subagent("assistant", "Look", idempotency_key="spawn") == older
+        and store.spawn_subagent("assistant", "Look", label="look", idempotency_key="spawn", metadata={"n": 1}) == older
     )
 
 

@@ -14,7 +14,7 @@ import psycopg
 import pytest
 from sqlalchemy import URL
 
-from sessions_db import NewMessage, SessionManager
+from sessions_db import InvalidInput, NewMessage, SessionManager
 from sessions_db.transfer import Line, Outcome, export_lines, import_lines
 from tests.support.client import PlainClient, driver_url
 from tests.support.commands import ok, ok_json, on_terminal, process, run
@@ -94,7 +94,7 @@ def everything(manager: SessionManager, plain: PlainClient) -> dict[str, str]:
     keys["holes"] = manager.spawn_subagent("worker", "Lose some")
     manager.add_messages(keys["holes"], [NewMessage("user", str(number), metadata=NUMBERS) for number in range(10)])
     plain("DELETE FROM messages WHERE session_key = ? AND seq IN (1, 4, 5, 7, 10)", keys["holes"])
-    plain("UPDATE sessions SET last_activity_ms = 5 WHERE key = ?", keys["holes"])
+    plain("UPDATE sessions SET last_activity_ms = last_activity_ms + 5 WHERE key = ?", keys["holes"])
     keys["trimmed hole"] = manager.spawn_cron("worker", "Skip", message_cap=5)
     manager.add_message(keys["trimmed hole"], "user", "before")
     plain("UPDATE sessions SET last_seq = 50 WHERE key = ?", keys["trimmed hole"])
@@ -150,7 +150,9 @@ def test_an_imported_session_continues_where_it_stopped(url: str, other_url: str
     with SessionManager(other_url) as manager:
         for name, seq in (("archive", 9), ("holes", 11), ("trimmed hole", 52), ("foreign", 10), ("main", 121)):
             assert manager.add_message(everything[name], "user", "next").seq == seq
-        known = manager.add_message(everything["archive"], "tool", "again", idempotency_key="once 7")
+        known = manager.add_message(
+            everything["archive"], "tool", "result 7", tool_name="look_up", metadata=NUMBERS, idempotency_key="once 7"
+        )
     assert known.seq == 8
     archive = next(line for line in map(json.loads, exported(other_url)) if line["key"] == everything["archive"])
     assert [message["seq"] for message in archive["archived_messages"]] == [1, 2, 3, 4, 5, 6]
@@ -329,7 +331,7 @@ def test_an_existing_key_with_other_content_is_refused(url: str, manager: Sessio
     before = exported(url)
     changes: list[dict[str, object]] = [
         {"task": "Other"},
-        {"last_activity_ms": 1},
+        {"last_activity_ms": json.loads(line)["last_activity_ms"] + 1},
         {"metadata": '{"a": 1.0}'},
         {"messages": []},
         {"archived_messages": []},
@@ -387,6 +389,9 @@ MESSAGE = {"seq": 3, "role": "user", "content": "x", "timestamp_ms": 1}
         ({"created_ms": 1.5}, "created_ms must be an int, got 1.5"),
         ({"created_ms": 2**63}, "created_ms must be from -9223372036854775808 to 9223372036854775807"),
         ({"last_activity_ms": True}, "last_activity_ms must be an int, got True"),
+        ({"last_activity_ms": 1}, "last_activity_ms must not be before the time of a message (1"),
+        ({"last_activity_ms": 1, "messages": []}, "last_activity_ms must not be before the time of a message (1"),
+        ({"last_activity_ms": 1, "archived_messages": []}, "last_activity_ms must not be before the time of a messa"),
         ({"metadata": {"a": 1}}, "metadata must be a str"),
         ({"metadata": "[]"}, "metadata must be a mapping"),
         ({"metadata": "null"}, "metadata must be the text of a JSON object, got 'null'"),
@@ -395,6 +400,8 @@ MESSAGE = {"seq": 3, "role": "user", "content": "x", "timestamp_ms": 1}
         ({"message_cap": 0}, "message_cap must be from 1 to 2147483647"),
         ({"archive_trimmed": 1}, "archive_trimmed must be a bool"),
         ({"last_seq": -1}, "last_seq must be from 0"),
+        ({"label": ""}, "label must not be empty, got ''"),
+        ({"labels": [{"label": "", "assigned_ms": 1}]}, "labels[0].label must not be empty, got ''"),
         ({"labels": None}, "labels must be a list"),
         ({"labels": ["l"]}, "labels[0] must be an object, got 'l'"),
         ({"labels": [{"label": "l"}]}, "labels[0].assigned_ms must be an int, got None"),
@@ -432,10 +439,12 @@ def test_each_field_is_required_unless_it_may_be_null(url: str, line: bytes) -> 
 
     for name in fields:
         without = json.dumps({other: value for other, value in fields.items() if other != name}).encode()
-        (done,) = imported(url, without)
         if name == "format":
-            assert done.reason == "agent must be given (--agent) for a conversation, got None"
-        elif name in may_be_null:
+            with pytest.raises(InvalidInput, match="line 1 is a conversation"):
+                imported(url, without)
+            continue
+        (done,) = imported(url, without)
+        if name in may_be_null:
             assert done.outcome is Outcome.IMPORTED
             with SessionManager(url) as manager:
                 manager.delete_session(fields["key"])
@@ -462,11 +471,11 @@ def test_a_duplicate_field_is_refused(url: str, line: bytes) -> None:
 def test_sessions_and_conversations_may_be_mixed(url: str, line: bytes) -> None:
     (conversation,) = jsonl("Hello").splitlines(keepends=True)
 
-    without_agent = imported(url, line, conversation)
+    with pytest.raises(InvalidInput) as caught:
+        imported(url, line, conversation)
     with_agent = outcomes(url, line, conversation, agent_id="support")
 
-    assert [done.outcome for done in without_agent] == [Outcome.IMPORTED, Outcome.REFUSED]
-    assert without_agent[1].reason == "agent must be given (--agent) for a conversation, got None"
+    assert str(caught.value) == "agent_id must be given: line 2 is a conversation, got None"
     assert with_agent == [Outcome.ALREADY_THERE, Outcome.IMPORTED]
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from collections.abc import Sequence
 
 import click
 from rich.console import Console
@@ -19,18 +19,23 @@ def audit() -> None:
 
 @audit.command()
 @click.option("--session", "session_key", metavar="KEY", help="Only what happened to this session.")
-@click.option("--kind", type=one_of(EventKind), help="Only events of this kind.")
+@click.option("--kind", "kinds", type=one_of(EventKind), multiple=True, help="Only this kind; may be repeated.")
 @click.option("--after", "after_id", type=click.IntRange(min=0), help="Only events after the one with this id.")
 @click.option("--limit", type=click.IntRange(min=0), default=50, show_default=True, help="How many at most.")
 @as_json
 @database
 @click.pass_obj
 def events(
-    url: str | None, session_key: str | None, kind: str | None, after_id: int | None, limit: int, as_json: bool
+    url: str | None,
+    session_key: str | None,
+    kinds: Sequence[str],
+    after_id: int | None,
+    limit: int,
+    as_json: bool,
 ) -> None:
     """List the newest events, or with --after the next ones, oldest first."""
     with reader(url) as manager:
-        found = manager.events(session_key=session_key, kind=kind, after_id=after_id, limit=limit)
+        found = manager.events(session_key=session_key, kind=kinds or None, after_id=after_id, limit=limit)
     if as_json:
         click.echo(terminal.to_json([event.to_dict() for event in found]))
     elif found:
@@ -53,7 +58,7 @@ def seal(url: str | None, actor: str | None, as_json: bool) -> None:
     with writer(url, actor) as manager:
         made = manager.seal_log()
     if as_json:
-        click.echo(terminal.to_json(None if made is None else asdict(made)))
+        click.echo(terminal.to_json(None if made is None else made.to_dict()))
     elif made is None:
         click.echo("Nothing was logged yet, so there is nothing to seal.")
     else:
@@ -76,11 +81,14 @@ def verify(ctx: click.Context, url: str | None, expect: str | None, since: str |
     with reader(url) as manager:
         verdict = manager.verify_log(expect=expect, since=since)
     if as_json:
-        click.echo(terminal.to_json(asdict(verdict)))
+        click.echo(terminal.to_json(verdict.to_dict()))
+    elif verdict.fault is not None:
+        # The fault itself goes to stderr: what reads only stdout must not take this for success either.
+        click.echo("Not verified")
     else:
         through = "nothing is sealed" if verdict.seal is None else f"sealed through {verdict.seal.through_event_id}"
         click.echo(f"Verified: {verdict.verified:,} events ({through})")
-        click.echo(f"Expired: {verdict.expired:,} events, deleted after the 30 days that they are kept")
+        click.echo(f"Deleted: {verdict.expired:,} sealed events, which is allowed once they are 30 days old")
         click.echo(f"Not sealed yet: {verdict.unsealed:,} events")
     if verdict.fault is not None:
         where = "The log" if verdict.event_id is None else f"Event {verdict.event_id}"

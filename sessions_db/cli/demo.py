@@ -10,12 +10,12 @@ from rich.console import Console
 from rich.text import Text
 
 from sessions_db.cli import scenario, terminal
-from sessions_db.cli.group import cli, database
+from sessions_db.cli.group import cli, database_or
 from sessions_db.manager import SessionManager
 
 
 @cli.command("demo")
-@database
+@database_or("a temporary SQLite file")
 @click.pass_obj
 def demo_(url: str | None) -> None:
     """Play a small run and show the result.

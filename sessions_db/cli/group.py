@@ -60,15 +60,19 @@ def _name_database(ctx: click.Context, _parameter: click.Parameter, url: str | N
         ctx.obj = url
 
 
+def database_or(default: str) -> Callable[[_F], _F]:
+    """The option that names the database, for a command that takes `default` without it."""
+    return click.option(
+        "--db",
+        metavar="URL",
+        expose_value=False,
+        callback=_name_database,
+        help=f"The database: sqlite:///FILE or postgresql://USER:PASSWORD@HOST/NAME.  [default: {default}]",
+    )
+
+
 # Before the command or after it: people write both.
-database = click.option(
-    "--db",
-    metavar="URL",
-    expose_value=False,
-    callback=_name_database,
-    help="The database: sqlite:///FILE or postgresql://USER:PASSWORD@HOST/NAME.  "
-    f"[default: $SESSIONS_DB_URL, or {DEFAULT_URL}]",
-)
+database = database_or(f"$SESSIONS_DB_URL, or {DEFAULT_URL}")
 
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})

@@ -44,8 +44,7 @@ def tree(url: str | None, key: str, depth: int, limit: int, as_json: bool) -> No
         left_out = tx.count_sessions(descendants_of=key) - (len(shown) - 1)
     if as_json:
         sessions: list[JsonValue] = [
-            {"depth": level, **_without_messages(session), "messageCount": session.message_count}
-            for session, level, _ in shown
+            {"depth": level, **terminal.without_messages(session)} for session, level, _ in shown
         ]
         click.echo(terminal.to_json({"sessions": sessions, "leftOut": left_out}))
         return
@@ -81,10 +80,6 @@ def _in_order(root: Session, children: dict[str, list[Session]]) -> Iterator[tup
         yield session, len(lasts), lasts
         below = children.get(session.key, [])
         to_do += [(child, [*lasts, child is below[-1]]) for child in reversed(below)]
-
-
-def _without_messages(session: Session) -> dict[str, JsonValue]:
-    return {name: value for name, value in session.to_dict().items() if name != "messages"}
 
 
 @cli.command()

@@ -21,7 +21,9 @@ _CHILDREN_SHOWN = 10
 @cli.command("list")
 @click.option("--kind", "kinds", type=one_of(SessionKind), multiple=True, help="Only this kind; may be repeated.")
 @click.option("--active", is_flag=True, help="Only sessions that have not ended.")
-@click.option("--status", type=one_of(SessionStatus), help="Only sessions with this status.")
+@click.option(
+    "--status", "statuses", type=one_of(SessionStatus), multiple=True, help="Only this status; may be repeated."
+)
 @click.option("--agent", "agent_id", metavar="ID", help="Only this agent's sessions.")
 @click.option("--parent", "parent_key", metavar="KEY", help="Only sessions that this one spawned.")
 @click.option("--limit", type=click.IntRange(min=0), default=50, show_default=True, help="How many at most.")
@@ -32,7 +34,7 @@ def list_(
     url: str | None,
     kinds: Sequence[str],
     active: bool,
-    status: str | None,
+    statuses: Sequence[str],
     agent_id: str | None,
     parent_key: str | None,
     limit: int,
@@ -43,9 +45,11 @@ def list_(
     Only sessions that pass every given filter are listed.
     """
     with reader(url) as manager:
-        found = manager.list(kinds or None, active, limit, agent_id=agent_id, parent_key=parent_key, status=status)
+        found = manager.list(
+            kinds or None, active, limit, agent_id=agent_id, parent_key=parent_key, status=statuses or None
+        )
     if as_json:
-        click.echo(terminal.to_json([session.to_dict() for session in found]))
+        click.echo(terminal.to_json([terminal.without_messages(session) for session in found]))
         return
     if not found:
         click.echo("No sessions.")
@@ -100,7 +104,7 @@ def show(url: str | None, key: str, as_json: bool) -> None:
         details: dict[str, JsonValue] = {
             "runtimeSecs": session.runtime_secs(),
             "retainedCount": len(session.messages),
-            "children": [child.to_dict() for child in children],
+            "children": [terminal.without_messages(child) for child in children],
         }
         click.echo(terminal.to_json({**session.to_dict(), **details}))
         return

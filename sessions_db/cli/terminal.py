@@ -60,6 +60,11 @@ def safe_json(text: bytes) -> bytes:
     return _UNSAFE.sub(lambda found: f"\\u{ord(found[0]):04x}", text.decode()).encode()
 
 
+def without_messages(session: Session) -> dict[str, JsonValue]:
+    """The session as JSON where its messages were not read: an empty list would say that there are none."""
+    return {name: value for name, value in session.to_dict().items() if name != "messages"}
+
+
 def print_sessions(console: Console, sessions: Sequence[Session]) -> None:
     """Print two lines for each session: its key in full; when it was created, its label and its task."""
     table = _table()

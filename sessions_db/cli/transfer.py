@@ -17,6 +17,7 @@ from rich.text import Text
 from sessions_db.cli import terminal
 from sessions_db.cli.group import acting, as_json, cli, database, one_of, progress_bar, reader, writer
 from sessions_db.enums import SessionKind, SessionStatus
+from sessions_db.errors import InvalidInput
 from sessions_db.transfer import Line, Outcome, export_lines, import_lines
 
 
@@ -39,7 +40,7 @@ def import_(
     If a session with that key exists and differs, the line is refused. A label that a session here got later stays
     with it.
 
-    A conversation, which needs --agent, looks like this:
+    A conversation, which needs --agent (without it, the first one ends the import), looks like this:
 
     \b
       {"label": "...", "task": "...", "messages": [{"role": "user", ...}, ...]}
@@ -55,7 +56,7 @@ def import_(
     """  # noqa: D301  # Click keeps the lines after a backspace as they are
     outcomes: Counter[Outcome] = Counter()
     messages = 0
-    with writer(url, actor) as manager, progress_bar(DownloadColumn()) as progress:
+    with _naming_agent(agent_id), writer(url, actor) as manager, progress_bar(DownloadColumn()) as progress:
         task = progress.add_task("Importing", total=_size(file))
         for line in import_lines(manager, agent_id, file):
             outcomes[line.outcome] += 1
@@ -78,6 +79,17 @@ def import_(
         click.echo(f"Refused: {refused:,} lines")
     if refused:
         ctx.exit(1)
+
+
+@contextmanager
+def _naming_agent(agent_id: str | None) -> Iterator[None]:
+    """Tell the user, who left the option out, that it is needed."""
+    try:
+        yield
+    except InvalidInput as error:
+        if agent_id is not None or error.argument != "agent_id":
+            raise
+        raise click.UsageError(f"--agent {error.reason}. What came before that line is imported.") from error
 
 
 def _size(file: IO[bytes]) -> int | None:

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
+import weakref
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any, Final
 from urllib.parse import quote, unquote, urlsplit
 
 from sqlalchemy import URL, Connection, Engine, QueuePool, event, exc, text
+from sqlalchemy.util import asbool
 
 from sessions_db.database.backend import DROPPED, NOT_OURS, NUMBER_TAKEN, Backend, Check, EngineOptions
 from sessions_db.enums import Severity
-from sessions_db.errors import DatabaseUnavailable, InvalidInput
+from sessions_db.errors import DatabaseUnavailable, InvalidInput, Shown
 
 # SQLite soon polls for the lock only every 100 ms, and rarely finds it free among writers that never pause: one of
 # eight processes waited for 8 s (measured once). So SQLite waits only this long, and the retry budget covers the rest.
@@ -102,6 +105,8 @@ class SQLite(Backend):
             needed = ".".join(map(str, _OLDEST))
             raise DatabaseUnavailable(f"SQLite {sqlite3.sqlite_version} is older than {needed}", 0.0)
         in_memory = self.is_in_memory(url)
+        if not in_memory:
+            url = _with_resolved_path(url)
         if options.read_only and in_memory:
             raise InvalidInput(
                 "read_only", "must be False for a database in memory, which begins empty", options.read_only
@@ -136,10 +141,13 @@ class SQLite(Backend):
         return no_file or url.query.get("mode") == "memory"
 
     def file(self, engine: Engine) -> str | None:
-        """The path of the database's file."""
+        """The path of the database's file, as it was when this was first asked."""
         if self.is_in_memory(engine.url):
             return None
-        return path_of(engine.dialect.create_connect_args(engine.url)[0][0])
+        # An engine of the caller's has a relative path in its URL, and the working directory may change.
+        if (path := _paths.get(engine)) is None:
+            path = _paths[engine] = path_of(engine.dialect.create_connect_args(engine.url)[0][0])
+        return path
 
     def describe(self, conn: Connection) -> str:
         """The version of SQLite."""
@@ -201,9 +209,32 @@ class SQLite(Backend):
         return NOT_OURS if message.endswith("already exists") else None
 
 
+_paths: weakref.WeakKeyDictionary[Engine, str] = weakref.WeakKeyDictionary()
+
+
 def path_of(database: str) -> str:
-    """The path of a file that is given to SQLite as a path or a URI."""
-    return unquote(urlsplit(database).path) if database.startswith("file:") else database
+    """The path of a file that is given to SQLite as a path or a URI, absolute and without symbolic links."""
+    return os.path.realpath(unquote(urlsplit(database).path) if database.startswith("file:") else database)
+
+
+def _with_resolved_path(url: URL) -> URL:
+    """The same file, even if the working directory or a symbolic link changes before a later connection.
+
+    Raises:
+        InvalidInput: no file can have this name.
+    """
+    database = str(url.database)
+    try:
+        if not (database.startswith("file:") and asbool(url.query.get("uri"))):
+            return url.set(database=os.path.realpath(database))
+        uri = urlsplit(database)
+        # SQLite takes "localhost" for no host, and refuses others.
+        if not uri.path or uri.netloc not in ("", "localhost") or "mode=memory" in uri.query:
+            return url
+        return url.set(database=uri._replace(netloc="", path=quote(path_of(database))).geturl())
+    except ValueError:
+        # Of the operating system, about NUL or a lone surrogate.
+        raise InvalidInput("database", "must be a URL that the driver takes", Shown("another")) from None
 
 
 @contextmanager

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from sessions_db.enums import Role
 from sessions_db.errors import InvalidInput
 from sessions_db.models import Message, NewMessage
+from sessions_db.models.camel_case import copied
 from sessions_db.validation import JsonValue
 
 KEY_ORDER = "_key_order"
@@ -45,9 +46,12 @@ def to_new_message(message: Mapping[str, JsonValue]) -> NewMessage:
 
 
 def to_chat(message: Message | NewMessage) -> dict[str, JsonValue]:
-    """The chat-completions message that `to_new_message` was given; a plain one for a message stored otherwise."""
+    """The chat-completions message that `to_new_message` was given; a plain one for a message stored otherwise.
+
+    It may be changed: nothing of it is shared with `message`.
+    """
     columns = _columns(Role(message.role), message.content, message.tool_name)
-    rebuilt = columns | dict(message.metadata or {})
+    rebuilt: dict[str, JsonValue] = columns | copied(message.metadata or {})
     order = rebuilt.pop(KEY_ORDER, None)
     if not isinstance(order, list):
         return rebuilt

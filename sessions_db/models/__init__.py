@@ -1,4 +1,7 @@
-"""The values that go in and come out. All are frozen: changes go through the manager, never through a snapshot."""
+"""The values that go in and come out. All are frozen: changes go through the manager, never through a snapshot.
+
+Their metadata is a plain dict, which is left out of the hash.
+"""
 
 from sessions_db.models.figures import Archive, Statistics
 from sessions_db.models.log import Seal, SessionEvent, Verdict

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from sessions_db.models.camel_case import camel_case
 from sessions_db.validation import JsonValue
@@ -20,9 +20,9 @@ class Statistics:
     """
 
     sessions: int
-    by_kind: Mapping[str, int]
-    by_status: Mapping[str, int]
-    by_agent: Mapping[str, int]
+    by_kind: Mapping[str, int] = field(hash=False)
+    by_status: Mapping[str, int] = field(hash=False)
+    by_agent: Mapping[str, int] = field(hash=False)
     labels: int
     appended: int
     retained: int

@@ -61,6 +61,10 @@ class Seal:
         """`sealed_ms` as an aware datetime in UTC."""
         return clock.to_datetime(self.sealed_ms)
 
+    def to_dict(self) -> dict[str, JsonValue]:
+        """The seal as camelCase JSON, fields that are None left out."""
+        return camel_case(self)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verdict:
@@ -78,3 +82,7 @@ class Verdict:
     verified: int
     expired: int
     unsealed: int
+
+    def to_dict(self) -> dict[str, JsonValue]:
+        """The verdict as camelCase JSON, fields that are None left out: without a fault there is no `fault`."""
+        return camel_case(self)

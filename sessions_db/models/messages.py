@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import NamedTuple
 
@@ -33,6 +33,10 @@ class Message(NamedTuple):
     metadata: Mapping[str, JsonValue] | None = None
     archived_ms: int | None = None
 
+    def __hash__(self) -> int:
+        # Metadata, a dict, has no hash.
+        return hash((*self[:5], self.archived_ms))
+
     @property
     def sent_at(self) -> datetime:
         """`timestamp_ms` as an aware datetime in UTC."""
@@ -59,7 +63,7 @@ class NewMessage:
     role: Role | str
     content: str
     tool_name: str | None = None
-    metadata: Mapping[str, JsonValue] | None = None
+    metadata: Mapping[str, JsonValue] | None = field(default=None, hash=False)
     idempotency_key: str | None = None
 
     def __post_init__(self) -> None:
@@ -70,8 +74,8 @@ class NewMessage:
             "metadata": validation.metadata("metadata", self.metadata),
             "idempotency_key": validation.optional_nonempty_name("idempotency_key", self.idempotency_key),
         }
-        for field, value in checked.items():
-            object.__setattr__(self, field, value)
+        for name, value in checked.items():
+            object.__setattr__(self, name, value)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,7 +91,7 @@ class StoredMessage:
     tool_name: str | None = optional(validation.name)
     metadata: str | None = optional(metadata_text)
     timestamp_ms: int = required(integer)
-    idempotency_key: str | None = optional(validation.optional_nonempty_name)
+    idempotency_key: str | None = optional(validation.nonempty_name)
     archived_ms: int | None = optional(integer)
 
     def checked(self, place: str, *, archived: bool) -> StoredMessage:

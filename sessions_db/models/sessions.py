@@ -39,7 +39,7 @@ class Session:
     message_count: int
     last_activity_ms: int
     end_reason: str | None = None
-    metadata: Mapping[str, JsonValue] | None = None
+    metadata: Mapping[str, JsonValue] | None = field(default=None, hash=False)
 
     @property
     def created_at(self) -> datetime:
@@ -99,7 +99,7 @@ class NewSession:
     task: str | None = None
     label: str | None = None
     parent_key: str | None = None
-    metadata: Mapping[str, JsonValue] | None = None
+    metadata: Mapping[str, JsonValue] | None = field(default=None, hash=False)
     message_cap: int
     archive_trimmed: bool
 
@@ -107,7 +107,7 @@ class NewSession:
         checked = {
             "agent_id": validation.agent_id(self.agent_id),
             "task": validation.optional_text("task", self.task),
-            "label": validation.optional_name("label", self.label),
+            "label": validation.optional_nonempty_name("label", self.label),
             "parent_key": validation.optional_text("parent_key", self.parent_key),
             "metadata": validation.metadata("metadata", self.metadata),
             "message_cap": validation.message_cap(self.message_cap),
@@ -143,7 +143,7 @@ class StoredSession:
     agent_id: str = required(lambda _, value: validation.agent_id(value))
     kind: str = required(stored.one_of(SessionKind))
     status: str = required(stored.one_of(SessionStatus))
-    label: str | None = optional(validation.name)
+    label: str | None = optional(validation.nonempty_name)
     task: str | None = optional(validation.text)
     run_id: str | None = optional(validation.name)
     parent_key: str | None = optional(keys.checked_key)
@@ -183,6 +183,7 @@ class StoredSession:
             messages=_messages(session, "messages", archived=False),
             archived_messages=_messages(session, "archived_messages", archived=True),
         )
+        _check_activity(session)
         stored.refuse_twice("labels", "label", [label for label, _ in session.labels])
         _check_numbers(session)
         return session
@@ -194,12 +195,21 @@ def _leave_out(session: StoredSession, name: str, why: str) -> None:
 
 
 def _label(place: str, label: object, assigned_ms: object) -> tuple[str, int]:
-    return validation.name(f"{place}.label", label), stored.integer(f"{place}.assigned_ms", assigned_ms)
+    return validation.nonempty_name(f"{place}.label", label), stored.integer(f"{place}.assigned_ms", assigned_ms)
 
 
 def _messages(session: StoredSession, name: str, *, archived: bool) -> tuple[StoredMessage, ...]:
     messages: Sequence[StoredMessage] = getattr(session, name)
     return tuple(message.checked(f"{name}[{position}]", archived=archived) for position, message in enumerate(messages))
+
+
+def _check_activity(session: StoredSession) -> None:
+    """Refuse a last activity before one that the session shows: `timeout_idle` would end it early."""
+    messages = (*session.messages, *session.archived_messages)
+    newest_ms = max((message.timestamp_ms for message in messages), default=session.last_activity_ms)
+    if session.last_activity_ms < newest_ms:
+        reason = f"must not be before the time of a message ({newest_ms})"
+        raise InvalidInput("last_activity_ms", reason, session.last_activity_ms)
 
 
 def _check_numbers(session: StoredSession) -> None:

@@ -17,9 +17,11 @@ from sessions_db.enums import Role, SessionStatus
 from sessions_db.errors import InvalidInput, SessionNotActive, SessionNotFound, Shown
 from sessions_db.limits import MAX_BATCH_BYTES
 from sessions_db.models import Message, NewMessage
+from sessions_db.models.camel_case import copied
 from sessions_db.operations.attempts import attempts
 from sessions_db.operations.operation import Needs, needs
 from sessions_db.operations.reading import status_of
+from sessions_db.operations.repeating import check_message
 from sessions_db.operations.rows import MESSAGE_COLUMNS, messages_of
 from sessions_db.schema import Json, insert_into, json_rows, messages, sessions, to_json
 
@@ -55,6 +57,7 @@ def append(conn: Connection, key: str, new: NewMessage, *, active_only: bool = F
         if new.idempotency_key is not None:
             known = _known(conn, key, new.idempotency_key)
             if new.idempotency_key in known:
+                check_message(key, new.idempotency_key, known[new.idempotency_key], new)
                 return known[new.idempotency_key]
 
 
@@ -91,8 +94,12 @@ def append_many_once(conn: Connection, key: str, batch: Sequence[NewMessage]) ->
     known = _known(conn, key)
     fresh: dict[str | int, NewMessage] = {}
     for position, new in enumerate(batch):
-        if new.idempotency_key not in known:
-            fresh.setdefault(position if new.idempotency_key is None else new.idempotency_key, new)
+        if new.idempotency_key is None:
+            fresh[position] = new
+        elif (first := known.get(new.idempotency_key) or fresh.get(new.idempotency_key)) is None:
+            fresh[new.idempotency_key] = new
+        else:
+            check_message(key, new.idempotency_key, first, new)
     stored = dict(zip(fresh, append_many(conn, key, list(fresh.values())), strict=True))
     return [
         stored[position] if new.idempotency_key is None else (known | stored)[new.idempotency_key]
@@ -176,4 +183,6 @@ def _row(new: NewMessage) -> list[Any]:
 
 
 def _stored(new: NewMessage, seq: int, at_ms: int) -> Message:
-    return Message(seq, Role(new.role), new.content, at_ms, new.tool_name, new.metadata)
+    # The caller's NewMessage keeps its metadata for itself.
+    metadata = None if new.metadata is None else copied(new.metadata)
+    return Message(seq, Role(new.role), new.content, at_ms, new.tool_name, metadata)

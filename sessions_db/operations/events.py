@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from sqlalchemy import Connection, RowMapping, select
@@ -16,14 +16,14 @@ from sessions_db.schema import session_events
 
 @needs(Needs.READ)
 def events(
-    conn: Connection, *, session_key: str | None, kind: EventKind | None, after_id: int | None, limit: int
+    conn: Connection, *, session_key: str | None, kinds: Collection[EventKind] | None, after_id: int | None, limit: int
 ) -> list[SessionEvent]:
     """The newest log entries that pass every filter, or the next ones after `after_id`; oldest first."""
     query = select(session_events).limit(limit)
     if session_key is not None:
         query = query.where(session_events.c.session_key == session_key)
-    if kind is not None:
-        query = query.where(session_events.c.event == kind.value)
+    if kinds is not None:
+        query = query.where(session_events.c.event.in_(kinds))
     if after_id is None:
         query = query.order_by(session_events.c.id.desc())
     else:

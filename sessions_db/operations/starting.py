@@ -5,7 +5,7 @@ from __future__ import annotations
 import uuid
 from dataclasses import fields
 
-from sqlalchemy import Connection
+from sqlalchemy import Connection, select
 
 from sessions_db import clock
 from sessions_db.enums import LabelConflict, SessionKind, SessionStatus
@@ -16,6 +16,8 @@ from sessions_db.operations import labels
 from sessions_db.operations.attempts import attempts
 from sessions_db.operations.operation import Needs, needs
 from sessions_db.operations.reading import get, status_of
+from sessions_db.operations.repeating import check_spawn
+from sessions_db.operations.rows import SESSION_COLUMNS, sessions_of
 from sessions_db.schema import insert_if_free, sessions, to_json
 
 try:
@@ -46,14 +48,32 @@ def spawn(conn: Connection, new: NewSession, *, on_label_conflict: LabelConflict
     else:
         # The same idempotency key gives the same session key, and the primary key allows only one row with it.
         key = spawned_key(new.agent_id, new.kind, uuid.uuid5(_SPAWN_NAMESPACE, idempotency_key))
-        if status_of(conn, key) is not None:
+        if _was_spawned(conn, key, new, idempotency_key):
             return key
     if new.parent_key is not None and status_of(conn, new.parent_key) is None:
         raise SessionNotFound(new.parent_key)
     created_ms = _insert(conn, key, new)
-    if created_ms is not None and new.label is not None:
-        labels.assign(conn, new.label, key, created_ms, on_label_conflict)
+    if created_ms is not None:
+        if new.label is not None:
+            labels.assign(conn, new.label, key, created_ms, on_label_conflict)
+    elif idempotency_key is not None:
+        # Another spawn with this idempotency key came in between.
+        _was_spawned(conn, key, new, idempotency_key)
     return key
+
+
+def _was_spawned(conn: Connection, key: str, new: NewSession, idempotency_key: str) -> bool:
+    """Whether the session that this idempotency key makes is there.
+
+    Raises:
+        IdempotencyConflict: it is, and was spawned with other arguments.
+    """
+    # A new key is the usual case, and takes the shortest statement.
+    if status_of(conn, key) is None:
+        return False
+    if first := sessions_of(conn.execute(select(*SESSION_COLUMNS).where(sessions.c.key == key))):
+        check_spawn(idempotency_key, first[0], new)
+    return True
 
 
 def _insert(conn: Connection, key: str, new: NewSession) -> int | None:

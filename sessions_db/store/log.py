@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from sessions_db import validation
 from sessions_db.enums import EventKind
 from sessions_db.models import Seal, SessionEvent, Verdict
@@ -16,7 +18,7 @@ class Log(Runner):
         self,
         *,
         session_key: str | None = None,
-        kind: EventKind | str | None = None,
+        kind: EventKind | str | Collection[EventKind | str] | None = None,
         after_id: int | None = None,
         limit: int = 50,
     ) -> list[SessionEvent]:
@@ -24,7 +26,7 @@ class Log(Runner):
 
         Args:
             session_key: only what happened to this session, which may be deleted.
-            kind: only events of this kind.
+            kind: only events of this kind, or of one of these; an empty collection matches nothing.
             after_id: the events right after this one, instead of the newest. Pass the last event of a page to get the
                 next page.
             limit: at most this many events.
@@ -32,7 +34,7 @@ class Log(Runner):
         return self._run(
             events.events,
             session_key=validation.optional_text("session_key", session_key),
-            kind=None if kind is None else validation.choice("kind", kind, EventKind),
+            kinds=validation.optional_one_or_more("kind", kind, EventKind),
             after_id=None if after_id is None else validation.integer("after_id", after_id, minimum=0),
             limit=validation.integer("limit", limit, minimum=0),
         )

@@ -65,6 +65,7 @@ class Messages(Runner):
 
         Raises:
             SessionNotFound: there is no such session.
+            IdempotencyConflict: the message with this key has another role, content, tool name or metadata.
         """
         new = NewMessage(role, content, tool_name, metadata, idempotency_key)
         return self._run(appending.append, validation.text("key", key), new)
@@ -76,6 +77,7 @@ class Messages(Runner):
 
         Raises:
             SessionNotFound: there is no such session.
+            IdempotencyConflict: the session, or the batch, has another message with one of the keys.
         """
         batch = _batch(messages)
         if any(new.idempotency_key is not None for new in batch):

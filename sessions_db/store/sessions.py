@@ -53,7 +53,7 @@ class Sessions(Runner):
         Args:
             agent_id: the agent that works in the session. Not empty, no colon, no control characters.
             task: what the session is to do.
-            label: a name by which `get_by_label` finds the session, until a newer session takes it.
+            label: a non-empty name by which `get_by_label` finds the session, until a newer session takes it.
             parent_key: the session that spawned this one.
             metadata: any JSON object.
             message_cap: how many messages the session retains (default: the manager's).
@@ -65,6 +65,7 @@ class Sessions(Runner):
         Raises:
             SessionNotFound: there is no session `parent_key`.
             LabelInUse: the label belongs to a session, and `on_label_conflict` is `"error"`.
+            IdempotencyConflict: the session of this key has another task, label, parent or metadata.
         """
         return self._spawn(
             SessionKind.SUBAGENT,
@@ -97,6 +98,7 @@ class Sessions(Runner):
         Raises:
             SessionNotFound: there is no session `parent_key`.
             LabelInUse: the label belongs to a session, and `on_label_conflict` is `"error"`.
+            IdempotencyConflict: the session of this key has another task, label, parent or metadata.
         """
         return self._spawn(
             SessionKind.CRON,
@@ -160,7 +162,7 @@ class Sessions(Runner):
         *,
         agent_id: str | None = None,
         parent_key: str | None = None,
-        status: SessionStatus | str | None = None,
+        status: SessionStatus | str | Collection[SessionStatus | str] | None = None,
         active_within_ms: int | None = None,
         message_limit: int = 0,
         before: Session | None = None,
@@ -173,15 +175,15 @@ class Sessions(Runner):
             limit: at most this many sessions.
             agent_id: only this agent's.
             parent_key: only those that this session spawned.
-            status: only those with this status.
+            status: only those with this status, or one of these; an empty collection matches nothing.
             active_within_ms: only those whose last activity is at most this many milliseconds ago.
             message_limit: how many of its newest messages each session comes with.
             before: only sessions that come after this one in the order. Pass the last session of a page to get the
                 next page, whatever was created or deleted meanwhile.
         """
-        statuses = None if status is None else {validation.choice("status", status, SessionStatus)}
+        statuses = validation.optional_one_or_more("status", status, SessionStatus)
         if validation.flag("active_only", active_only):
-            statuses = {SessionStatus.ACTIVE} if statuses is None else statuses & {SessionStatus.ACTIVE}
+            statuses = [each for each in (SessionStatus.ACTIVE,) if statuses is None or each in statuses]
         if active_within_ms is not None:
             active_within_ms = validation.integer("active_within_ms", active_within_ms, minimum=0)
         if before is not None:

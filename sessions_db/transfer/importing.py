@@ -48,6 +48,10 @@ class Line:
     reason: str | None = None
 
 
+class _NoAgentError(Exception):
+    """A conversation came, and no agent was named for it."""
+
+
 def import_lines(manager: SessionManager, agent_id: str | None, lines: Iterable[bytes]) -> Iterator[Line]:
     """What became of each line, in order; a line is committed before it is yielded, and before the next one is read.
 
@@ -61,7 +65,8 @@ def import_lines(manager: SessionManager, agent_id: str | None, lines: Iterable[
     A line with the same content as one that was imported for this agent before is not imported again.
 
     Raises:
-        InvalidInput: `agent_id` is not valid. (A line that can't be imported is yielded as refused.)
+        InvalidInput: `agent_id` is not valid, or is None and a line is a conversation; the lines before it are
+            imported. (A line that can't be imported is yielded as refused.)
         DatabaseUnavailable, SchemaMismatch: the lines so far are imported.
     """
     if agent_id is not None:
@@ -71,12 +76,15 @@ def import_lines(manager: SessionManager, agent_id: str | None, lines: Iterable[
         if line.strip():
             try:
                 stored = _import(manager, agent_id, line)
-                outcome = Outcome.ALREADY_THERE if stored is None else Outcome.IMPORTED
-                messages = stored or 0
+            except _NoAgentError:
+                raise InvalidInput("agent_id", f"must be given: line {number} is a conversation", None) from None
             except (DatabaseUnavailable, SchemaMismatch):
                 raise
             except SessionsError as error:
                 outcome, reason = Outcome.REFUSED, str(error)
+            else:
+                outcome = Outcome.ALREADY_THERE if stored is None else Outcome.IMPORTED
+                messages = stored or 0
         yield Line(number=number, size=len(line), outcome=outcome, messages=messages, reason=reason)
 
 
@@ -88,9 +96,9 @@ def _import(manager: SessionManager, agent_id: str | None, line: bytes) -> int |
         if not manager.import_session(session):
             return None
         return len(session.messages) + len(session.archived_messages)
-    if agent_id is None:
-        raise InvalidInput("agent", "must be given (--agent) for a conversation", None)
     conversation = _read(value)
+    if agent_id is None:
+        raise _NoAgentError
     return len(conversation.messages) if _store(manager, agent_id, conversation) else None
 
 
@@ -108,7 +116,7 @@ def _read(rest: dict[str, JsonValue]) -> _Conversation:
     if not isinstance(chat, list):
         raise InvalidInput("messages", "must be a list", chat)
     messages = [_message(position, message) for position, message in enumerate(chat)]
-    label = validation.optional_name("label", rest.pop("label", None))
+    label = validation.optional_nonempty_name("label", rest.pop("label", None))
     task = validation.optional_text("task", rest.pop("task", None))
     if task is None:
         task = next((new.content for new in messages if new.role is Role.USER and new.content), "")

@@ -110,15 +110,16 @@ def test_anything_but_text_is_refused_by_name(manager: SessionManager, main: Ses
     ],
 )
 def test_odd_text_comes_back_exactly(manager: SessionManager, text: str) -> None:
-    key = manager.spawn_subagent("main", text, text)
+    label = text or "-"
+    key = manager.spawn_subagent("main", text, label)
     manager.add_message(key, "tool", text, tool_name=text, metadata={text: [text]}, idempotency_key=text or "-")
     manager.add_messages(key, [NewMessage("tool", text, text, {text: [text]}, text or None)])
     manager.stop_session(key, text)
 
-    session = manager.get_by_label(text)
+    session = manager.get_by_label(label)
 
     assert session is not None
-    assert (session.task, session.label, session.end_reason) == (text, text, text)
+    assert (session.task, session.label, session.end_reason) == (text, label, text)
     for message in session.messages:
         assert (message.content, message.tool_name, message.metadata) == (text, text, {text: [text]})
     assert len(session.messages) == (1 if text else 2)
@@ -189,6 +190,8 @@ REFUSED: dict[str, tuple[str, Callable[[SessionManager], object]]] = {
         "idempotency_key",
         lambda m: m.add_message(KEY, "user", "", idempotency_key="x" * 256),
     ),
+    "label empty": ("label", lambda m: m.spawn_subagent("main", "Test", "")),
+    "cron label empty": ("label", lambda m: m.spawn_cron("main", "Test", label="")),
     "idempotency_key empty": ("idempotency_key", lambda m: m.add_message(KEY, "user", "", idempotency_key="")),
     "spawn idempotency_key empty": (
         "idempotency_key",

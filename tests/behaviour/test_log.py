@@ -10,7 +10,16 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from sessions_db import InvalidInput, NewMessage, Seal, SessionEvent, SessionManager, SessionNotActive, SessionsError
+from sessions_db import (
+    EventKind,
+    InvalidInput,
+    NewMessage,
+    Seal,
+    SessionEvent,
+    SessionManager,
+    SessionNotActive,
+    SessionsError,
+)
 from sessions_db.store import SessionStore
 from tests.support.client import PlainClient
 from tests.support.clock import Clock, at, ms
@@ -118,6 +127,10 @@ def test_events_are_filtered_and_paged(manager: SessionManager) -> None:
 
     assert logged(manager, session_key=keys[1]) == ["created", "status_changed"]
     assert [event.session_key for event in manager.events(kind="created", limit=2)] == keys[2:]
+    both = manager.events(kind={EventKind.CREATED, "status_changed"})
+    assert both == [event for event in manager.events() if event.event in ("created", "status_changed")]
+    assert manager.events(kind=["created"]) == manager.events(kind="created")
+    assert manager.events(kind=[]) == []
     first = manager.events(after_id=0, limit=3)
     assert [event.session_key for event in first] == keys[:3]
     assert [event.session_key for event in manager.events(after_id=first[-1].id)] == [keys[3], keys[1]]

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
 
 import pytest
 
 from sessions_db import (
+    IdempotencyConflict,
     InvalidInput,
     Message,
     NewMessage,
@@ -296,10 +299,59 @@ def test_second_append_with_an_idempotency_key_returns_the_first_message(manager
     first = manager.add_message(key, "tool", "result", tool_name="search", metadata={"a": 1}, idempotency_key="call-1")
     manager.send_message(key, "between")
 
-    second = manager.add_message(key, "tool", "another", idempotency_key="call-1")
+    second = manager.add_message(key, "tool", "result", tool_name="search", metadata={"a": 1}, idempotency_key="call-1")
 
     assert second == first
     assert contents(manager.history(key, include_tools=True)) == ["result", "between"]
+
+
+REPEATED = NewMessage("tool", "result", "search", {"a": 1, "b": [{"c": None}]}, "call-1")
+
+
+@pytest.mark.parametrize(
+    ("change", "differing"),
+    [
+        ({"content": "another"}, ("content",)),
+        ({"role": "assistant", "tool_name": None}, ("role", "tool_name")),
+        ({"metadata": None}, ("metadata",)),
+        ({"metadata": {"a": 1.0, "b": [{"c": None}]}}, ("metadata",)),
+        ({"metadata": {"a": True, "b": [{"c": None}]}}, ("metadata",)),
+    ],
+)
+def test_idempotency_key_that_comes_again_with_another_message_is_refused(
+    manager: SessionManager, key: str, change: dict[str, Any], differing: tuple[str, ...]
+) -> None:
+    other = replace(REPEATED, **change)
+    manager.add_messages(key, [REPEATED])
+    retained = manager.history(key, include_tools=True)
+
+    for call in (
+        lambda: manager.add_message(
+            key, other.role, other.content, tool_name=other.tool_name, metadata=other.metadata, idempotency_key="call-1"
+        ),
+        lambda: manager.add_messages(key, [NewMessage("user", "lost"), other]),
+        lambda: manager.add_messages(key, [NewMessage("user", "x", idempotency_key="new"), REPEATED, other]),
+    ):
+        with pytest.raises(IdempotencyConflict, match="'call-1'") as caught:
+            call()
+
+        assert vars(caught.value) == {"idempotency_key": "call-1", "session_key": key, "differing": differing}
+    assert manager.history(key, include_tools=True) == retained
+
+
+def test_idempotency_key_with_two_messages_in_one_batch_is_refused(manager: SessionManager, key: str) -> None:
+    with pytest.raises(IdempotencyConflict) as caught:
+        manager.add_messages(key, [NewMessage("user", text, idempotency_key="1") for text in ("a", "b")])
+
+    assert (caught.value.idempotency_key, caught.value.differing) == ("1", ("content",))
+    assert manager.history(key) == []
+
+
+def test_order_of_the_keys_in_metadata_makes_no_other_message(manager: SessionManager, key: str) -> None:
+    first = manager.add_message(key, "user", "Hello", metadata={"a": {"b": 1, "c": 2}, "d": 3}, idempotency_key="1")
+
+    again: dict[str, JsonValue] = {"d": 3, "a": {"c": 2, "b": 1}}
+    assert manager.add_message(key, "user", "Hello", metadata=again, idempotency_key="1") == first
 
 
 def test_idempotency_key_applies_to_its_session_only(manager: SessionManager, key: str) -> None:
@@ -326,9 +378,9 @@ def test_batch_stores_only_the_messages_that_are_new(manager: SessionManager, ke
         key,
         [
             NewMessage("user", "new", idempotency_key="2"),
-            NewMessage("user", "other text", idempotency_key="1"),
+            NewMessage("user", "known", idempotency_key="1"),
             NewMessage("user", "without"),
-            NewMessage("user", "repeated in the batch", idempotency_key="2"),
+            NewMessage("user", "new", idempotency_key="2"),
         ],
     )
 

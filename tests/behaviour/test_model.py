@@ -18,7 +18,7 @@ from tests.support.model import Model
 CAP = 4
 
 agents = st.sampled_from(["main", "helper", "it's 100% _ü"])
-labels = st.sampled_from(["research", "", "näme"])
+labels = st.sampled_from(["research", " ", "näme"])
 texts = st.text(st.characters(codec="utf-8", min_codepoint=1), max_size=8)
 kinds = st.sampled_from(SessionKind)
 statuses = st.sampled_from(SessionStatus)
@@ -30,7 +30,7 @@ new_messages = st.builds(
     st.none() | texts,
     st.none() | st.dictionaries(texts, st.integers() | texts, max_size=2),
     idempotency_keys,
-)
+) | st.sampled_from([NewMessage("user", "repeated", None, {"a": 1}, key) for key in "abc"])
 
 
 class Comparison(RuleBasedStateMachine):

@@ -8,11 +8,13 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import sessions_db
 from sessions_db import (
+    IdempotencyConflict,
     LabelInUse,
     Message,
     Role,
@@ -167,6 +169,52 @@ def test_repeated_spawn_with_an_idempotency_key_returns_the_first_session(manage
     by_label = manager.get_by_label("job")
     assert by_label is not None
     assert by_label.task == "Newer"
+
+
+@pytest.mark.parametrize("manager_setting", [{}, {"message_cap": 7, "archive_trimmed": True}])
+@pytest.mark.parametrize(
+    ("change", "differing"),
+    [
+        ({"task": "Another"}, ("task",)),
+        ({"label": None}, ("label",)),
+        ({"label": "other", "parent_key": None}, ("label", "parent_key")),
+        ({"metadata": {"a": "1"}}, ("metadata",)),
+    ],
+)
+def test_spawn_idempotency_key_that_comes_again_for_another_session_is_refused(
+    manager: SessionManager, manager_setting: dict[str, Any], change: dict[str, Any], differing: tuple[str, ...]
+) -> None:
+    parent = manager.get_or_create_main("main").key
+    job: dict[str, Any] = {"task": "Job", "label": "job", "parent_key": parent, "metadata": {"a": 1}}
+    first = manager.spawn_cron("main", **job, idempotency_key="job-42")
+    before = manager.list()
+
+    assert manager.spawn_cron("main", **job, **manager_setting, idempotency_key="job-42") == first
+    with pytest.raises(IdempotencyConflict, match="'job-42'") as caught:
+        manager.spawn_cron("main", **job | change, **manager_setting, idempotency_key="job-42")
+
+    assert vars(caught.value) == {"idempotency_key": "job-42", "session_key": first, "differing": differing}
+    assert manager.list() == before
+    assert manager.get_by_label("other") is None
+
+
+def test_threads_that_spawn_different_sessions_with_one_idempotency_key_make_one(manager: SessionManager) -> None:
+    barrier = threading.Barrier(8)
+    spawned: list[str] = []
+    refused: list[str] = []
+
+    def spawn(writer: int) -> None:
+        barrier.wait()
+        try:
+            spawned.append(manager.spawn_subagent("main", f"Job {writer}", idempotency_key="job-42"))
+        except IdempotencyConflict as conflict:
+            refused.append(conflict.session_key)
+
+    run_together([threading.Thread(target=spawn, args=(writer,)) for writer in range(8)])
+
+    (session,) = manager.list()
+    assert spawned == [session.key]
+    assert refused == [session.key] * 7
 
 
 def test_spawn_idempotency_key_applies_to_its_agent_and_kind_only(manager: SessionManager) -> None:
@@ -374,6 +422,10 @@ def test_list_filters(manager: SessionManager) -> None:
     assert keys(parent_key=main) == {sub, cron}
     assert keys(status="completed") == {sub}
     assert keys(status="completed", active_only=True) == set()
+    assert keys(status=["completed", SessionStatus.TIMEOUT]) == {sub}
+    assert keys(status={"completed", "active"}) == keys()
+    assert keys(status={"completed", "active"}, active_only=True) == keys(active_only=True)
+    assert keys(status=[]) == set()
     assert keys(["cron"], True, agent_id="other", parent_key=main, status=SessionStatus.ACTIVE) == {cron}
 
 

@@ -10,6 +10,7 @@ import pytest
 import sqlalchemy as sa
 
 from sessions_db import (
+    IdempotencyConflict,
     InvalidInput,
     LabelInUse,
     ManagerClosed,
@@ -67,8 +68,10 @@ def test_idempotent_append_works_in_a_block(manager: SessionManager) -> None:
     key = manager.spawn_subagent("main", "Test")
     with manager.transaction() as tx:
         first = tx.add_message(key, "user", "once", idempotency_key="1")
-        assert tx.add_message(key, "user", "again", idempotency_key="1") == first
-        assert tx.add_messages(key, [NewMessage("user", "again", idempotency_key="1")]) == [first]
+        assert tx.add_message(key, "user", "once", idempotency_key="1") == first
+        assert tx.add_messages(key, [NewMessage("user", "once", idempotency_key="1")]) == [first]
+        with pytest.raises(IdempotencyConflict):
+            tx.add_messages(key, [NewMessage("user", "lost"), NewMessage("user", "again", idempotency_key="1")])
         tx.send_message(key, "twice")
 
     history = manager.history(key)

@@ -29,6 +29,7 @@ from hypothesis import strategies as st
 
 from sessions_db import (
     DatabaseUnavailable,
+    IdempotencyConflict,
     InvalidInput,
     LabelConflict,
     LabelInUse,
@@ -383,7 +384,7 @@ STORED = {
     "tool_name": ("messages", "tool_name"),
 }
 
-EXPECTED = (InvalidInput, SessionNotFound, SessionNotActive, LabelInUse)
+EXPECTED = (InvalidInput, SessionNotFound, SessionNotActive, LabelInUse, IdempotencyConflict)
 
 
 def usual(operation: str, argument: str) -> dict[str, object]:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 
 from sessions_db import (
+    IdempotencyConflict,
     InvalidInput,
     LabelInUse,
     Message,
@@ -65,6 +66,10 @@ class Record:
             last_activity_ms=self.last_activity_ms,
             end_reason=self.end_reason,
         )
+
+
+# What must be the same where an idempotency key comes again.
+_COMPARED = ("role", "content", "tool_name", "metadata")
 
 
 class Model:
@@ -150,6 +155,13 @@ class Model:
         record = self._record(key)
         # The whole batch is looked up before any of it is stored, and so before any of it trims.
         known = dict(record.by_idempotency_key)
+        said: dict[str, Message | NewMessage] = {**known}
+        for new in batch:
+            if new.idempotency_key is not None:
+                first = said.setdefault(new.idempotency_key, new)
+                differing = [name for name in _COMPARED if getattr(first, name) != getattr(new, name)]
+                if differing:
+                    raise IdempotencyConflict(new.idempotency_key, key, tuple(differing))
         stored = []
         for new in batch:
             if new.idempotency_key is None:
