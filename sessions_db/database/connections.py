@@ -156,7 +156,8 @@ class Connections:
             conn.close()
 
     def _give_back(self, conn: Connection, idle: list[Connection], *, lent: bool, completed: bool) -> None:
-        self._held.discard(conn)
+        if lent or not self._owned:
+            self._held.discard(conn)
         if not (completed or conn.closed or conn.invalidated or BACKENDS[conn.dialect.name].is_idle(conn)):
             # An exception interrupted a statement, and the next one would meet what is left of it.
             conn.invalidate()

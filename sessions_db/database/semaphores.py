@@ -164,8 +164,11 @@ class UnfairSemaphore(Semaphore):
 
     def acquire(self, *, timeout: float) -> Token | None:
         """A token, or None if none was free within that many seconds."""
-        with suppress(Empty):
+        # Not `suppress`, which is a context manager in Python: this is on the way of every append to SQLite.
+        try:
             return self._free.get_nowait()
+        except Empty:
+            pass
         try:
             self._waiters.append(None)
             with suppress(Empty):
