@@ -55,6 +55,7 @@ class Connections:
     def __init__(self, engine: Engine, *, owned: bool) -> None:
         self.engine = engine
         self.closed = False
+        self._backend = BACKENDS[engine.dialect.name]
         self._owned = owned
         self._idle: list[Connection] = []
         self._renew_locks()
@@ -74,7 +75,7 @@ class Connections:
         # SQLite has one writer at a time; others sleep and retry. With 64 threads, an in-process lock lowered the 99th
         # percentile of an append from 520 to 94 ms. The lock is not fair: in order of arrival, throughput was up to a
         # third lower (synchronous=NORMAL, measured once with `benchmarks`, section concurrency).
-        has_one_writer = BACKENDS[self.engine.dialect.name].file(self.engine) is not None
+        has_one_writer = self._backend.file(self.engine) is not None
         self._write_lock = UnfairSemaphore(1) if has_one_writer else None
         self._held: weakref.WeakSet[Connection] = weakref.WeakSet()
 
@@ -146,10 +147,9 @@ class Connections:
         )
 
     def _take(self, idle: list[Connection], connect: Callable[[], Connection]) -> Connection:
-        backend = BACKENDS[self.engine.dialect.name]
         while True:
             conn = _newest(idle) or connect()
-            if not backend.is_usable(conn):
+            if not self._backend.is_usable(conn):
                 conn.invalidate()
             elif logs_as_its_engine(conn):
                 return conn
@@ -158,7 +158,7 @@ class Connections:
     def _give_back(self, conn: Connection, idle: list[Connection], *, lent: bool, completed: bool) -> None:
         if lent or not self._owned:
             self._held.discard(conn)
-        if not (completed or conn.closed or conn.invalidated or BACKENDS[conn.dialect.name].is_idle(conn)):
+        if not (completed or conn.closed or conn.invalidated or self._backend.is_idle(conn)):
             # An exception interrupted a statement, and the next one would meet what is left of it.
             conn.invalidate()
         if not self._owned or lent or conn.invalidated:
@@ -192,7 +192,7 @@ class Connections:
             self.engine.dispose()
 
     def _begin_in_child(self) -> None:
-        if not BACKENDS[self.engine.dialect.name].is_in_memory(self.engine.url):
+        if not self._backend.is_in_memory(self.engine.url):
             keep_inherited(self._idle)
             self._idle = []
         # Another thread of the parent process may have held one.
