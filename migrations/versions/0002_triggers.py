@@ -228,32 +228,36 @@ FOR EACH {each}{condition} EXECUTE FUNCTION {trigger}()""",
 POSTGRESQL = {
     "messages_append": (
         f"""\
-CREATE FUNCTION messages_append() RETURNS trigger LANGUAGE plpgsql AS $$
+CREATE FUNCTION messages_append() RETURNS trigger LANGUAGE plpgsql
+SET enable_hashjoin = off SET enable_mergejoin = off SET enable_seqscan = off AS $$
 DECLARE
-  batch record;
-  session record;
+  counted bigint;
 BEGIN
-  FOR batch IN
+  UPDATE sessions
+  SET last_seq = batch.last_seq, last_activity_ms = greatest(last_activity_ms, batch.newest_ms)
+  FROM (
     SELECT session_key, min(seq) AS first_seq, max(seq) AS last_seq, count(*) AS size, max(timestamp_ms) AS newest_ms
     FROM appended GROUP BY session_key ORDER BY session_key
-  LOOP
-    UPDATE sessions
-    SET last_seq = batch.last_seq, last_activity_ms = greatest(last_activity_ms, batch.newest_ms)
-    WHERE key = batch.session_key
-      AND last_seq = batch.first_seq - 1
-      AND batch.last_seq - batch.first_seq + 1 = batch.size
-    RETURNING message_cap, archive_trimmed INTO session;
-    IF NOT FOUND THEN
-      RAISE EXCEPTION 'messages_append: seq must go on from the last_seq of an existing session'
-        USING ERRCODE = 'integrity_constraint_violation';
-    END IF;
-    IF session.archive_trimmed = 1 THEN
-      INSERT INTO archived_messages ({MESSAGE}, archived_ms)
-      SELECT {MESSAGE}, {POSTGRESQL_NOW} FROM messages
-      WHERE session_key = batch.session_key AND seq <= batch.last_seq - session.message_cap;
-    END IF;
-    DELETE FROM messages WHERE session_key = batch.session_key AND seq <= batch.last_seq - session.message_cap;
-  END LOOP;
+  ) AS batch
+  WHERE key = batch.session_key
+    AND sessions.last_seq = batch.first_seq - 1
+    AND batch.last_seq - batch.first_seq + 1 = batch.size;
+  GET DIAGNOSTICS counted = ROW_COUNT;
+  IF counted <> (SELECT count(DISTINCT session_key) FROM appended) THEN
+    RAISE EXCEPTION 'messages_append: seq must go on from the last_seq of an existing session'
+      USING ERRCODE = 'integrity_constraint_violation';
+  END IF;
+  IF EXISTS (
+    SELECT 1 FROM sessions WHERE archive_trimmed = 1 AND key IN (SELECT session_key FROM appended)
+  ) THEN
+    INSERT INTO archived_messages ({MESSAGE}, archived_ms)
+    SELECT {MESSAGE}, {POSTGRESQL_NOW} FROM messages JOIN (
+      SELECT key, last_seq - message_cap AS trimmed FROM sessions
+      WHERE archive_trimmed = 1 AND key IN (SELECT session_key FROM appended)
+    ) AS archiving ON session_key = key AND seq <= trimmed;
+  END IF;
+  DELETE FROM messages USING sessions
+  WHERE key IN (SELECT session_key FROM appended) AND session_key = key AND seq <= last_seq - message_cap;
   RETURN NULL;
 END
 $$""",

@@ -48,36 +48,42 @@ FOR EACH {each}{condition} EXECUTE FUNCTION {trigger}()"""
 
 
 TRIGGERS: Final = {
-    # One counter update and one delete for each session in the statement, however many messages it adds. The loop goes
-    # by key, so that two statements over the same sessions lock them in the same order. Each statement of a function
-    # takes a new snapshot: a writer that waited behind a large batch trims that batch too.
+    # One statement each for the counters, the archive and the trim query, however many sessions and messages there are.
+    # Each statement of a function takes a new snapshot: a writer that waited behind a large batch trims that batch too.
+    # Sessions are updated in the order of their keys, so that two statements over the same sessions never deadlock. The
+    # settings keep that order, and reading the whole table of messages from ever being the plan: the planner doesn't
+    # know how few rows `appended` has when it reuses a plan.
     "messages_append": f"""\
-CREATE FUNCTION messages_append() RETURNS trigger LANGUAGE plpgsql AS $$
+CREATE FUNCTION messages_append() RETURNS trigger LANGUAGE plpgsql
+SET enable_hashjoin = off SET enable_mergejoin = off SET enable_seqscan = off AS $$
 DECLARE
-  batch record;
-  session record;
+  counted bigint;
 BEGIN
-  FOR batch IN
+  UPDATE sessions
+  SET last_seq = batch.last_seq, last_activity_ms = greatest(last_activity_ms, batch.newest_ms)
+  FROM (
     SELECT session_key, min(seq) AS first_seq, max(seq) AS last_seq, count(*) AS size, max(timestamp_ms) AS newest_ms
     FROM appended GROUP BY session_key ORDER BY session_key
-  LOOP
-    UPDATE sessions
-    SET last_seq = batch.last_seq, last_activity_ms = greatest(last_activity_ms, batch.newest_ms)
-    WHERE key = batch.session_key
-      AND last_seq = batch.first_seq - 1
-      AND batch.last_seq - batch.first_seq + 1 = batch.size
-    RETURNING message_cap, archive_trimmed INTO session;
-    IF NOT FOUND THEN
-      RAISE EXCEPTION 'messages_append: seq must go on from the last_seq of an existing session'
-        USING ERRCODE = 'integrity_constraint_violation';
-    END IF;
-    IF session.archive_trimmed = 1 THEN
-      INSERT INTO archived_messages ({_MESSAGE}, archived_ms)
-      SELECT {_MESSAGE}, {_NOW} FROM messages
-      WHERE session_key = batch.session_key AND seq <= batch.last_seq - session.message_cap;
-    END IF;
-    DELETE FROM messages WHERE session_key = batch.session_key AND seq <= batch.last_seq - session.message_cap;
-  END LOOP;
+  ) AS batch
+  WHERE key = batch.session_key
+    AND sessions.last_seq = batch.first_seq - 1
+    AND batch.last_seq - batch.first_seq + 1 = batch.size;
+  GET DIAGNOSTICS counted = ROW_COUNT;
+  IF counted <> (SELECT count(DISTINCT session_key) FROM appended) THEN
+    RAISE EXCEPTION 'messages_append: seq must go on from the last_seq of an existing session'
+      USING ERRCODE = 'integrity_constraint_violation';
+  END IF;
+  IF EXISTS (
+    SELECT 1 FROM sessions WHERE archive_trimmed = 1 AND key IN (SELECT session_key FROM appended)
+  ) THEN
+    INSERT INTO archived_messages ({_MESSAGE}, archived_ms)
+    SELECT {_MESSAGE}, {_NOW} FROM messages JOIN (
+      SELECT key, last_seq - message_cap AS trimmed FROM sessions
+      WHERE archive_trimmed = 1 AND key IN (SELECT session_key FROM appended)
+    ) AS archiving ON session_key = key AND seq <= trimmed;
+  END IF;
+  DELETE FROM messages USING sessions
+  WHERE key IN (SELECT session_key FROM appended) AND session_key = key AND seq <= last_seq - message_cap;
   RETURN NULL;
 END
 $$;
@@ -211,8 +217,9 @@ SELECT t.tgname, c.relname, CASE WHEN t.tgenabled IN ('O', 'A') THEN '' ELSE 'di
     CASE WHEN p.pronamespace <> c.relnamespace THEN 'of another schema' END,
     'LANGUAGE ' || l.lanname,
     CASE WHEN p.prosecdef THEN 'SECURITY DEFINER' END,
-    CASE WHEN p.proconfig = ARRAY['search_path=' || quote_ident(n.nspname) || ', pg_temp'] THEN 'SET search_path'
-      ELSE p.proconfig::text END
+    'SET ' || replace(
+      array_to_string(p.proconfig, ' SET '), 'search_path=' || quote_ident(n.nspname) || ', pg_temp', 'search_path'
+    )
   ),
   p.prosrc
 FROM pg_trigger AS t
@@ -238,10 +245,11 @@ def stored(statements: str) -> Iterator[tuple[str, str, str, str]]:
     other meaning with other parentheses.
     """
     create_function, text, create_triggers = statements.split("$$", 2)
+    settings = [f"SET {name}={value}" for name, value in re.findall(r"SET (\w+) = (\w+)", create_function)]
     function = [
         option
-        for option in ("LANGUAGE plpgsql", "SECURITY DEFINER", "SET search_path")
-        if option in create_function + create_triggers
+        for option in ("LANGUAGE plpgsql", "SECURITY DEFINER", *settings, "SET search_path")
+        if option in create_function + create_triggers or option in settings
     ]
     for definition, name, table in re.findall(
         r"(CREATE TRIGGER (\w+) .*? ON (\w+).*?\sEXECUTE FUNCTION \w+\(\))", create_triggers, re.DOTALL
