@@ -44,3 +44,9 @@ MAX_POOL_SIZE: Final = 10_000
 
 SWEEP_BATCH: Final = 500
 """How many sessions one statement of `prune` or `timeout_idle` changes, so that locks are held for milliseconds."""
+
+MAX_GROUP_MESSAGES: Final = 256
+"""The most messages that one statement of a group commit stores, unless a single caller appends more."""
+
+MAX_GROUP_LENGTH: Final = 256 * 1024
+"""The most characters of these messages, as JSON."""

@@ -4,25 +4,25 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
-from functools import partial
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from types import TracebackType
 from typing import Any, ParamSpec, Self, TypeVar
 
-from sqlalchemy import URL, Connection, Engine, exc
+from sqlalchemy import URL, Engine, exc
 
 from sessions_db import validation
-from sessions_db.database import BACKENDS, EngineOptions
+from sessions_db.calls import Calls
+from sessions_db.database import EngineOptions
 from sessions_db.database import migrate as migrations
-from sessions_db.database.connections import Connections, PoolStatus
+from sessions_db.database.connections import PoolStatus
 from sessions_db.database.engine import adopt, open_engine
-from sessions_db.database.retry import Retry, RetryBudget
-from sessions_db.database.transactions import transaction
 from sessions_db.database.urls import shown
-from sessions_db.errors import InvalidInput, ReadOnly, SessionsError, Shown
+from sessions_db.errors import InvalidInput, SessionsError, Shown
+from sessions_db.group_commit.storing import GroupCommit
 from sessions_db.limits import DEFAULT_MESSAGE_CAP
-from sessions_db.operations.acting import acting_as, take_back_names
-from sessions_db.operations.operation import Needs, Operation
+from sessions_db.models import Message
+from sessions_db.operations.appending_together import Append
+from sessions_db.operations.operation import Operation
 from sessions_db.store import SessionStore
 from sessions_db.transaction import Transaction
 
@@ -77,17 +77,22 @@ class SessionManager(SessionStore):
             raise InvalidInput("migrate", "must be False where read_only is True", migrate)
         if synchronous not in ("FULL", "NORMAL"):
             raise InvalidInput("synchronous", "must be 'FULL' or 'NORMAL'", synchronous)
-        self._retry_budget_s = validation.seconds("retry_budget_s", retry_budget_s)
         options = EngineOptions(
             synchronous=synchronous,
-            retry_budget_s=self._retry_budget_s,
+            retry_budget_s=validation.seconds("retry_budget_s", retry_budget_s),
             pool_size=validation.pool_size(pool_size),
             read_only=read_only,
         )
-        self._owns_engine = isinstance(database, str | URL)
         self._engine = open_engine(database, options) if isinstance(database, str | URL) else adopt(database)
-        self._backend = BACKENDS[self._engine.dialect.name]
-        self._connections = Connections(self._engine, owned=self._owns_engine)
+        self._calls = Calls(
+            self._engine,
+            owned=isinstance(database, str | URL),
+            actor=self._actor,
+            read_only=read_only,
+            retry_budget_s=options.retry_budget_s,
+        )
+        self._connections = self._calls.connections
+        self._group_commit = GroupCommit(self._calls)
         try:
             self._found_revision = self._ensure_schema(migrate)
         except BaseException:
@@ -158,12 +163,12 @@ class SessionManager(SessionStore):
 
     @contextmanager
     def _block(self, *, read_only: bool) -> Iterator[Transaction]:
-        retry = self._retry()
+        retry = self._calls.retry()
         raised: BaseException | None = None
         try:
             with ExitStack() as stack:
-                conn = stack.enter_context(self._connection(retry, writing=not read_only, lent=True))
-                retry.run(lambda: stack.enter_context(self._begun(conn, read_only=read_only)))
+                conn = stack.enter_context(self._calls.connection(retry, writing=not read_only, lent=True))
+                retry.run(lambda: stack.enter_context(self._calls.begun(conn, read_only=read_only)))
                 retry.sent = not read_only
                 tx = Transaction(
                     conn,
@@ -189,48 +194,13 @@ class SessionManager(SessionStore):
             raised = None
 
     def _run(self, operation: Operation[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
-        needs = operation.needs
-        writing = not needs.is_reading
-        if self._read_only and writing:
-            raise ReadOnly
-        retry = self._retry()
-        in_transaction = needs in (Needs.SNAPSHOT, Needs.TRANSACTION) or (
-            needs is Needs.LOGGED_STATEMENT and self._actor is not None
-        )
+        return self._calls.run(operation, *args, **kwargs)
 
-        def attempt() -> _T:
-            with self._connection(retry, writing=writing) as conn:
-                if in_transaction:
-                    with self._begun(conn, read_only=not writing):
-                        retry.sent = writing
-                        return operation.function(conn, *args, **kwargs)
-                retry.sent = writing
-                if needs is Needs.LOGGED_STATEMENT:
-                    take_back_names(conn)
-                result = operation.function(conn, *args, **kwargs)
-                if not self._owns_engine:
-                    # The caller's engine may begin transactions by itself.
-                    conn.commit()
-                return result
-
-        return retry.run(attempt)
-
-    @contextmanager
-    def _begun(self, conn: Connection, *, read_only: bool) -> Iterator[None]:
-        with transaction(conn, read_only=read_only), nullcontext() if read_only else acting_as(conn, self._actor):
-            yield
-
-    def _connection(self, retry: Retry, *, writing: bool, lent: bool = False) -> AbstractContextManager[Connection]:
-        connect = partial(retry.connect, self._engine.connect)
-        return self._connections.use(retry.budget, connect, writing=writing, lent=lent)
-
-    def _retry(self) -> Retry:
-        longest_wait_s = self._backend.longest_wait_s if self._owns_engine else 1.0
-        budget = RetryBudget(self._retry_budget_s, longest_wait_s=longest_wait_s)
-        return Retry(self._backend, budget, password=self._engine.url.password)
+    def _append(self, new: Append) -> list[Message]:
+        return self._group_commit.append(new)
 
     def _ensure_schema(self, migrate: bool) -> str | None:
-        retry = self._retry()
+        retry = self._calls.retry()
         try:
             retry.connect(self._engine.connect).close()
         except SessionsError:

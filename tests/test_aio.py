@@ -26,7 +26,7 @@ from sessions_db import (
     StoredSession,
     Transaction,
 )
-from sessions_db.aio import _READING
+from sessions_db.aio.store import READING
 from sessions_db.store import SessionStore
 from tests.support.client import PlainClient
 from tests.support.clock import ms
@@ -339,7 +339,7 @@ def test_forked_child_and_its_parent_keep_working(url: str) -> None:
 
 
 def test_reading_methods_are_those_that_a_read_only_manager_has(url: str) -> None:
-    reading = {method.__name__ for method in _READING}
+    reading = {method.__name__ for method in READING}
     arguments = {"key": "agent:main:main", "label": "l", "agent_id": "main", "task": "t", "role": "user"} | {
         "message": "m", "content": "c", "messages": [], "older_than": ms(1), "session": exported(url)
     }  # fmt: skip

@@ -50,6 +50,9 @@ class Backend(ABC):
     longest_wait_s: ClassVar[float]
     """The longest wait between two attempts."""
 
+    groups_at_once: ClassVar[int]
+    """How many groups of appends a manager stores at the same time."""
+
     database_bytes: ClassVar[TextClause]
     """The query for the size of the database, in bytes."""
 

@@ -96,6 +96,7 @@ class PostgreSQL(Backend):
     driver = "psycopg"
     is_on_a_server = True
     longest_wait_s = 1.0
+    groups_at_once = 2
     database_bytes = text("SELECT pg_database_size(current_database())")
     checks = _CHECKS
 

@@ -106,10 +106,7 @@ class Retry:
             try:
                 result = attempt()
             except exc.SQLAlchemyError as error:
-                # A connection that was cut while idle is only noticed by the next call that uses it.
-                again = isinstance(error, exc.DBAPIError) and (
-                    is_safe(error) or (error.connection_invalidated and not self.sent)
-                )
+                again = isinstance(error, exc.DBAPIError) and self._may_repeat(error, is_safe)
                 if not (again and self.budget.wait()):
                     raise self.translated(error) from error
                 failure = self._first_line(error)
@@ -117,6 +114,14 @@ class Retry:
                 if failure is not None:
                     _log.info("Succeeded after %.3f s and a retry: %s", self.budget.spent_s, failure)
                 return result
+
+    def may_repeat(self, error: exc.DBAPIError) -> bool:
+        """Whether what was sent is known to have been rolled back."""
+        return self._may_repeat(error, self._backend.is_rolled_back)
+
+    def _may_repeat(self, error: exc.DBAPIError, is_safe: Callable[[exc.DBAPIError], bool]) -> bool:
+        # A connection that was cut while idle is only noticed by the next call that uses it.
+        return is_safe(error) or (error.connection_invalidated and not self.sent)
 
     def translated(self, error: exc.SQLAlchemyError) -> BaseException:
         """The library's error for `error`; the caller raises it `from` the original."""

@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from queue import Empty, SimpleQueue
-from typing import Final, TypeVar
+from typing import Final, Protocol, TypeVar
 
 _T = TypeVar("_T")
 
@@ -77,6 +77,13 @@ class Semaphore(ABC):
     def _put(self, token: Token) -> None: ...
 
 
+class Waiter(Protocol):
+    """Whoever waits for a token."""
+
+    def put(self, token: Token, /) -> None:
+        """Take the token that is granted."""
+
+
 class FairSemaphore(Semaphore):
     """First come, first served.
 
@@ -88,7 +95,7 @@ class FairSemaphore(Semaphore):
 
     def __init__(self, size: int) -> None:
         self._free: deque[Token] = deque()
-        self._waiters: deque[SimpleQueue[Token]] = deque()
+        self._waiters: deque[Waiter] = deque()
         super().__init__(size)
 
     @property
@@ -101,14 +108,22 @@ class FairSemaphore(Semaphore):
         """How many threads wait for a token."""
         return len(self._waiters)
 
+    def try_acquire(self) -> Token | None:
+        """A token, or None if none is free or others wait for one."""
+        return None if self._waiters else _first(self._free)
+
+    def enter(self, waiter: Waiter) -> None:
+        """Have the waiter wait for its turn."""
+        self._waiters.append(waiter)
+        self._match()
+
     def acquire(self, *, timeout: float) -> Token | None:
         """A token, or None if none was free within that many seconds."""
-        if not self._waiters and (token := _first(self._free)) is not None:
+        if (token := self.try_acquire()) is not None:
             return token
         granted: SimpleQueue[Token] = SimpleQueue()
         try:
-            self._waiters.append(granted)
-            self._match()
+            self.enter(granted)
             with suppress(Empty):
                 return granted.get(timeout=timeout)
             return self._withdraw(granted)

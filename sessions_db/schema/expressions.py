@@ -62,13 +62,13 @@ class JsonRows(NamedTuple):
     value: Callable[[int], ColumnElement[Any]]
 
 
-def json_rows(dialect: str, parameter: str) -> JsonRows:
+def json_rows(dialect: str, parameter: str, *, name: str = "batch") -> JsonRows:
     """The rows of the JSON array of arrays that this parameter holds as text."""
     if dialect == "postgresql":
         array = func.json_array_elements(bindparam(parameter, type_=Json))
-        rows = array.table_valued("value", with_ordinality="number").render_derived(name="batch")
+        rows = array.table_valued("value", with_ordinality="number").render_derived(name=name)
         return JsonRows(rows, rows.c.number, lambda position: func.json_extract_path_text(rows.c.value, str(position)))
-    rows = func.json_each(bindparam(parameter, type_=Text)).table_valued("key", "value", name="batch")
+    rows = func.json_each(bindparam(parameter, type_=Text)).table_valued("key", "value", name=name)
     return JsonRows(rows, rows.c.key + 1, lambda position: func.json_extract(rows.c.value, f"$[{position}]"))
 
 

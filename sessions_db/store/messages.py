@@ -10,6 +10,7 @@ from sessions_db.errors import InvalidInput
 from sessions_db.models import Archive, Message, NewMessage
 from sessions_db.operations import appending
 from sessions_db.operations import history as reading
+from sessions_db.operations.appending_together import Append
 from sessions_db.store.runner import Runner
 from sessions_db.validation import JsonValue
 
@@ -40,7 +41,8 @@ class Messages(Runner):
             SessionNotActive: it has ended.
         """
         new = NewMessage(Role.USER, validation.text("message", message))
-        return self._run(appending.append, validation.text("key", key), new, active_only=True)
+        (stored,) = self._append(Append(validation.text("key", key), [new], active_only=True))
+        return stored
 
     def add_message(
         self,
@@ -68,7 +70,8 @@ class Messages(Runner):
             IdempotencyConflict: the message with this key has another role, content, tool name or metadata.
         """
         new = NewMessage(role, content, tool_name, metadata, idempotency_key)
-        return self._run(appending.append, validation.text("key", key), new)
+        (stored,) = self._append(Append(validation.text("key", key), [new]))
+        return stored
 
     def add_messages(self, key: str, messages: Iterable[NewMessage]) -> list[Message]:
         """The messages, in order: all stored or none, however many (up to 1,000,000,000 bytes together, as JSON).
@@ -82,7 +85,7 @@ class Messages(Runner):
         batch = _batch(messages)
         if any(new.idempotency_key is not None for new in batch):
             return self._run(appending.append_many_once, validation.text("key", key), batch)
-        return self._run(appending.append_many, validation.text("key", key), batch)
+        return self._append(Append(validation.text("key", key), batch))
 
     def archived(self, key: str, limit: int | None = None) -> list[Message] | None:
         """The newest archived messages, oldest first, or None if there is no such session.

@@ -6,6 +6,9 @@ from abc import ABC, abstractmethod
 from typing import ParamSpec, TypeVar
 
 from sessions_db import validation
+from sessions_db.models import Message
+from sessions_db.operations.appending import append
+from sessions_db.operations.appending_together import Append
 from sessions_db.operations.operation import Operation
 
 _P = ParamSpec("_P")
@@ -22,3 +25,6 @@ class Runner(ABC):
 
     @abstractmethod
     def _run(self, operation: Operation[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T: ...
+
+    def _append(self, new: Append) -> list[Message]:
+        return self._run(append, new)

@@ -20,7 +20,7 @@ from sessions_db import (
     SessionNotFound,
     SessionStatus,
 )
-from sessions_db.operations import appending
+from sessions_db.operations import appending_together
 from sessions_db.validation import JsonValue
 from tests.support.client import PlainClient
 from tests.support.clock import Clock
@@ -265,7 +265,7 @@ def test_batch_may_hold_10_000_messages(manager: SessionManager, key: str) -> No
 def test_batch_that_no_statement_can_hold_is_refused_and_stores_nothing(
     manager: SessionManager, key: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(appending, "MAX_BATCH_BYTES", 1_000)
+    monkeypatch.setattr(appending_together, "MAX_BATCH_BYTES", 1_000)
 
     with pytest.raises(InvalidInput, match="messages must be at most 1000 bytes together"):
         manager.add_messages(key, [NewMessage("user", "é" * 100)] * 10)

@@ -1,117 +1,34 @@
-"""`AsyncSessionManager`: the same operations, awaitable, run on the manager's own threads.
-
-There is only one implementation, the synchronous one. The connection pool bounds concurrency either way, so a thread
-for each connection costs nothing, and it works on any event loop.
-"""
+"""`AsyncSessionManager`: opens a manager, and runs its operations on threads."""
 
 from __future__ import annotations
 
-import asyncio
 import inspect
 import threading
 import time
 import warnings
-from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Callable, Coroutine
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import AbstractAsyncContextManager, AbstractContextManager, ExitStack, asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractAsyncContextManager, AbstractContextManager, ExitStack, asynccontextmanager
 from functools import partial, wraps
 from types import TracebackType
-from typing import Any, Concatenate, ParamSpec, Self, TypeVar
+from typing import Any, Concatenate, ParamSpec, Self, TypeVar, cast
 
 from sessions_db import validation
+from sessions_db.aio.appends import Appends, Checked, Checking
+from sessions_db.aio.store import APPENDING, READING, AsyncSessionStore, AsyncTransaction
+from sessions_db.aio.threads import called, outcome
 from sessions_db.database.connections import PoolStatus
 from sessions_db.database.fork import in_child
 from sessions_db.database.retry import begun_at
-from sessions_db.errors import ManagerClosed, TransactionOver
+from sessions_db.errors import ManagerClosed
 from sessions_db.manager import SessionManager
+from sessions_db.models import Message
+from sessions_db.operations.appending_together import Append
 from sessions_db.store import SessionStore
 from sessions_db.transaction import Transaction
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
-
-
-def _awaitable(
-    method: Callable[Concatenate[SessionStore, _P], _T],
-) -> Callable[Concatenate[AsyncSessionStore, _P], Coroutine[Any, Any, _T]]:
-    """The method as a coroutine function, with its parameters, types and docstring."""
-
-    @wraps(method)
-    async def call(self: AsyncSessionStore, /, *args: _P.args, **kwargs: _P.kwargs) -> _T:
-        return await self._call(method, *args, **kwargs)
-
-    return call
-
-
-class AsyncSessionStore(ABC):
-    """The operations that `AsyncSessionManager` and `AsyncTransaction` share.
-
-    A call that is cancelled before it has begun does nothing. One that has begun finishes before `CancelledError` is
-    raised: nothing keeps running in the background.
-    """
-
-    @abstractmethod
-    async def _call(
-        self, method: Callable[Concatenate[SessionStore, _P], _T], *args: _P.args, **kwargs: _P.kwargs
-    ) -> _T: ...
-
-    get_or_create_main = _awaitable(SessionStore.get_or_create_main)
-    spawn_subagent = _awaitable(SessionStore.spawn_subagent)
-    spawn_cron = _awaitable(SessionStore.spawn_cron)
-    get = _awaitable(SessionStore.get)
-    get_by_label = _awaitable(SessionStore.get_by_label)
-    list = _awaitable(SessionStore.list)
-    children = _awaitable(SessionStore.children)
-    count_sessions = _awaitable(SessionStore.count_sessions)
-    descendants = _awaitable(SessionStore.descendants)
-    history = _awaitable(SessionStore.history)
-    send_message = _awaitable(SessionStore.send_message)
-    add_message = _awaitable(SessionStore.add_message)
-    add_messages = _awaitable(SessionStore.add_messages)
-    archived = _awaitable(SessionStore.archived)
-    archives = _awaitable(SessionStore.archives)
-    complete_session = _awaitable(SessionStore.complete_session)
-    error_session = _awaitable(SessionStore.error_session)
-    timeout_session = _awaitable(SessionStore.timeout_session)
-    stop_session = _awaitable(SessionStore.stop_session)
-    reopen_session = _awaitable(SessionStore.reopen_session)
-    timeout_idle = _awaitable(SessionStore.timeout_idle)
-    delete_session = _awaitable(SessionStore.delete_session)
-    prune = _awaitable(SessionStore.prune)
-    events = _awaitable(SessionStore.events)
-    seal_log = _awaitable(SessionStore.seal_log)
-    verify_log = _awaitable(SessionStore.verify_log)
-    statistics = _awaitable(SessionStore.statistics)
-    export_sessions = _awaitable(SessionStore.export_sessions)
-    import_session = _awaitable(SessionStore.import_session)
-
-
-# The methods that wait for no writer. A test compares them with those of a read-only manager.
-_READING = frozenset(
-    getattr(SessionStore, name)
-    for name in (
-        *("get", "get_by_label", "list", "children", "count_sessions", "descendants", "history", "archived"),
-        *("archives", "events", "verify_log", "statistics", "export_sessions"),
-    )
-)
-
-
-class AsyncTransaction(AsyncSessionStore):
-    """The operations within one transaction; `AsyncSessionManager.transaction` and `snapshot` begin and end it."""
-
-    def __init__(self, transaction: Transaction, thread: ThreadPoolExecutor) -> None:
-        self._transaction = transaction
-        self._thread = thread
-
-    async def _call(
-        self, method: Callable[Concatenate[SessionStore, _P], _T], *args: _P.args, **kwargs: _P.kwargs
-    ) -> _T:
-        try:
-            future = self._thread.submit(_called, partial(method, self._transaction, *args, **kwargs))
-        except RuntimeError:  # the thread was shut down
-            raise TransactionOver from None
-        return await _outcome(future)
 
 
 def _parameters_of(
@@ -140,6 +57,7 @@ class AsyncSessionManager(AsyncSessionStore):
         self._pool_size = validation.pool_size(bound.arguments["pool_size"])
         self._manager: SessionManager | None = None
         self._closed = False
+        self._checking = Checking()
         self._start()
         in_child(self._begin_in_child)
 
@@ -148,6 +66,7 @@ class AsyncSessionManager(AsyncSessionStore):
         # Writers have threads of their own: while they wait for each other, readers need not.
         self._readers = ThreadPoolExecutor(self._pool_size, "sessions-db-reader")
         self._writers = ThreadPoolExecutor(self._pool_size, "sessions-db-writer")
+        self._appends = None if self._manager is None else Appends(self._manager, self._writers)
 
     async def __aenter__(self) -> Self:
         try:
@@ -189,10 +108,12 @@ class AsyncSessionManager(AsyncSessionStore):
             return
         self._closed = True
         with ThreadPoolExecutor(1) as thread:
-            await _outcome(thread.submit(self._close), skippable=False)
+            await outcome(thread.submit(self._close), skippable=False)
 
     def _close(self) -> None:
         self._readers.shutdown()
+        if self._appends is not None:
+            self._appends.close()
         self._writers.shutdown()
         if self._manager is not None:
             self._manager.close()
@@ -240,20 +161,41 @@ class AsyncSessionManager(AsyncSessionStore):
     async def _call(
         self, method: Callable[Concatenate[SessionStore, _P], _T], *args: _P.args, **kwargs: _P.kwargs
     ) -> _T:
-        threads = self._readers if method in _READING else self._writers
+        if method in APPENDING:
+            return cast(_T, await self._appended(method(self._checking, *args, **kwargs)))
+        threads = self._readers if method in READING else self._writers
         return await self._run(threads, lambda: method(self._opened(), *args, **kwargs))
+
+    async def _appended(self, checked: object) -> object:
+        match checked:
+            case Append() as new:
+                (message,) = await self._append(new)
+                return message
+            case [Append() as new]:
+                return await self._append(new)
+            case Checked(operation, args, kwargs):
+                return await self._run(self._writers, lambda: self._opened()._run(operation, *args, **kwargs))  # noqa: SLF001
+        raise AssertionError(checked)
+
+    async def _append(self, new: Append) -> list[Message]:
+        if self._appends is None:
+            await self._run(self._readers, self._opened)
+        if self._closed or self._appends is None:
+            raise ManagerClosed
+        return await self._appends.append(new)
 
     async def _run(self, threads: ThreadPoolExecutor, call: Callable[[], _T]) -> _T:
         try:
-            future = threads.submit(_called, begun_at(time.monotonic())(call))
+            future = threads.submit(called, begun_at(time.monotonic())(call))
         except RuntimeError:  # the threads were shut down
             raise ManagerClosed from None
-        return await _outcome(future)
+        return await outcome(future)
 
     def _opened(self) -> SessionManager:
         with self._opening:
             if self._manager is None:
                 self._manager = self._open()
+                self._appends = Appends(self._manager, self._writers)
             return self._manager
 
     def _begin_in_child(self) -> None:
@@ -265,32 +207,4 @@ class AsyncSessionManager(AsyncSessionStore):
 async def _leave(stack: ExitStack, thread: ThreadPoolExecutor, error: BaseException | None) -> None:
     # A contextmanager uses the traceback that the error itself carries.
     kind = None if error is None else type(error)
-    await _outcome(thread.submit(stack.__exit__, kind, error, None), skippable=False)
-
-
-def _called(call: Callable[[], _T]) -> _T:
-    """What the call returns.
-
-    An asyncio future can't hold a StopIteration, which the caller's callback or mapping may raise: the call would never
-    return. It becomes a RuntimeError, as in any coroutine (PEP 479).
-    """
-    try:
-        return call()
-    except StopIteration as error:
-        raise RuntimeError("the call raised StopIteration") from error
-
-
-async def _outcome(call: Future[_T], *, skippable: bool = True) -> _T:
-    """What the call returns or raises.
-
-    Cancelling drops a call that has not begun, if it is skippable, and waits for any other.
-    """
-    done = asyncio.wrap_future(call)
-    try:
-        return await asyncio.shield(done)
-    except asyncio.CancelledError:
-        if not (skippable and call.cancel()):
-            while not done.done():
-                with suppress(asyncio.CancelledError):
-                    await asyncio.wait([done])
-        raise
+    await outcome(thread.submit(stack.__exit__, kind, error, None), skippable=False)

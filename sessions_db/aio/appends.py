@@ -1,0 +1,168 @@
+"""Appends of tasks: while they wait for their turn, they occupy no thread."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from asyncio import AbstractEventLoop, Future, TimerHandle
+from collections import deque
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from typing import Any, NamedTuple, ParamSpec, TypeVar, cast
+from weakref import WeakKeyDictionary
+
+from sessions_db.database.semaphores import Token
+from sessions_db.errors import ManagerClosed
+from sessions_db.group_commit.lanes import Answer, Waiting
+from sessions_db.limits import DEFAULT_MESSAGE_CAP
+from sessions_db.manager import SessionManager
+from sessions_db.models import Message
+from sessions_db.operations.appending_together import Append
+from sessions_db.operations.operation import Operation
+from sessions_db.store import SessionStore
+
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
+
+
+class Checked(NamedTuple):
+    """A call whose arguments are checked, and which is still to be run."""
+
+    operation: Operation[Any, Any]
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+
+
+class Checking(SessionStore):
+    """Checks the arguments of a call, as every store does, and returns what is to be done."""
+
+    def __init__(self) -> None:
+        super().__init__(message_cap=DEFAULT_MESSAGE_CAP, archive_trimmed=False, actor=None)
+
+    def _run(self, operation: Operation[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
+        return cast(_T, Checked(operation, args, kwargs))
+
+    def _append(self, new: Append) -> list[Message]:
+        return cast(list[Message], [new])
+
+
+class Appends:
+    """The appends of an `AsyncSessionManager`.
+
+    Args:
+        manager: stores them.
+        writers: the threads for appends to sessions that others have locked.
+    """
+
+    def __init__(self, manager: SessionManager, writers: ThreadPoolExecutor) -> None:
+        self.group_commit = manager._group_commit  # noqa: SLF001  # not for the manager's users
+        self.writers = writers
+        # Threads of their own: a group never waits behind other calls for a thread.
+        self.groups = ThreadPoolExecutor(self.group_commit.groups_at_once, "sessions-db-group")
+        self._mailboxes: WeakKeyDictionary[AbstractEventLoop, _Mailbox] = WeakKeyDictionary()
+
+    async def append(self, new: Append) -> list[Message]:
+        """The stored messages."""
+        loop = asyncio.get_running_loop()
+        if (mailbox := self._mailboxes.get(loop)) is None:
+            mailbox = self._mailboxes[loop] = _Mailbox(self.group_commit.budget_s)
+        waiting = _WaitingTask(new, self, mailbox, loop.create_future())
+        mailbox.expect(waiting)
+        self.group_commit.enter(waiting)
+        try:
+            await waiting.delivered
+        except asyncio.CancelledError:
+            waiting.delivered = loop.create_future()
+            while waiting.answer is None and not waiting.withdraw():
+                with suppress(asyncio.CancelledError):
+                    await asyncio.wait([waiting.delivered])
+            raise
+        answer = waiting.answer
+        if isinstance(answer, BaseException):
+            raise answer
+        return cast(list[Message], answer)
+
+    def close(self) -> None:
+        """Let all appends that wait come to their end."""
+        self.group_commit.finish()
+        self.groups.shutdown()
+
+
+class _WaitingTask(Waiting):
+    def __init__(self, append: Append, appends: Appends, mailbox: _Mailbox, delivered: Future[None]) -> None:
+        super().__init__(append)
+        self.answer: Answer | None = None
+        self.delivered = delivered
+        self._appends = appends
+        self._mailbox = mailbox
+
+    def put(self, token: Token, /) -> None:
+        threads = self._appends.writers if self.lane.waits else self._appends.groups
+        try:
+            threads.submit(self._lead, token)
+        except RuntimeError:  # the threads were shut down, as at the end of the process
+            self.lane.clear(ManagerClosed)
+            self.deliver(ManagerClosed())
+
+    def deliver(self, answer: Answer) -> None:
+        if self.answer is None:
+            self.answer = answer
+            self._mailbox.put(self)
+
+    def _lead(self, token: Token) -> None:
+        try:
+            self._appends.group_commit.lead(self, token)
+        except BaseException as error:  # noqa: BLE001  # raised where the answer is awaited
+            self.deliver(error)
+
+
+class _Mailbox:
+    """Wakes the tasks of one event loop: those of a group together, and those that have waited too long."""
+
+    def __init__(self, budget_s: float) -> None:
+        self._budget_s = budget_s
+        self._delivered: deque[_WaitingTask] = deque()
+        self._is_due = False
+        self._expected: deque[_WaitingTask] = deque()
+        self._timer: TimerHandle | None = None
+
+    def put(self, waiting: _WaitingTask) -> None:
+        """Wake the task. Any thread may call it."""
+        self._delivered.append(waiting)
+        if not self._is_due:
+            self._is_due = True
+            # The loop may be closed, and then nobody waits.
+            with suppress(RuntimeError):
+                waiting.delivered.get_loop().call_soon_threadsafe(self._wake)
+
+    def _wake(self) -> None:
+        self._is_due = False
+        while self._delivered:
+            delivered = self._delivered.popleft().delivered
+            if not delivered.done():
+                delivered.set_result(None)
+
+    def expect(self, waiting: _WaitingTask) -> None:
+        """Give the append its budget."""
+        while self._expected and self._expected[0].answer is not None:
+            self._expected.popleft()
+        self._expected.append(waiting)
+        if self._timer is None:
+            self._set_timer(self._budget_s)
+
+    def _set_timer(self, seconds: float) -> None:
+        loop = self._expected[0].delivered.get_loop()
+        self._timer = loop.call_later(seconds, self._end_overdue)
+
+    def _end_overdue(self) -> None:
+        self._timer = None
+        now = time.monotonic()
+        while self._expected:
+            waiting = self._expected[0]
+            left_s = waiting.began + self._budget_s - now
+            if waiting.answer is None and left_s > 0:
+                self._set_timer(left_s)
+                return
+            self._expected.popleft()
+            if waiting.answer is None and waiting.withdraw():
+                waiting.deliver(waiting.timed_out())

@@ -1,0 +1,102 @@
+"""The operations as coroutine functions, and those of a transaction."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Coroutine
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial, wraps
+from typing import Any, Concatenate, ParamSpec, TypeVar
+
+from sessions_db.aio.threads import called, outcome
+from sessions_db.errors import TransactionOver
+from sessions_db.store import SessionStore
+from sessions_db.transaction import Transaction
+
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
+
+
+def _awaitable(
+    method: Callable[Concatenate[SessionStore, _P], _T],
+) -> Callable[Concatenate[AsyncSessionStore, _P], Coroutine[Any, Any, _T]]:
+    """The method as a coroutine function, with its parameters, types and docstring."""
+
+    @wraps(method)
+    async def call(self: AsyncSessionStore, /, *args: _P.args, **kwargs: _P.kwargs) -> _T:
+        return await self._call(method, *args, **kwargs)
+
+    return call
+
+
+class AsyncSessionStore(ABC):
+    """The operations that `AsyncSessionManager` and `AsyncTransaction` share.
+
+    A call that is cancelled before it has begun does nothing. One that has begun finishes before `CancelledError` is
+    raised: nothing keeps running in the background.
+    """
+
+    @abstractmethod
+    async def _call(
+        self, method: Callable[Concatenate[SessionStore, _P], _T], *args: _P.args, **kwargs: _P.kwargs
+    ) -> _T: ...
+
+    get_or_create_main = _awaitable(SessionStore.get_or_create_main)
+    spawn_subagent = _awaitable(SessionStore.spawn_subagent)
+    spawn_cron = _awaitable(SessionStore.spawn_cron)
+    get = _awaitable(SessionStore.get)
+    get_by_label = _awaitable(SessionStore.get_by_label)
+    list = _awaitable(SessionStore.list)
+    children = _awaitable(SessionStore.children)
+    count_sessions = _awaitable(SessionStore.count_sessions)
+    descendants = _awaitable(SessionStore.descendants)
+    history = _awaitable(SessionStore.history)
+    send_message = _awaitable(SessionStore.send_message)
+    add_message = _awaitable(SessionStore.add_message)
+    add_messages = _awaitable(SessionStore.add_messages)
+    archived = _awaitable(SessionStore.archived)
+    archives = _awaitable(SessionStore.archives)
+    complete_session = _awaitable(SessionStore.complete_session)
+    error_session = _awaitable(SessionStore.error_session)
+    timeout_session = _awaitable(SessionStore.timeout_session)
+    stop_session = _awaitable(SessionStore.stop_session)
+    reopen_session = _awaitable(SessionStore.reopen_session)
+    timeout_idle = _awaitable(SessionStore.timeout_idle)
+    delete_session = _awaitable(SessionStore.delete_session)
+    prune = _awaitable(SessionStore.prune)
+    events = _awaitable(SessionStore.events)
+    seal_log = _awaitable(SessionStore.seal_log)
+    verify_log = _awaitable(SessionStore.verify_log)
+    statistics = _awaitable(SessionStore.statistics)
+    export_sessions = _awaitable(SessionStore.export_sessions)
+    import_session = _awaitable(SessionStore.import_session)
+
+
+READING = frozenset(
+    getattr(SessionStore, name)
+    for name in (
+        *("get", "get_by_label", "list", "children", "count_sessions", "descendants", "history", "archived"),
+        *("archives", "events", "verify_log", "statistics", "export_sessions"),
+    )
+)
+"""The methods that wait for no writer."""
+
+APPENDING = frozenset((SessionStore.send_message, SessionStore.add_message, SessionStore.add_messages))
+"""The methods that append messages, and nothing else."""
+
+
+class AsyncTransaction(AsyncSessionStore):
+    """The operations within one transaction; `AsyncSessionManager.transaction` and `snapshot` begin and end it."""
+
+    def __init__(self, transaction: Transaction, thread: ThreadPoolExecutor) -> None:
+        self._transaction = transaction
+        self._thread = thread
+
+    async def _call(
+        self, method: Callable[Concatenate[SessionStore, _P], _T], *args: _P.args, **kwargs: _P.kwargs
+    ) -> _T:
+        try:
+            future = self._thread.submit(called, partial(method, self._transaction, *args, **kwargs))
+        except RuntimeError:  # the thread was shut down
+            raise TransactionOver from None
+        return await outcome(future)

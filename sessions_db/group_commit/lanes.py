@@ -1,0 +1,186 @@
+"""Who waits for which turn, and which appends go together."""
+
+from __future__ import annotations
+
+import time
+from abc import ABC, abstractmethod
+from typing import Final, TypeAlias
+
+from sessions_db.database.semaphores import FairSemaphore, Token
+from sessions_db.errors import DatabaseUnavailable, SessionsError
+from sessions_db.limits import MAX_GROUP_LENGTH, MAX_GROUP_MESSAGES
+from sessions_db.models import Message
+from sessions_db.operations.appending_together import Append
+
+Answer: TypeAlias = list[Message] | BaseException
+"""The stored messages of an append, or why there are none."""
+
+# For how long appends to a session that was found locked wait for its lock by themselves, before they are stored
+# together with those of other sessions again.
+_ASIDE_S: Final = 1.0
+
+
+class Waiting(ABC):
+    """An append that waits in a lane, for someone who waits for its answer."""
+
+    def __init__(self, append: Append) -> None:
+        self.append = append
+        self.began = time.monotonic()
+        self.lane: Lane
+        self._json: str | None = None
+        # Whoever comes first decides what becomes of it: the group that stores it, or who no longer waits for it. A
+        # dictionary, because `setdefault` looks and sets in one step.
+        self._claim: dict[str, object] = {}
+
+    @abstractmethod
+    def put(self, token: Token, /) -> None:
+        """Store a group, this append first: it is its turn."""
+
+    @abstractmethod
+    def deliver(self, answer: Answer) -> None:
+        """Hand over the answer. Called again, it does nothing."""
+
+    def claim(self, owner: object) -> bool:
+        """Whether the owner has claimed it before anybody else."""
+        return self._claim.setdefault("owner", owner) is owner
+
+    def is_claimed_by(self, owner: object) -> bool:
+        """Whether the owner has claimed it."""
+        return self._claim.get("owner") is owner
+
+    def unclaim(self) -> None:
+        """Let it be claimed anew."""
+        self._claim.clear()
+
+    def withdraw(self) -> bool:
+        """Whether it will never be stored; False if a group has claimed it."""
+        return self.claim(self)
+
+    def timed_out(self) -> DatabaseUnavailable:
+        """The error for one that waited too long."""
+        return DatabaseUnavailable("other appends of this process come first", time.monotonic() - self.began)
+
+    @property
+    def json(self) -> str:
+        """What `append_together` needs of it."""
+        if self._json is None:
+            self._json = self.append.json()
+        return self._json
+
+
+class Lane(FairSemaphore):
+    """Appends that are stored one group after the other. Who has the one token stores the next group.
+
+    Args:
+        waits: whether its statements wait for sessions that other transactions have locked.
+    """
+
+    def __init__(self, *, waits: bool) -> None:
+        super().__init__(1)
+        self.waits = waits
+        self.made = time.monotonic()
+        # The lanes of sessions that were found locked. Only who has the token uses it.
+        self._aside: dict[str, Lane] = {}
+
+    # Only who has the token may call these. So the appends to a session stay in their order.
+
+    def has_aside(self, append: Append) -> bool:
+        """Whether its session has a lane of its own, because it was found locked."""
+        own = self._aside.get(append.key) if self._aside else None
+        if own is not None and own.is_unused and time.monotonic() - own.made > _ASIDE_S:
+            del self._aside[append.key]
+            return False
+        return own is not None
+
+    def enter_aside(self, waiting: Waiting) -> None:
+        """Have it wait in a lane of its session's own."""
+        own = self._aside.get(waiting.append.key)
+        if own is None:
+            own = self._aside[waiting.append.key] = Lane(waits=True)
+        waiting.lane = own
+        own.enter(waiting)
+
+    def next(self) -> Waiting | None:
+        """Take out what has waited longest."""
+        try:
+            return self._waiters.popleft()  # type: ignore[return-value]
+        except IndexError:
+            return None
+
+    def put_back(self, waiting: Waiting) -> None:
+        """Have it wait first."""
+        self._waiters.appendleft(waiting)
+
+    def clear(self, reason: type[SessionsError]) -> None:
+        """Refuse all that wait."""
+        while (waiting := self.next()) is not None:
+            if waiting.withdraw():
+                waiting.deliver(reason())
+
+    @property
+    def is_unused(self) -> bool:
+        """Whether nothing waits in it or is being stored, nor in the lanes of its sessions."""
+        return not (self.taken or self.waiting) and all(own.is_unused for own in [*self._aside.values()])
+
+
+class Group:
+    """Appends that are stored together, in their order: at first only that of the one whose turn it is.
+
+    What becomes of each is in `answers`; `close` hands them over.
+    """
+
+    def __init__(self, lane: Lane, leader: Waiting) -> None:
+        self.lane = lane
+        self.leader = leader
+        self.members = [leader]
+        self.answers: dict[Waiting, Answer] = {}
+        self.locked: set[str] = set()
+
+    def __del__(self) -> None:
+        # An exception has interrupted `close`.
+        self.close()
+
+    def fill(self) -> None:
+        """Add those that wait in the lane, as many as fit."""
+        messages, length = len(self.leader.append.messages), 0
+        while (waiting := self.lane.next()) is not None:
+            # In this order, nothing is lost if an exception interrupts it.
+            self.members.append(waiting)
+            if not waiting.claim(self):
+                self.members.pop()
+                continue
+            messages += len(waiting.append.messages)
+            length = (length or len(self.leader.json)) + len(waiting.json)
+            is_full = messages > MAX_GROUP_MESSAGES or length > MAX_GROUP_LENGTH
+            if is_full or self.lane.has_aside(waiting.append):
+                waiting.unclaim()
+                self.members.pop()
+                if is_full:
+                    self.lane.put_back(waiting)
+                    return
+                self.lane.enter_aside(waiting)
+
+    def unanswered(self) -> list[Waiting]:
+        """The members whose answer is still open, in their order."""
+        return [waiting for waiting in self.members if waiting not in self.answers]
+
+    def close(self) -> None:
+        """Hand over the answers; members without one wait again, first, or for the lock of their session.
+
+        But not the leader: it decides itself whether to lead again.
+        """
+        mine = [waiting for waiting in self.members if waiting.is_claimed_by(self)]
+        open_again = []
+        for waiting in mine:
+            if (answer := self.answers.get(waiting)) is not None:
+                waiting.deliver(answer)
+            elif waiting.append.key in self.locked:
+                waiting.unclaim()
+                self.lane.enter_aside(waiting)
+            else:
+                open_again.append(waiting)
+        for waiting in reversed(open_again):
+            waiting.unclaim()
+            if waiting is not self.leader:
+                self.lane.put_back(waiting)
+        self.members = []

@@ -1,0 +1,256 @@
+"""Storing appends, alone or in groups."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from functools import partial
+from queue import Empty, SimpleQueue
+
+from sqlalchemy import Connection, exc
+
+from sessions_db.calls import Calls
+from sessions_db.database.fork import in_child
+from sessions_db.database.retry import Retry, begun_at
+from sessions_db.database.semaphores import Token
+from sessions_db.errors import DatabaseUnavailable, ReadOnly, SessionsError
+from sessions_db.group_commit.lanes import Answer, Group, Lane, Waiting
+from sessions_db.models import Message
+from sessions_db.operations.appending import SessionLocked, append
+from sessions_db.operations.appending_together import Append, append_together
+
+
+class _WaitingThread(Waiting):
+    def __init__(self, append: Append) -> None:
+        super().__init__(append)
+        self.inbox: SimpleQueue[Token | Answer] = SimpleQueue()
+        self._has_left = False
+
+    def put(self, token: Token, /) -> None:
+        self.inbox.put(token)
+        if self._has_left:
+            self._empty()
+
+    def deliver(self, answer: Answer) -> None:
+        self.inbox.put(answer)
+
+    def leave(self) -> None:
+        """Wait no longer, because of an exception; a token that is on its way is returned."""
+        self._has_left = True
+        self.withdraw()
+        self._empty()
+
+    def _empty(self) -> None:
+        with suppress(Empty):
+            while True:
+                self.inbox.get_nowait()
+
+
+class GroupCommit:
+    """The appends of a manager's threads and tasks.
+
+    A session's appends all wait in the same lane, so no two groups ever hold the same session.
+    """
+
+    def __init__(self, calls: Calls) -> None:
+        self._calls = calls
+        self.groups_at_once = calls.backend.groups_at_once
+        self.budget_s = calls.retry_budget_s
+        self._begin()
+        # The threads that wait or store stay in the parent process.
+        in_child(self._begin)
+
+    def _begin(self) -> None:
+        self._lanes = [Lane(waits=False) for _ in range(self.groups_at_once)]
+
+    @property
+    def waiting(self) -> int:
+        """How many appends wait for their turn."""
+        return sum(lane.waiting for lane in self._lanes)
+
+    def append(self, new: Append) -> list[Message]:
+        """The stored messages.
+
+        Raises:
+            SessionsError: they were not stored; or, if `outcome_unknown`, perhaps.
+        """
+        lane = self._lane_of(new)
+        if (token := lane.try_acquire()) is None:
+            waiting = _WaitingThread(new)
+            waiting.lane = lane
+            return self._outcome(waiting, lane.enter)
+        try:
+            if (stored := self._at_once(lane, new)) is not None:
+                return stored
+            waiting = _WaitingThread(new)
+            lane.enter_aside(waiting)
+        finally:
+            lane.release(token)
+        return self._outcome(waiting)
+
+    def enter(self, waiting: Waiting) -> None:
+        """Have an append wait for its turn, which may be now. Never blocks."""
+        lane = waiting.lane = self._lane_of(waiting.append)
+        if (token := lane.try_acquire()) is None:
+            lane.enter(waiting)
+        elif not lane.has_aside(waiting.append):
+            waiting.put(token)
+        else:
+            lane.enter_aside(waiting)
+            lane.release(token)
+
+    def finish(self) -> None:
+        """Wait until no append waits or is being stored."""
+        while not all(lane.is_unused for lane in self._lanes):
+            time.sleep(0.001)
+
+    def lead(self, leader: Waiting, token: Token) -> None:
+        """Store a group, the leader's append first.
+
+        Raises:
+            SessionsError: the leader's append was not stored. The others still wait.
+        """
+        lane = leader.lane
+        with begun_at(leader.began):
+            retry = self._calls.retry()
+        try:
+            if lane.has_aside(leader.append):
+                lane.enter_aside(leader)
+            else:
+                retry.run(partial(self._store, lane, leader, retry))
+        finally:
+            lane.release(token)
+
+    def _lane_of(self, new: Append) -> Lane:
+        if self._calls.read_only:
+            raise ReadOnly
+        lanes = self._lanes
+        return lanes[hash(new.key) % len(lanes)]
+
+    def _at_once(self, lane: Lane, new: Append) -> list[Message] | None:
+        """The stored messages; None if they have to wait for the lock of their session."""
+        if lane.has_aside(new):
+            return None
+        try:
+            return self._calls.run(append, new, skip_locked=True)
+        except SessionLocked:
+            return None
+
+    def _outcome(self, waiting: _WaitingThread, enter: Callable[[Waiting], None] | None = None) -> list[Message]:
+        left_s: float | None = self.budget_s
+        try:
+            if enter is not None:
+                enter(waiting)
+            while True:
+                try:
+                    answer = waiting.inbox.get(timeout=left_s)
+                except Empty:
+                    if waiting.withdraw():
+                        raise waiting.timed_out() from None
+                    # A group has it: it is being stored.
+                    left_s = None
+                    continue
+                if isinstance(answer, Token):
+                    self.lead(waiting, answer)
+                elif isinstance(answer, BaseException):
+                    raise answer  # noqa: TRY301  # the handler below ends the wait, whatever the reason
+                else:
+                    return answer
+        except BaseException:
+            waiting.leave()
+            raise
+
+    def _store(self, lane: Lane, leader: Waiting, retry: Retry) -> None:
+        with self._calls.connection(retry, writing=True) as conn:
+            group = Group(lane, leader)
+            try:
+                if leader.claim(group):
+                    group.fill()
+                    retry.sent = True
+                    _Storing(self._calls, conn, group, retry).run()
+            finally:
+                group.close()
+
+
+class _Storing:
+    """Stores a group: by one statement, and by one for each that this statement left out."""
+
+    def __init__(self, calls: Calls, conn: Connection, group: Group, retry: Retry) -> None:
+        self._calls = calls
+        self._conn = conn
+        self._group = group
+        self._retry = retry
+
+    def run(self) -> None:
+        """Store what can be stored.
+
+        Raises:
+            SQLAlchemyError: the leader's append was rolled back and may be repeated.
+        """
+        group = self._group
+        skip_locked = not group.lane.waits
+        members = group.members
+        if len(members) > 1 and not self._sent(_with_different_keys(members), self._together, skip_locked):
+            return
+        for waiting in group.unanswered():
+            if waiting.append.key not in group.locked and not self._sent([waiting], self._alone, skip_locked):
+                return
+
+    def _together(self, members: Sequence[Waiting], skip_locked: bool) -> dict[Waiting, Answer]:
+        appends, rows = [waiting.append for waiting in members], [waiting.json for waiting in members]
+        stored = append_together(self._conn, appends, rows, skip_locked=skip_locked)
+        return {waiting: messages for waiting, messages in zip(members, stored, strict=True) if messages is not None}
+
+    def _alone(self, members: Sequence[Waiting], skip_locked: bool) -> dict[Waiting, Answer]:
+        (waiting,) = members
+        try:
+            return {waiting: append(self._conn, waiting.append, skip_locked=skip_locked)}
+        except SessionLocked:
+            self._group.locked.add(waiting.append.key)
+            return {}
+
+    def _sent(
+        self,
+        members: Sequence[Waiting],
+        send: Callable[[Sequence[Waiting], bool], dict[Waiting, Answer]],
+        skip_locked: bool,
+    ) -> bool:
+        """Note the answers of the members; whether the connection is of further use."""
+        answers = self._group.answers
+        try:
+            stored = send(members, skip_locked)
+            self._calls.commit(self._conn)
+            answers.update(stored)
+        except exc.DBAPIError as error:
+            if self._retry.may_repeat(error):
+                if self._group.leader not in answers:
+                    raise
+                return False
+            if error.connection_invalidated or len(members) == 1:
+                answers.update((waiting, self._retry.translated(error)) for waiting in members)
+            # Otherwise somebody's trigger or constraint refused one of them: each is sent by itself.
+            return not error.connection_invalidated
+        except SessionsError as error:
+            answers.update((waiting, error) for waiting in members)
+        except BaseException:
+            # A signal handler's, perhaps after the statement was sent.
+            interrupted = [waiting for waiting in members if waiting is not self._group.leader]
+            reason = "the thread that stored the message was interrupted"
+            answers.update((waiting, DatabaseUnavailable(reason, 0.0, outcome_unknown=True)) for waiting in interrupted)
+            raise
+        return True
+
+
+def _with_different_keys(members: Sequence[Waiting]) -> list[Waiting]:
+    """The members without those whose idempotency key one before them has."""
+    seen: set[tuple[str, str]] = set()
+    different = []
+    for waiting in members:
+        idempotency_key = waiting.append.idempotency_key
+        if idempotency_key is not None:
+            if (waiting.append.key, idempotency_key) in seen:
+                continue
+            seen.add((waiting.append.key, idempotency_key))
+        different.append(waiting)
+    return different
