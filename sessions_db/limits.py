@@ -49,4 +49,4 @@ MAX_GROUP_MESSAGES: Final = 256
 """The most messages that one statement of a group commit stores, unless a single caller appends more."""
 
 MAX_GROUP_LENGTH: Final = 256 * 1024
-"""The most characters of these messages, as JSON."""
+"""The most characters of these messages."""

@@ -155,6 +155,8 @@ def flag(argument: str, value: object) -> bool:
 
 def choice(argument: str, value: object, choices: type[_Choice]) -> _Choice:
     """The member of `choices` that `value` is or names."""
+    if type(value) is choices:
+        return value
     # Only strings: the enum's own error prints the value, and not every value can be printed.
     if isinstance(value, str):
         with suppress(ValueError):

@@ -10,6 +10,7 @@ import sys
 import threading
 from collections.abc import Coroutine
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -88,7 +89,7 @@ def test_call_cancelled_twice_still_finishes(url: str, plain: PlainClient) -> No
             plain("UPDATE sessions SET metadata = NULL")
             begun = threading.Event()
             with traced(connection, lambda *_: begun.set()):
-                task = asyncio.create_task(manager.send_message(key, "Hello"))
+                task = asyncio.create_task(manager.stop_session(key))
                 assert await asyncio.to_thread(begun.wait, 30)
                 for _ in range(2):
                     task.cancel()
@@ -98,9 +99,30 @@ def test_call_cancelled_twice_still_finishes(url: str, plain: PlainClient) -> No
                 plain("COMMIT")
                 with pytest.raises(asyncio.CancelledError):
                     await task
-            assert plain("SELECT last_seq FROM sessions") == [(1,)]
+            assert plain("SELECT status FROM sessions") == [("stopped",)]
 
     asyncio.run(cancel_twice())
+
+
+def test_append_that_is_being_repeated_ends_when_it_is_cancelled(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/sessions.db"
+
+    async def cancel() -> None:
+        async with AsyncSessionManager(url) as manager:
+            key = (await manager.get_or_create_main("main")).key
+            plain = PlainClient(url)
+            plain("BEGIN IMMEDIATE")
+            appends = [asyncio.create_task(manager.send_message(key, str(number))) for number in range(3)]
+            await asyncio.sleep(0.1)
+            for append in appends:
+                append.cancel()
+            done, _ = await asyncio.wait(appends, timeout=5)
+            plain("COMMIT")
+
+            assert done == set(appends)
+            assert await manager.history(key) == []
+
+    asyncio.run(cancel())
 
 
 def test_call_cancelled_before_it_began_does_nothing(url: str, plain: PlainClient) -> None:

@@ -21,7 +21,19 @@ PACKAGE = ROOT / "sessions_db"
 # A module imports from its own layer and from those before it.
 LAYERS = [
     *("enums", "limits", "clock", "errors", "validation", "keys", "models", "schema", "database", "operations"),
-    *("store", "transaction", "calls", "group_commit", "manager", "default", "aio", "doctor", "integrations", "transfer", "cli"),
+    *(
+        "store",
+        "transaction",
+        "calls",
+        "group_commit",
+        "manager",
+        "default",
+        "aio",
+        "doctor",
+        "integrations",
+        "transfer",
+        "cli",
+    ),
 ]
 
 # The modules that may ask which database it is.

@@ -71,9 +71,9 @@ class Appends:
         self.group_commit.enter(waiting)
         try:
             await waiting.delivered
-        except asyncio.CancelledError:
+        except asyncio.CancelledError as error:
             waiting.delivered = loop.create_future()
-            while waiting.answer is None and not waiting.withdraw():
+            while waiting.answer is None and not waiting.withdraw(error):
                 with suppress(asyncio.CancelledError):
                     await asyncio.wait([waiting.delivered])
             raise
@@ -103,17 +103,22 @@ class _WaitingTask(Waiting):
         except RuntimeError:  # the threads were shut down, as at the end of the process
             self.lane.clear(ManagerClosed)
             self.deliver(ManagerClosed())
+            self.wake()
 
     def deliver(self, answer: Answer) -> None:
         if self.answer is None:
             self.answer = answer
             self._mailbox.put(self)
 
+    def wake(self) -> None:
+        self._mailbox.send(self.delivered.get_loop())
+
     def _lead(self, token: Token) -> None:
         try:
             self._appends.group_commit.lead(self, token)
         except BaseException as error:  # noqa: BLE001  # raised where the answer is awaited
             self.deliver(error)
+            self.wake()
 
 
 class _Mailbox:
@@ -127,13 +132,16 @@ class _Mailbox:
         self._timer: TimerHandle | None = None
 
     def put(self, waiting: _WaitingTask) -> None:
-        """Wake the task. Any thread may call it."""
+        """Add an answered append. Any thread may call it."""
         self._delivered.append(waiting)
-        if not self._is_due:
+
+    def send(self, loop: AbstractEventLoop) -> None:
+        """Wake the tasks of all that were added. Any thread may call it."""
+        if self._delivered and not self._is_due:
             self._is_due = True
             # The loop may be closed, and then nobody waits.
             with suppress(RuntimeError):
-                waiting.delivered.get_loop().call_soon_threadsafe(self._wake)
+                loop.call_soon_threadsafe(self._wake)
 
     def _wake(self) -> None:
         self._is_due = False
@@ -164,5 +172,6 @@ class _Mailbox:
                 self._set_timer(left_s)
                 return
             self._expected.popleft()
-            if waiting.answer is None and waiting.withdraw():
-                waiting.deliver(waiting.timed_out())
+            if waiting.answer is None and waiting.withdraw(timed_out := waiting.timed_out()):
+                waiting.deliver(timed_out)
+                waiting.wake()

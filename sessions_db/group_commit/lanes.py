@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from abc import ABC, abstractmethod
-from typing import Final, TypeAlias
+from typing import Any, Final, TypeAlias
 
 from sessions_db.database.semaphores import FairSemaphore, Token
 from sessions_db.errors import DatabaseUnavailable, SessionsError
@@ -27,10 +27,11 @@ class Waiting(ABC):
         self.append = append
         self.began = time.monotonic()
         self.lane: Lane
-        self._json: str | None = None
+        self._rows: list[list[Any]] | None = None
         # Whoever comes first decides what becomes of it: the group that stores it, or who no longer waits for it. A
         # dictionary, because `setdefault` looks and sets in one step.
         self._claim: dict[str, object] = {}
+        self._withdrawn_for: BaseException | None = None
 
     @abstractmethod
     def put(self, token: Token, /) -> None:
@@ -40,6 +41,10 @@ class Waiting(ABC):
     def deliver(self, answer: Answer) -> None:
         """Hand over the answer. Called again, it does nothing."""
 
+    @abstractmethod
+    def wake(self) -> None:
+        """Wake who waits, unless `deliver` does: so that all tasks of an event loop are woken at once."""
+
     def claim(self, owner: object) -> bool:
         """Whether the owner has claimed it before anybody else."""
         return self._claim.setdefault("owner", owner) is owner
@@ -48,12 +53,18 @@ class Waiting(ABC):
         """Whether the owner has claimed it."""
         return self._claim.get("owner") is owner
 
-    def unclaim(self) -> None:
-        """Let it be claimed anew."""
+    def unclaim(self) -> bool:
+        """Let it be claimed anew; False if it was withdrawn in the meantime."""
         self._claim.clear()
+        if self._withdrawn_for is not None and self.claim(self):
+            self.deliver(self._withdrawn_for)
+            self.wake()
+            return False
+        return True
 
-    def withdraw(self) -> bool:
-        """Whether it will never be stored; False if a group has claimed it."""
+    def withdraw(self, reason: BaseException) -> bool:
+        """Whether it will never be stored. If a group has claimed it and does not store it, the reason is delivered."""
+        self._withdrawn_for = reason
         return self.claim(self)
 
     def timed_out(self) -> DatabaseUnavailable:
@@ -61,11 +72,16 @@ class Waiting(ABC):
         return DatabaseUnavailable("other appends of this process come first", time.monotonic() - self.began)
 
     @property
-    def json(self) -> str:
-        """What `append_together` needs of it."""
-        if self._json is None:
-            self._json = self.append.json()
-        return self._json
+    def rows(self) -> list[list[Any]]:
+        """Its messages as `append_together` sends them."""
+        if self._rows is None:
+            self._rows = self.append.rows()
+        return self._rows
+
+    @property
+    def length(self) -> int:
+        """Characters of its messages."""
+        return sum(len(value) for row in self.rows for value in row if value is not None)
 
 
 class Lane(FairSemaphore):
@@ -114,8 +130,9 @@ class Lane(FairSemaphore):
     def clear(self, reason: type[SessionsError]) -> None:
         """Refuse all that wait."""
         while (waiting := self.next()) is not None:
-            if waiting.withdraw():
-                waiting.deliver(reason())
+            if waiting.withdraw(error := reason()):
+                waiting.deliver(error)
+                waiting.wake()
 
     @property
     def is_unused(self) -> bool:
@@ -150,15 +167,14 @@ class Group:
                 self.members.pop()
                 continue
             messages += len(waiting.append.messages)
-            length = (length or len(self.leader.json)) + len(waiting.json)
+            length = (length or self.leader.length) + waiting.length
             is_full = messages > MAX_GROUP_MESSAGES or length > MAX_GROUP_LENGTH
             if is_full or self.lane.has_aside(waiting.append):
-                waiting.unclaim()
                 self.members.pop()
+                if waiting.unclaim():
+                    self.lane.put_back(waiting) if is_full else self.lane.enter_aside(waiting)
                 if is_full:
-                    self.lane.put_back(waiting)
                     return
-                self.lane.enter_aside(waiting)
 
     def unanswered(self) -> list[Waiting]:
         """The members whose answer is still open, in their order."""
@@ -175,12 +191,13 @@ class Group:
             if (answer := self.answers.get(waiting)) is not None:
                 waiting.deliver(answer)
             elif waiting.append.key in self.locked:
-                waiting.unclaim()
-                self.lane.enter_aside(waiting)
+                if waiting.unclaim():
+                    self.lane.enter_aside(waiting)
             else:
                 open_again.append(waiting)
+        for waiting in mine:
+            waiting.wake()
         for waiting in reversed(open_again):
-            waiting.unclaim()
-            if waiting is not self.leader:
+            if waiting.unclaim() and waiting is not self.leader:
                 self.lane.put_back(waiting)
         self.members = []

@@ -35,10 +35,13 @@ class _WaitingThread(Waiting):
     def deliver(self, answer: Answer) -> None:
         self.inbox.put(answer)
 
-    def leave(self) -> None:
-        """Wait no longer, because of an exception; a token that is on its way is returned."""
+    def wake(self) -> None:
+        """Do nothing: `deliver` has woken it."""
+
+    def leave(self, reason: BaseException) -> None:
+        """Wait no longer; a token that is on its way is returned."""
         self._has_left = True
-        self.withdraw()
+        self.withdraw(reason)
         self._empty()
 
     def _empty(self) -> None:
@@ -146,9 +149,9 @@ class GroupCommit:
                 try:
                     answer = waiting.inbox.get(timeout=left_s)
                 except Empty:
-                    if waiting.withdraw():
-                        raise waiting.timed_out() from None
-                    # A group has it: it is being stored.
+                    if waiting.withdraw(timed_out := waiting.timed_out()):
+                        raise timed_out from None
+                    # A group has it.
                     left_s = None
                     continue
                 if isinstance(answer, Token):
@@ -157,8 +160,8 @@ class GroupCommit:
                     raise answer  # noqa: TRY301  # the handler below ends the wait, whatever the reason
                 else:
                     return answer
-        except BaseException:
-            waiting.leave()
+        except BaseException as error:
+            waiting.leave(error)
             raise
 
     def _store(self, lane: Lane, leader: Waiting, retry: Retry) -> None:
@@ -198,7 +201,8 @@ class _Storing:
                 return
 
     def _together(self, members: Sequence[Waiting], skip_locked: bool) -> dict[Waiting, Answer]:
-        appends, rows = [waiting.append for waiting in members], [waiting.json for waiting in members]
+        appends = [waiting.append for waiting in members]
+        rows = [row for waiting in members for row in waiting.rows]
         stored = append_together(self._conn, appends, rows, skip_locked=skip_locked)
         return {waiting: messages for waiting, messages in zip(members, stored, strict=True) if messages is not None}
 
@@ -233,13 +237,17 @@ class _Storing:
             return not error.connection_invalidated
         except SessionsError as error:
             answers.update((waiting, error) for waiting in members)
-        except BaseException:
+        except BaseException as error:
             # A signal handler's, perhaps after the statement was sent.
-            interrupted = [waiting for waiting in members if waiting is not self._group.leader]
-            reason = "the thread that stored the message was interrupted"
-            answers.update((waiting, DatabaseUnavailable(reason, 0.0, outcome_unknown=True)) for waiting in interrupted)
+            answers.update((waiting, _interrupted(error)) for waiting in members if waiting is not self._group.leader)
             raise
         return True
+
+
+def _interrupted(cause: BaseException) -> DatabaseUnavailable:
+    error = DatabaseUnavailable("the thread that stored the message was interrupted", 0.0, outcome_unknown=True)
+    error.__cause__ = cause
+    return error
 
 
 def _with_different_keys(members: Sequence[Waiting]) -> list[Waiting]:

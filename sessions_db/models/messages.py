@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import partial
 from typing import NamedTuple
 
 from sessions_db import clock, validation
@@ -67,15 +68,13 @@ class NewMessage:
     idempotency_key: str | None = None
 
     def __post_init__(self) -> None:
-        checked = {
-            "role": validation.choice("role", self.role, Role),
-            "content": validation.text("content", self.content),
-            "tool_name": validation.optional_name("tool_name", self.tool_name),
-            "metadata": validation.metadata("metadata", self.metadata),
-            "idempotency_key": validation.optional_nonempty_name("idempotency_key", self.idempotency_key),
-        }
-        for name, value in checked.items():
-            object.__setattr__(self, name, value)
+        # One by one: this is on the way of every append.
+        fill = partial(object.__setattr__, self)
+        fill("role", validation.choice("role", self.role, Role))
+        fill("content", validation.text("content", self.content))
+        fill("tool_name", validation.optional_name("tool_name", self.tool_name))
+        fill("metadata", validation.metadata("metadata", self.metadata))
+        fill("idempotency_key", validation.optional_nonempty_name("idempotency_key", self.idempotency_key))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from functools import cache
-from itertools import islice
 from operator import attrgetter
-from typing import Any, Final
+from typing import Any, Final, cast
 
-from sqlalchemy import ClauseElement, Connection, bindparam, cast, exists, func, or_, select
+from sqlalchemy import ClauseElement, Connection, bindparam, exists, func, or_, select
 
 from sessions_db import clock
 from sessions_db.database.statement import Statement
@@ -30,6 +29,8 @@ COLUMNS: Final = ("session_key", "seq", "timestamp_ms", *GIVEN)
 
 _METADATA: Final = GIVEN.index("metadata")
 _values = attrgetter(*GIVEN)
+
+_encode = json.JSONEncoder(ensure_ascii=False).encode
 
 # In the JSON of a message, what comes before the columns of `GIVEN`.
 _KEY, _STATUS, _FIRST_GIVEN = range(3)
@@ -54,13 +55,10 @@ class Append:
         """The key of its only message."""
         return self.messages[0].idempotency_key if len(self.messages) == 1 else None
 
-    def json(self) -> str:
-        """The rows of its messages, separated by commas."""
+    def rows(self) -> list[list[Any]]:
+        """Its messages as `append_together` sends them."""
         status = SessionStatus.ACTIVE.value if self.active_only else None
-        return ",".join(_encode([self.key, status, *row_of(new)]) for new in self.messages)
-
-
-_encode = json.JSONEncoder(ensure_ascii=False).encode
+        return [[self.key, status, *row_of(new)] for new in self.messages]
 
 
 def row_of(new: NewMessage) -> list[Any]:
@@ -72,13 +70,18 @@ def row_of(new: NewMessage) -> list[Any]:
 
 def stored_message(new: NewMessage, seq: int, at_ms: int) -> Message:
     """The message that was stored under this number."""
-    # The caller's NewMessage keeps its metadata for itself.
+    # The caller's NewMessage keeps its metadata for itself. Its role is a member of the enum once it is checked.
     metadata = None if new.metadata is None else copied(new.metadata)
-    return Message(seq, Role(new.role), new.content, at_ms, new.tool_name, metadata)
+    role = cast(Role, new.role)
+    return tuple.__new__(Message, (seq, role, new.content, at_ms, new.tool_name, metadata, None))
 
 
 def append_together(
-    conn: Connection, appends: Sequence[Append], rows: Iterable[str] | None = None, *, skip_locked: bool = False
+    conn: Connection,
+    appends: Sequence[Append],
+    rows: Sequence[list[Any]] | None = None,
+    *,
+    skip_locked: bool = False,
 ) -> list[list[Message] | None]:
     """For each append its stored messages, or None if nothing of it was stored. One statement.
 
@@ -88,57 +91,60 @@ def append_together(
     Args:
         conn: a connection.
         appends: those of a session are numbered in this order.
-        rows: what `Append.json` gives for each, if it is known.
+        rows: what `Append.rows` gives for all of them, if it is known.
         skip_locked: store nothing in a session that another transaction has locked, rather than wait for it.
     """
-    text = f"[{','.join(rows or (append.json() for append in appends))}]"
+    if rows is None:
+        rows = [row for append in appends for row in append.rows()]
+    text = _encode(rows)
     if len(text) > MAX_BATCH_BYTES // 4 and (size := len(text.encode())) > MAX_BATCH_BYTES:
         limit = f"must be at most {MAX_BATCH_BYTES} bytes together, as JSON"
         raise InvalidInput("messages", limit, Shown(f"{size} bytes"))
     at_ms = clock.now_ms()
-    keys = json.dumps([[key] for key in {append.key for append in appends}])
+    keys = _encode([[key] for key in {append.key for append in appends}])
     parameters = {"keys": keys, "rows": text, "new_timestamp_ms": at_ms}
     found = _statement(skip_locked=skip_locked).rows(conn, parameters)
-    return [*_matched(appends, found, at_ms)]
+    numbers = _numbers(appends, found) if len(found) == len(rows) else _numbers_of_some(appends, found)
+    return [
+        [stored_message(new, seq, at_ms) for new, seq in zip(append.messages, seqs, strict=True)] if seqs else None
+        for append, seqs in zip(appends, numbers, strict=True)
+    ]
 
 
-def _matched(appends: Sequence[Append], found: Iterable[Sequence[Any]], at_ms: int) -> Iterator[list[Message] | None]:
-    rows: defaultdict[str, list[tuple[int, str | None]]] = defaultdict(list)
-    for key, seq, idempotency_key in found:
-        rows[key].append((seq, idempotency_key))
-    sent: defaultdict[str, list[Append]] = defaultdict(list)
+def _numbers(appends: Sequence[Append], found: Iterable[Sequence[Any]]) -> Iterator[list[int]]:
+    """The numbers of each append's messages, all of which were stored."""
+    of_session: defaultdict[str, list[int]] = defaultdict(list)
+    for key, seq, _ in found:
+        of_session[key].append(seq)
+    left = {key: iter(sorted(seqs)) for key, seqs in of_session.items()}
     for append in appends:
-        sent[append.key].append(append)
-    numbers = {key: _numbers(sent[key], sorted(stored)) for key, stored in rows.items()}
-    for append in appends:
-        seqs = next(numbers[append.key]) if append.key in numbers else []
-        pairs = zip(append.messages, seqs, strict=False)
-        yield [stored_message(new, seq, at_ms) for new, seq in pairs] if seqs else None
+        yield [next(left[append.key]) for _ in append.messages]
 
 
-def _numbers(appends: Sequence[Append], found: Sequence[tuple[int, str | None]]) -> Iterator[list[int]]:
-    """The numbers of the messages of each append to one session; none if it was not stored."""
-    if len(found) == sum(len(append.messages) for append in appends):
-        seqs = iter([seq for seq, _ in found])
-        for append in appends:
-            yield [*islice(seqs, len(append.messages))]
-        return
-    keyed = {key: [seq] for seq, key in found if key is not None}
-    unkeyed = [seq for seq, key in found if key is None]
-    # Of those without an idempotency key, all that need an active session may be missing, and no others.
-    sizes = {True: 0, False: 0}
+def _numbers_of_some(appends: Sequence[Append], found: Iterable[Sequence[Any]]) -> Iterator[list[int]]:
+    """The numbers of each append's messages; none if it was not stored."""
+    keyed = {(key, idempotency_key): [seq] for key, seq, idempotency_key in found if idempotency_key is not None}
+    unkeyed = [row for row in found if row[2] is None]
+    # Those of a session without idempotency keys are all stored, or all but those that need it to be active, or none.
+    stored = Counter(key for key, *_ in unkeyed)
+    sizes: Counter[str] = Counter()
+    always: Counter[str] = Counter()
     for append in appends:
         if append.idempotency_key is None:
-            sizes[append.active_only] += len(append.messages)
-    is_active = len(unkeyed) == sizes[True] + sizes[False]
-    if not is_active and len(unkeyed) != sizes[False]:
+            sizes[append.key] += len(append.messages)
+            always[append.key] += 0 if append.active_only else len(append.messages)
+    if any(count not in (always[key], sizes[key]) for key, count in stored.items()):
         raise DatabaseUnavailable("a trigger left out some of the messages", 0.0, outcome_unknown=True)
-    seqs = iter(unkeyed)
+    complete = [
+        append
+        for append in appends
+        if append.idempotency_key is None
+        and stored[append.key]
+        and (not append.active_only or stored[append.key] == sizes[append.key])
+    ]
+    numbers = dict(zip(map(id, complete), _numbers(complete, unkeyed), strict=True))
     for append in appends:
-        if append.idempotency_key is not None:
-            yield keyed.get(append.idempotency_key, [])
-        else:
-            yield [*islice(seqs, len(append.messages))] if is_active or not append.active_only else []
+        yield numbers.get(id(append)) or keyed.get((append.key, append.idempotency_key or ""), [])
 
 
 @cache
@@ -163,7 +169,7 @@ def _statement(*, skip_locked: bool) -> Statement:
                 session.c.key,
                 session.c.last_seq + func.row_number().over(partition_by=session.c.key, order_by=number),
                 bindparam("new_timestamp_ms", type_=messages.c.timestamp_ms.type),
-                *(cast(item, Json) if position == _METADATA else item for position, item in enumerate(given)),
+                *(item.cast(Json) if position == _METADATA else item for position, item in enumerate(given)),
             )
             .select_from(session.join(rows, value(_KEY) == session.c.key))
             .where(or_(value(_STATUS).is_(None), value(_STATUS) == session.c.status), ~is_known)
