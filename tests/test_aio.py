@@ -132,6 +132,7 @@ def test_call_cancelled_before_it_began_does_nothing(url: str, plain: PlainClien
             plain("BEGIN IMMEDIATE" if plain.backend == "sqlite" else "BEGIN")
             plain("UPDATE sessions SET metadata = NULL")
             running = asyncio.create_task(manager.send_message(key, "first"))
+            await asyncio.sleep(0.05)
             queued = asyncio.create_task(manager.send_message(key, "second"))
             await asyncio.sleep(0.05)
             queued.cancel()
