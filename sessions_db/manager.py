@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import replace
 from types import TracebackType
 from typing import Any, ParamSpec, Self, TypeVar
 
@@ -139,7 +140,8 @@ class SessionManager(SessionStore):
 
     def pool_status(self) -> PoolStatus:
         """How the connections are being used right now."""
-        return self._connections.status()
+        status = self._connections.status()
+        return replace(status, waiting=status.waiting + self._group_commit.waiting)
 
     def transaction(self) -> AbstractContextManager[Transaction]:
         """Group operations: the block's writes are committed together at its end, or rolled back if it raises.

@@ -32,7 +32,7 @@ class PoolStatus:
         size: the most connections that there can be; None for the caller's own engine.
         in_use: connections that a call or a `transaction()` is using.
         idle: open connections that nobody is using.
-        waiting: threads waiting for a connection or, on SQLite, for the write lock.
+        waiting: calls waiting for a connection, for the write lock (SQLite), or for other appends of the manager.
     """
 
     size: int | None
