@@ -84,6 +84,10 @@ class Backend(ABC):
     def describe(self, conn: Connection) -> str:
         """The database's product and version."""
 
+    def settings_cure(self, conn: Connection) -> str | None:
+        """What to do about settings with which the schema found is not the one written to; None if there are none."""
+        return None
+
     # Transactions and locks
 
     @abstractmethod
