@@ -14,8 +14,9 @@ from sqlalchemy import URL, Connection, Engine, exc
 from sessions_db import validation
 from sessions_db.database import BACKENDS, EngineOptions
 from sessions_db.database import migrate as migrations
+from sessions_db.database.adoption import adopt, require_fit
 from sessions_db.database.connections import Connections, PoolStatus
-from sessions_db.database.engine import adopt, open_engine
+from sessions_db.database.engine import open_engine
 from sessions_db.database.retry import Retry, RetryBudget
 from sessions_db.database.transactions import transaction
 from sessions_db.database.urls import shown
@@ -232,10 +233,16 @@ class SessionManager(SessionStore):
     def _ensure_schema(self, migrate: bool) -> str | None:
         retry = self._retry()
         try:
-            retry.connect(self._engine.connect).close()
+            retry.connect(self._connect_first)
         except SessionsError:
             raise
         except (exc.ArgumentError, TypeError, ValueError):
             # From the driver, about part of the URL. Its text may contain a password.
-            raise InvalidInput("database", "must be a URL that the driver takes", Shown("another")) from None
+            needed = "a URL that the driver takes" if self._owns_engine else "an engine that can connect"
+            raise InvalidInput("database", f"must be {needed}", Shown("another")) from None
         return retry.run(lambda: migrations.ensure_head(self._engine, migrate=migrate, create=not self._read_only))
+
+    def _connect_first(self) -> None:
+        with self._engine.connect() as conn:
+            if not self._owns_engine:
+                require_fit(conn, read_only=self._read_only)

@@ -53,6 +53,9 @@ class Backend(ABC):
     database_bytes: ClassVar[TextClause]
     """The query for the size of the database, in bytes."""
 
+    transaction_settings: ClassVar[tuple[str, ...]]
+    """The attributes of the driver's connections by which SQLAlchemy sets an isolation level."""
+
     checks: ClassVar[Mapping[str, Check]]
     """The doctor's checks of how a database of this kind is set up, by name."""
 
@@ -69,6 +72,10 @@ class Backend(ABC):
     @abstractmethod
     def configure(self, engine: Engine, options: EngineOptions) -> None:
         """Arrange for each new connection of the library's own engine to be set up."""
+
+    @abstractmethod
+    def unfit(self, conn: Connection, *, read_only: bool) -> str | None:
+        """What an engine of the caller's, which made the connection, must be for this library; None if it is."""
 
     # Locating
 

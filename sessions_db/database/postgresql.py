@@ -105,6 +105,7 @@ class PostgreSQL(Backend):
     is_on_a_server = True
     longest_wait_s = 1.0
     database_bytes = text("SELECT pg_database_size(current_database())")
+    transaction_settings = ("autocommit", "isolation_level")
     checks = _CHECKS
 
     def engine_arguments(self, url: URL, options: EngineOptions) -> tuple[URL, dict[str, Any]]:
@@ -149,6 +150,12 @@ class PostgreSQL(Backend):
             if _state(context.original_exception) == _READ_ONLY_TRANSACTION and not options.read_only:
                 _log.warning("The server takes no writes, it may be a standby now: its connections are replaced")
                 context.is_disconnect = True
+
+    def unfit(self, conn: Connection, *, read_only: bool) -> str | None:
+        """What the engine must be: not one that is meant for reading, and would write nevertheless."""
+        # psycopg heeds the attribute only in transactions that it begins itself.
+        driver: Any = conn.connection.driver_connection
+        return "must not be read-only, unless read_only=True" if driver.read_only and not read_only else None
 
     def is_in_memory(self, url: URL) -> bool:
         """Never."""
