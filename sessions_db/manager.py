@@ -18,7 +18,7 @@ from sessions_db.database.adoption import adopt, require_fit
 from sessions_db.database.connections import Connections, PoolStatus
 from sessions_db.database.engine import open_engine
 from sessions_db.database.retry import Retry, RetryBudget
-from sessions_db.database.transactions import transaction
+from sessions_db.database.transactions import raising_what_interrupts, transaction
 from sessions_db.database.urls import shown
 from sessions_db.errors import InvalidInput, ReadOnly, SessionsError, Shown
 from sessions_db.limits import DEFAULT_MESSAGE_CAP
@@ -211,7 +211,7 @@ class SessionManager(SessionStore):
                 result = operation.function(conn, *args, **kwargs)
                 if not self._owns_engine:
                     # The caller's engine may begin transactions by itself.
-                    conn.commit()
+                    raising_what_interrupts(conn.commit)
                 return result
 
         return retry.run(attempt)

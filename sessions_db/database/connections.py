@@ -16,6 +16,7 @@ from sessions_db.database.fork import guard_owner, in_child, keep_inherited
 from sessions_db.database.retry import RetryBudget
 from sessions_db.database.semaphores import FairSemaphore, Semaphore, UnfairSemaphore
 from sessions_db.database.statement import logs_as_its_engine
+from sessions_db.database.transactions import raising_what_interrupts
 from sessions_db.errors import DatabaseUnavailable, ManagerClosed
 
 _log = logging.getLogger("sessions_db")
@@ -162,7 +163,7 @@ class Connections:
                 conn.invalidate()
             elif logs_as_its_engine(conn):
                 return conn
-            conn.close()
+            raising_what_interrupts(conn.close)
 
     def _give_back(self, conn: Connection, idle: list[Connection], *, lent: bool, completed: bool) -> None:
         if lent or not self._owned:
@@ -173,7 +174,7 @@ class Connections:
         if not self._owned or lent or conn.invalidated:
             self._close(conn)
             return
-        conn.rollback()
+        raising_what_interrupts(conn.rollback)
         idle.append(conn)
         if idle is not self._idle:
             self._close_all(idle)
@@ -182,7 +183,7 @@ class Connections:
         if self.closed and self._owned and not (conn.closed or conn.invalidated):
             # The pool that it would return to no longer exists.
             conn.detach()
-        conn.close()
+        raising_what_interrupts(conn.close)
 
     def _close_all(self, idle: list[Connection]) -> None:
         while conn := _newest(idle):
