@@ -15,8 +15,9 @@ from sessions_db import validation
 from sessions_db.calls import Calls
 from sessions_db.database import EngineOptions
 from sessions_db.database import migrate as migrations
+from sessions_db.database.adoption import adopt, require_fit
 from sessions_db.database.connections import PoolStatus
-from sessions_db.database.engine import adopt, open_engine
+from sessions_db.database.engine import open_engine
 from sessions_db.database.urls import shown
 from sessions_db.errors import InvalidInput, SessionsError, Shown
 from sessions_db.group_commit.storing import GroupCommit
@@ -204,10 +205,16 @@ class SessionManager(SessionStore):
     def _ensure_schema(self, migrate: bool) -> str | None:
         retry = self._calls.retry()
         try:
-            retry.connect(self._engine.connect).close()
+            retry.connect(self._connect_first)
         except SessionsError:
             raise
         except (exc.ArgumentError, TypeError, ValueError):
             # From the driver, about part of the URL. Its text may contain a password.
-            raise InvalidInput("database", "must be a URL that the driver takes", Shown("another")) from None
+            needed = "a URL that the driver takes" if self._calls.owned else "an engine that can connect"
+            raise InvalidInput("database", f"must be {needed}", Shown("another")) from None
         return retry.run(lambda: migrations.ensure_head(self._engine, migrate=migrate, create=not self._read_only))
+
+    def _connect_first(self) -> None:
+        with self._engine.connect() as conn:
+            if not self._calls.owned:
+                require_fit(conn, read_only=self._read_only)

@@ -7,7 +7,7 @@ from typing import ParamSpec, TypeVar
 from sqlalchemy import Connection, exc
 
 from sessions_db.database import backend_of
-from sessions_db.database.transactions import is_aborted
+from sessions_db.database.transactions import is_aborted, raising_what_interrupts
 from sessions_db.database.translation import translate
 from sessions_db.errors import DatabaseUnavailable, ReadOnly, TransactionOver, TransactionRolledBack
 from sessions_db.operations.operation import Needs, Operation
@@ -68,10 +68,14 @@ class Transaction(SessionStore):
         savepoint = self._conn.begin_nested()
         try:
             result = operation.function(self._conn, *args, **kwargs)
-            savepoint.commit()
+            raising_what_interrupts(savepoint.commit)
         except BaseException:
             # On a full disk SQLite may have rolled back the whole transaction, and this savepoint with it.
             if not is_aborted(self._conn):
-                savepoint.rollback()
+                try:
+                    raising_what_interrupts(savepoint.rollback)
+                except exc.SQLAlchemyError:
+                    # An exception interrupted a statement, and the connection takes no other. It is the one to raise.
+                    self._lost = True
             raise
         return result

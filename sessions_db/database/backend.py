@@ -56,6 +56,9 @@ class Backend(ABC):
     database_bytes: ClassVar[TextClause]
     """The query for the size of the database, in bytes."""
 
+    transaction_settings: ClassVar[tuple[str, ...]]
+    """The attributes of the driver's connections by which SQLAlchemy sets an isolation level."""
+
     checks: ClassVar[Mapping[str, Check]]
     """The doctor's checks of how a database of this kind is set up, by name."""
 
@@ -73,6 +76,10 @@ class Backend(ABC):
     def configure(self, engine: Engine, options: EngineOptions) -> None:
         """Arrange for each new connection of the library's own engine to be set up."""
 
+    @abstractmethod
+    def unfit(self, conn: Connection, *, read_only: bool) -> str | None:
+        """What an engine of the caller's, which made the connection, must be for this library; None if it is."""
+
     # Locating
 
     @abstractmethod
@@ -86,6 +93,10 @@ class Backend(ABC):
     @abstractmethod
     def describe(self, conn: Connection) -> str:
         """The database's product and version."""
+
+    def settings_cure(self, conn: Connection) -> str | None:
+        """What to do about settings with which the schema found is not the one written to; None if there are none."""
+        return None
 
     # Transactions and locks
 

@@ -10,7 +10,7 @@ from contextlib import AbstractContextManager, contextmanager
 from typing import Any, Final
 from urllib.parse import quote, unquote, urlsplit
 
-from sqlalchemy import URL, Connection, Engine, QueuePool, event, exc, text
+from sqlalchemy import URL, Connection, Engine, QueuePool, StaticPool, event, exc, text
 from sqlalchemy.util import asbool
 
 from sessions_db.database.backend import DROPPED, NOT_OURS, NUMBER_TAKEN, Backend, Check, EngineOptions
@@ -98,6 +98,7 @@ class SQLite(Backend):
     longest_wait_s = 0.02
     groups_at_once = 1
     database_bytes = text("SELECT page_count * page_size FROM pragma_page_count(), pragma_page_size()")
+    transaction_settings = ("isolation_level",)
     checks = _CHECKS
 
     def engine_arguments(self, url: URL, options: EngineOptions) -> tuple[URL, dict[str, Any]]:
@@ -136,6 +137,23 @@ class SQLite(Backend):
                 connection.execute("PRAGMA journal_mode = WAL")
             connection.execute(f"PRAGMA synchronous = {options.synchronous}")
 
+    def unfit(self, conn: Connection, *, read_only: bool) -> str | None:
+        """What the engine must be: one for the database in its URL, whose transactions are begun by SQL."""
+        driver: Any = conn.connection.driver_connection
+        # Python 3.12 has this attribute. With True its `rollback` and `commit` do nothing, with False it begins
+        # transactions that others do not end.
+        legacy = getattr(sqlite3, "LEGACY_TRANSACTION_CONTROL", None)
+        if getattr(driver, "autocommit", legacy) != legacy:
+            return "must have connections whose `autocommit` is sqlite3.LEGACY_TRANSACTION_CONTROL, the default"
+        found = conn.exec_driver_sql("PRAGMA database_list").all()[0][2]
+        if (path_of(found) if found else None) != self.file(conn.engine):
+            # A `creator` opens another, or the path is relative and the working directory has changed.
+            return f"must have a URL with the path of what its connections open, {found or 'a database in memory'}"
+        url = conn.engine.url
+        if not found and not isinstance(conn.engine.pool, StaticPool) and url.query.get("cache") != "shared":
+            return "must have poolclass=StaticPool, or each thread would have a database in memory of its own"
+        return None
+
     def is_in_memory(self, url: URL) -> bool:
         """Whether the database disappears when its only connection closes."""
         no_file = url.database in (None, "", ":memory:", "file:", "file::memory:")
@@ -153,6 +171,12 @@ class SQLite(Backend):
     def describe(self, conn: Connection) -> str:
         """The version of SQLite."""
         return f"SQLite {sqlite3.sqlite_version}"
+
+    def settings_cure(self, conn: Connection) -> str | None:
+        """What to do about triggers that are off; Python can tell since 3.12."""
+        driver: Any = conn.connection.driver_connection
+        trigger = getattr(sqlite3, "SQLITE_DBCONFIG_ENABLE_TRIGGER", None)
+        return None if trigger is None or driver.getconfig(trigger) else "triggers are off: set ENABLE_TRIGGER"
 
     def begin(self, conn: Connection, *, read_only: bool) -> None:
         """Begin a transaction, unless the caller's own engine has done so, as in SQLAlchemy's SQLite recipe."""

@@ -87,6 +87,8 @@ sessions = Table(
         "ELSE substr(key, 1, length(agent_id) + length(kind) + 8) = 'agent:' || agent_id || ':' || kind || ':' END",
         name="ck_sessions_key",
     ),
+    # An empty label would be shared by all sessions whose callers have none to give.
+    CheckConstraint("label <> ''", name="ck_sessions_label"),
     CheckConstraint("(kind = 'main') = (run_id IS NULL)", name="ck_sessions_run_id"),
     CheckConstraint("(status = 'active') = (finished_ms IS NULL)", name="ck_sessions_finished_ms"),
     CheckConstraint("status <> 'active' OR end_reason IS NULL", name="ck_sessions_end_reason"),
@@ -149,6 +151,7 @@ labels = Table(
     Column("session_key", _Key, nullable=False),
     Column("assigned_ms", _Int64, nullable=False),
     PrimaryKeyConstraint("label", name="pk_labels"),
+    CheckConstraint("label <> ''", name="ck_labels_label"),
     ForeignKeyConstraint(["session_key"], ["sessions.key"], name="fk_labels_session_key", ondelete="CASCADE"),
     Index("ix_labels_session_key", "session_key"),
     sqlite_with_rowid=False,
