@@ -189,7 +189,7 @@ class SessionManager(SessionStore):
             raised = None
 
     def _run(self, operation: Operation[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
-        needs = operation.needs
+        needs = operation.needs.on(self._backend)
         writing = not needs.is_reading
         if self._read_only and writing:
             raise ReadOnly

@@ -95,9 +95,12 @@ def write(conn: Connection, session: StoredSession) -> bool:
 
 
 def _insert(conn: Connection, session: StoredSession) -> bool:
-    row: dict[str, Any] = {name: getattr(session, name) for name in _SESSION_FIELDS}
-    row["archive_trimmed"] = int(session.archive_trimmed)
-    return insert_if_free(conn, sessions.c.key, row)
+    row: dict[str, Any] = {f"new_{name}": getattr(session, name) for name in _SESSION_FIELDS}
+    row["new_archive_trimmed"] = int(session.archive_trimmed)
+    return bool(_INSERT.rows(conn, row))
+
+
+_INSERT = Statement(lambda dialect: insert_if_free(dialect, sessions.c.key, _SESSION_FIELDS))
 
 
 def _is(key: str) -> ColumnElement[bool]:
