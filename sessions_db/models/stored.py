@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import Field, field, fields, replace
 from enum import StrEnum
+from functools import cache
 from typing import Any, NoReturn, TypeAlias, TypeVar
 
 from sessions_db import validation
@@ -34,9 +35,18 @@ def checked(stored: _Stored) -> _Stored:
     Raises:
         InvalidInput: names the field that can't be stored.
     """
-    ruled: list[Field[Any]] = [each for each in fields(stored) if "rule" in each.metadata]  # type: ignore[arg-type]
-    values = {each.name: each.metadata["rule"](each.name, getattr(stored, each.name)) for each in ruled}
-    return replace(stored, **values)  # type: ignore[type-var]
+    changed = {}
+    for name, rule in _rules(type(stored)):
+        given = getattr(stored, name)
+        if (value := rule(name, given)) is not given:
+            changed[name] = value
+    return replace(stored, **changed) if changed else stored  # type: ignore[type-var]
+
+
+@cache
+def _rules(model: Hashable) -> list[tuple[str, Rule]]:
+    ruled: tuple[Field[Any], ...] = fields(model)  # type: ignore[arg-type]
+    return [(each.name, each.metadata["rule"]) for each in ruled if "rule" in each.metadata]
 
 
 def integer(name: str, value: object) -> int:
@@ -56,7 +66,12 @@ def number(name: str, value: object) -> int:
 
 def one_of(choices: type[StrEnum]) -> Rule:
     """The value of one of these members."""
-    return lambda name, value: validation.choice(name, value, choices).value
+
+    def check(name: str, value: object) -> str:
+        chosen = validation.choice(name, value, choices).value
+        return value if type(value) is str else chosen
+
+    return check
 
 
 def metadata_text(name: str, value: object) -> str:

@@ -50,7 +50,9 @@ def _owner(conn: Connection, label: str) -> str | None:
 
 
 _IS_OF: Final = labels.c.label == bindparam("of_label")
-_NEW_OWNER: Final = {name: bindparam(f"new_{name}", type_=labels.c[name].type) for name in ("session_key", "assigned_ms")}
+_NEW_OWNER: Final = {
+    name: bindparam(f"new_{name}", type_=labels.c[name].type) for name in ("session_key", "assigned_ms")
+}
 
 _ASSIGN_IF_FREE = Statement(lambda dialect: insert_if_free(dialect, labels.c.label, labels.c.keys()))
 _MOVE = Statement(lambda _: update(labels).where(_IS_OF).values(_NEW_OWNER).returning(labels.c.label))
