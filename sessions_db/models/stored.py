@@ -7,7 +7,7 @@ from collections.abc import Callable, Hashable, Sequence
 from dataclasses import Field, field, fields, replace
 from enum import StrEnum
 from functools import cache
-from typing import Any, NoReturn, TypeAlias, TypeVar
+from typing import Any, NoReturn, TypeAlias, TypeVar, cast
 
 from sessions_db import validation
 from sessions_db.errors import InvalidInput
@@ -36,7 +36,7 @@ def checked(stored: _Stored) -> _Stored:
         InvalidInput: names the field that can't be stored.
     """
     changed = {}
-    for name, rule in _rules(type(stored)):
+    for name, rule in _rules(cast(Hashable, type(stored))):
         given = getattr(stored, name)
         if (value := rule(name, given)) is not given:
             changed[name] = value

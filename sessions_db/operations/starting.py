@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Mapping
 from dataclasses import fields
 from functools import cache
 from operator import attrgetter
@@ -45,11 +44,12 @@ _values = attrgetter(*_GIVEN)
 def get_or_create_main(conn: Connection, new: NewSession) -> Session:
     """The agent's main session. Racing writers insert one row, because the key is the same."""
     key = main_key(new.agent_id)
-    for _ in attempts(key):
+    tries = attempts(key)
+    while True:
+        next(tries)
         _insert(conn, key, new)
         if (session := get(conn, key)) is not None:
-            break
-    return session
+            return session
 
 
 @needs(Needs.LOGGED_STATEMENT)

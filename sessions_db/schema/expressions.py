@@ -21,6 +21,7 @@ from sqlalchemy import (
     select,
 )
 from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.sql.dml import ReturningInsert
 
 from sessions_db.schema.json import Json
 from sessions_db.schema.tables import event_actor
@@ -33,7 +34,7 @@ def insert_into(dialect: str, table: Table) -> postgresql.Insert | sqlite.Insert
 
 def insert_if_free(
     dialect: str, key: Column[Any], columns: Sequence[str], *conditions: ColumnElement[bool]
-) -> postgresql.Insert | sqlite.Insert:
+) -> ReturningInsert[Any]:
     """The INSERT of a row, unless a row with this key is there or a condition is not met; it returns the key.
 
     Each value is the parameter `new_` and the column's name, with metadata as text.

@@ -10,7 +10,7 @@ import json
 from collections.abc import Callable, Hashable, Mapping
 from dataclasses import asdict, fields
 from functools import cache
-from typing import Any, Final, TypeVar
+from typing import Any, Final, TypeVar, cast
 
 from sessions_db.errors import InvalidInput
 from sessions_db.models import StoredMessage, StoredSession
@@ -82,7 +82,7 @@ def _each(members: Mapping[str, Any], name: str, make: Callable[[Mapping[str, An
 
 def _of(model: type[_T], members: Mapping[str, Any]) -> _T:
     """The dataclass with these fields; those that are left out are None."""
-    known = _names(model)
+    known = _names(cast(Hashable, model))
     for name in members.keys() - known.keys():
         raise _unknown(name, members[name])
     return model(**{**known, **members})
