@@ -26,7 +26,7 @@ def required(rule: Rule) -> Any:
 
 def optional(rule: Rule) -> Any:
     """A dataclass field with this rule, or None."""
-    return field(default=None, metadata={"rule": lambda name, value: None if value is None else rule(name, value)})
+    return field(default=None, metadata={"rule": rule, "optional": True})
 
 
 def checked(stored: _Stored) -> _Stored:
@@ -36,17 +36,19 @@ def checked(stored: _Stored) -> _Stored:
         InvalidInput: names the field that can't be stored.
     """
     changed = {}
-    for name, rule in _rules(cast(Hashable, type(stored))):
+    for name, rule, is_optional in _rules(cast(Hashable, type(stored))):
         given = getattr(stored, name)
-        if (value := rule(name, given)) is not given:
+        if not (given is None and is_optional) and (value := rule(name, given)) is not given:
             changed[name] = value
     return replace(stored, **changed) if changed else stored  # type: ignore[type-var]
 
 
 @cache
-def _rules(model: Hashable) -> list[tuple[str, Rule]]:
+def _rules(model: Hashable) -> list[tuple[str, Rule, bool]]:
     ruled: tuple[Field[Any], ...] = fields(model)  # type: ignore[arg-type]
-    return [(each.name, each.metadata["rule"]) for each in ruled if "rule" in each.metadata]
+    return [
+        (each.name, each.metadata["rule"], "optional" in each.metadata) for each in ruled if "rule" in each.metadata
+    ]
 
 
 def integer(name: str, value: object) -> int:
@@ -66,10 +68,11 @@ def number(name: str, value: object) -> int:
 
 def one_of(choices: type[StrEnum]) -> Rule:
     """The value of one of these members."""
+    known = {choice.value for choice in choices}
 
-    def check(name: str, value: object) -> str:
-        chosen = validation.choice(name, value, choices).value
-        return value if type(value) is str else chosen
+    def check(name: str, value: object) -> object:
+        is_known = type(value) is str and value in known
+        return value if is_known else validation.choice(name, value, choices).value
 
     return check
 

@@ -83,7 +83,8 @@ def _each(members: Mapping[str, Any], name: str, make: Callable[[Mapping[str, An
 def _of(model: type[_T], members: Mapping[str, Any]) -> _T:
     """The dataclass with these fields; those that are left out are None."""
     known = _names(cast(Hashable, model))
-    for name in members.keys() - known.keys():
+    if not members.keys() <= known.keys():
+        name = min(members.keys() - known.keys())
         raise _unknown(name, members[name])
     return model(**{**known, **members})
 
