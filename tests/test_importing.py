@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import json
+import os
+import threading
 import time
 from collections.abc import Iterator
+from itertools import islice
 
 import pytest
 from sqlalchemy import make_url
@@ -166,6 +170,54 @@ def test_what_comes_slowly_is_committed_before_the_next_line_is_read(manager: Se
 
     assert outcomes([*import_lines(manager, "support", lines())]) == [Outcome.IMPORTED] * 4
     assert stored == [0, 1, 2, 3]
+
+
+def test_what_came_through_a_pipe_is_not_held_back_for_what_did_not(manager: SessionManager) -> None:
+    reading, writing = os.pipe()
+    sent = [conversation(1) + conversation(2) + conversation(3)[:20], conversation(3)[20:-1]]
+    done: list[Line] = []
+
+    with os.fdopen(reading, "rb") as file, os.fdopen(writing, "wb", buffering=0) as pipe:
+        lines = import_lines(manager, "support", file)
+        pipe.write(sent[0])
+        done += islice(lines, 2)
+        pipe.write(sent[1])
+        pipe.close()
+        done += lines
+
+    assert [(line.number, line.size, line.outcome) for line in done] == [
+        (number, len(conversation(number)) - (number == 3), Outcome.IMPORTED) for number in (1, 2, 3)
+    ]
+
+
+def test_a_file_is_read_in_lines_whatever_their_length(manager: SessionManager) -> None:
+    texts = ["\r", "x" * 3_000_000, "", "y" * 999_000, "\u2028 é"]
+    lines = [line([{"role": "user", "content": text}], n=number) for number, text in enumerate(texts)]
+    content = b"\n".join([*lines[:2], b"", *lines[2:]])
+
+    done = [*import_lines(manager, "support", io.BytesIO(content))]
+
+    assert [each.size for each in done] == [len(each) for each in io.BytesIO(content)]
+    assert outcomes(done).count(Outcome.IMPORTED) == 5
+
+
+def test_two_imports_of_the_same_lines_in_opposite_order_store_each_once(url: str) -> None:
+    lines = [line([{"role": "user", "content": str(number)}], label=f"label {number}") for number in range(200)]
+    done: list[Outcome] = []
+
+    def work(given: list[bytes]) -> None:
+        with SessionManager(url) as manager:
+            done.extend(outcomes([*import_lines(manager, "support", io.BytesIO(b"".join(given)))]))
+
+    threads = [threading.Thread(target=work, args=[given]) for given in (lines, lines[::-1])]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+    assert (done.count(Outcome.IMPORTED), done.count(Outcome.ALREADY_THERE)) == (200, 200)
+    with SessionManager(url) as manager:
+        assert manager.get_or_create_main("support").message_count == 200
 
 
 def test_what_comes_quickly_shares_transactions(manager: SessionManager) -> None:

@@ -72,7 +72,7 @@ class Transfer(Runner):
             InvalidInput: a field of a session can't be stored, or its key or run id belongs to a session with other
                 content.
         """
-        if not isinstance(sessions, Iterable):
+        if isinstance(sessions, str) or not isinstance(sessions, Iterable):
             raise InvalidInput("sessions", "must be a collection", sessions)
         batch = [_checked(f"sessions[{position}]", session) for position, session in enumerate(sessions)]
         return self._run(importing.write_all, batch)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import time
 from collections.abc import Iterable, Iterator
 from typing import Final
@@ -16,11 +17,46 @@ _SLOW_S: Final = 0.1
 def batches(lines: Iterable[bytes]) -> Iterator[list[bytes]]:
     """The lines, in batches of up to 64 or until they have 1 MB.
 
-    The first batch is one line, each other one at most twice as long as that before it. A line that took more than a
-    tenth of a second to come ends its batch, and the next one is one line again: what comes slowly is not held back for
-    company. An error of `lines` is raised after the lines before it.
+    What has come from a file or a pipe is never held back for what has not. Of other sources nobody can tell: there,
+    the first batch is one line, each other one at most twice as long as that before it, and after a line that took more
+    than a tenth of a second to come, it is one line again. An error of `lines` is raised after the lines before it.
     """
-    source = iter(lines)
+    if isinstance(lines, io.BufferedIOBase):
+        for arrived in _arrivals(lines):
+            yield from _bounded(arrived)
+    else:
+        yield from _read_ahead(iter(lines))
+
+
+def _arrivals(file: io.BufferedIOBase) -> Iterator[list[bytes]]:
+    """The whole lines that have come, each time that some have."""
+    begun: list[bytes] = []
+    while chunk := file.read1(_MOST_BYTES):
+        *lines, rest = chunk.split(b"\n")
+        if lines:
+            lines[0] = b"".join([*begun, lines[0]])
+            begun = []
+            yield [line + b"\n" for line in lines]
+        if rest:
+            begun.append(rest)
+    if begun:
+        yield [b"".join(begun)]
+
+
+def _bounded(lines: Iterable[bytes]) -> Iterator[list[bytes]]:
+    batch: list[bytes] = []
+    size = 0
+    for line in lines:
+        batch.append(line)
+        size += len(line)
+        if len(batch) == _MOST_LINES or size >= _MOST_BYTES:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch
+
+
+def _read_ahead(lines: Iterator[bytes]) -> Iterator[list[bytes]]:
     most = 1
     while True:
         batch: list[bytes] = []
@@ -30,7 +66,7 @@ def batches(lines: Iterable[bytes]) -> Iterator[list[bytes]]:
         while len(batch) < most and size < _MOST_BYTES and not is_slow:
             began = time.monotonic()
             try:
-                line = next(source)
+                line = next(lines)
             except StopIteration:
                 is_last = True
                 break

@@ -59,8 +59,8 @@ class _NoAgentError(Exception):
 def import_lines(manager: SessionManager, agent_id: str | None, lines: Iterable[bytes]) -> Iterator[Line]:
     """What became of each line, in order; a line is committed before it is yielded.
 
-    Lines that come quickly are read ahead, up to 64 or 1 MB of them, and committed together. As long as each line takes
-    more than a tenth of a second to come, it is committed before the next one is read.
+    Lines are committed together, up to 64 or 1 MB of them. Those of a binary file or a pipe never wait for others to
+    come; of another iterable, lines are read ahead unless they take more than a tenth of a second each.
 
     A line is one of two kinds of JSON object. What `export_lines` wrote becomes the same session again, with its times,
     numbers and status; if a session with its key exists, the line is refused unless the two are the same. A label that
