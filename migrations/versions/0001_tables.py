@@ -106,8 +106,21 @@ def create_sessions() -> None:
     op.create_index("ix_sessions_agent_created", "sessions", ["agent_id", "created_ms", "key"])
     op.create_index("ix_sessions_kind_created", "sessions", ["kind", "created_ms", "key"])
     op.create_index("ix_sessions_status_created", "sessions", ["status", "created_ms", "key"])
-    op.create_index("ix_sessions_parent_created", "sessions", ["parent_key", "created_ms", "key"])
-    op.create_index("ix_sessions_finished", "sessions", ["finished_ms", "key"])
+    has_parent, is_finished = sa.text("parent_key IS NOT NULL"), sa.text("finished_ms IS NOT NULL")
+    op.create_index(
+        "ix_sessions_parent_created",
+        "sessions",
+        ["parent_key", "created_ms", "key"],
+        sqlite_where=has_parent,
+        postgresql_where=has_parent,
+    )
+    op.create_index(
+        "ix_sessions_finished",
+        "sessions",
+        ["finished_ms", "key"],
+        sqlite_where=is_finished,
+        postgresql_where=is_finished,
+    )
 
 
 def create_messages() -> None:

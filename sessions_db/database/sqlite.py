@@ -14,12 +14,16 @@ from sqlalchemy import URL, Connection, Engine, QueuePool, StaticPool, event, ex
 from sqlalchemy.util import asbool
 
 from sessions_db.database.backend import DROPPED, NOT_OURS, NUMBER_TAKEN, Backend, Check, EngineOptions
+from sessions_db.database.statement import Statement
 from sessions_db.enums import Severity
 from sessions_db.errors import DatabaseUnavailable, InvalidInput, Shown
 
 # SQLite soon polls for the lock only every 100 ms, and rarely finds it free among writers that never pause: one of
 # eight processes waited for 8 s (measured once). So SQLite waits only this long, and the retry budget covers the rest.
 _BUSY_TIMEOUT_S: Final = 0.03
+
+_BEGIN = Statement(lambda _: text("BEGIN"))
+_BEGIN_IMMEDIATE = Statement(lambda _: text("BEGIN IMMEDIATE"))
 
 # RETURNING came with SQLite 3.35, STRICT tables with 3.37.
 _OLDEST: Final = (3, 37, 0)
@@ -95,6 +99,7 @@ class SQLite(Backend):
     name = "sqlite"
     driver = "pysqlite"
     is_on_a_server = False
+    has_writing_ctes = False
     longest_wait_s = 0.02
     groups_at_once = 1
     database_bytes = text("SELECT page_count * page_size FROM pragma_page_count(), pragma_page_size()")
@@ -183,7 +188,7 @@ class SQLite(Backend):
         # The write lock is taken at once: a transaction that first reads could not get it later if another one had
         # written in between (SQLITE_BUSY, which waiting does not resolve).
         if not _is_in_transaction(conn):
-            conn.exec_driver_sql("BEGIN" if read_only else "BEGIN IMMEDIATE")
+            (_BEGIN if read_only else _BEGIN_IMMEDIATE).rows(conn, {})
 
     def reading_only(self, conn: Connection) -> AbstractContextManager[None]:
         """Refuse statements that write: SQLite has no read-only transactions."""
