@@ -237,7 +237,7 @@ BEGIN
   SET last_seq = batch.last_seq, last_activity_ms = greatest(last_activity_ms, batch.newest_ms)
   FROM (
     SELECT session_key, min(seq) AS first_seq, max(seq) AS last_seq, count(*) AS size, max(timestamp_ms) AS newest_ms
-    FROM appended GROUP BY session_key ORDER BY session_key
+    FROM appended GROUP BY session_key
   ) AS batch
   WHERE key = batch.session_key
     AND sessions.last_seq = batch.first_seq - 1

@@ -50,9 +50,8 @@ FOR EACH {each}{condition} EXECUTE FUNCTION {trigger}()"""
 TRIGGERS: Final = {
     # One statement each for the counters, the archive and the trim query, however many sessions and messages there are.
     # Each statement of a function takes a new snapshot: a writer that waited behind a large batch trims that batch too.
-    # Sessions are updated in the order of their keys, so that two statements over the same sessions never deadlock. The
-    # settings keep that order, and reading the whole table of messages from ever being the plan: the planner doesn't
-    # know how few rows `appended` has when it reuses a plan.
+    # The settings keep the planner from ever reading the whole table of messages: when it reuses a plan, it does not know
+    # how few rows `appended` has.
     "messages_append": f"""\
 CREATE FUNCTION messages_append() RETURNS trigger LANGUAGE plpgsql
 SET enable_hashjoin = off SET enable_mergejoin = off SET enable_seqscan = off AS $$
@@ -63,7 +62,7 @@ BEGIN
   SET last_seq = batch.last_seq, last_activity_ms = greatest(last_activity_ms, batch.newest_ms)
   FROM (
     SELECT session_key, min(seq) AS first_seq, max(seq) AS last_seq, count(*) AS size, max(timestamp_ms) AS newest_ms
-    FROM appended GROUP BY session_key ORDER BY session_key
+    FROM appended GROUP BY session_key
   ) AS batch
   WHERE key = batch.session_key
     AND sessions.last_seq = batch.first_seq - 1
