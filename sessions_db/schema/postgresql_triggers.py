@@ -50,8 +50,8 @@ FOR EACH {each}{condition} EXECUTE FUNCTION {trigger}()"""
 TRIGGERS: Final = {
     # One statement each for the counters, the archive and the trim query, however many sessions and messages there are.
     # Each statement of a function takes a new snapshot: a writer that waited behind a large batch trims that batch too.
-    # The settings keep the planner from ever reading the whole table of messages: when it reuses a plan, it does not know
-    # how few rows `appended` has.
+    # The settings keep the planner from ever reading the whole table of messages: it reuses plans, and then does not
+    # know how few rows `appended` has.
     "messages_append": f"""\
 CREATE FUNCTION messages_append() RETURNS trigger LANGUAGE plpgsql
 SET enable_hashjoin = off SET enable_mergejoin = off SET enable_seqscan = off AS $$
