@@ -322,6 +322,24 @@ def test_connections_come_back_as_they_were(url: str, open_engine: OpenEngine, s
         assert found() == before
 
 
+def test_managers_of_one_engine_share_their_listeners(url: str, open_engine: OpenEngine) -> None:
+    engine = open_engine(url)
+
+    def listeners() -> list[int]:
+        events = [engine.dialect.dispatch.do_connect]
+        events += [getattr(engine.pool.dispatch, name) for name in ("connect", "checkout", "checkin")]
+        return [len([*listeners]) for listeners in events]
+
+    SessionManager(engine).close()
+    of_one = listeners()
+    for _ in range(3):
+        engine.dispose()
+        SessionManager(engine).close()
+        SessionManager(engine).close()
+
+    assert listeners() == of_one
+
+
 # One connection for all threads
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import weakref
 from typing import Any, Final
 
-from sqlalchemy import Connection, Engine, event
+from sqlalchemy import Connection, Dialect, Engine, event
 
 from sessions_db.database import BACKENDS, backend_of
 from sessions_db.database.fork import guard
@@ -16,6 +17,9 @@ _LONGEST_NAME: Final = 63
 
 # Of a connection's `info`: the settings that the caller's connection had.
 _SETTINGS: Final = "sessions_db_settings"
+
+# Those whose pool has our listener, which derived engines share.
+_adopted: weakref.WeakSet[Dialect] = weakref.WeakSet()
 
 
 def adopt(engine: Engine) -> Engine:
@@ -54,7 +58,9 @@ def adopt(engine: Engine) -> Engine:
     # engine that it was derived from.
     adopted = in_autocommit.execution_options()
     event.listen(adopted, "engine_connect", _remember_settings)
-    event.listen(adopted, "checkin", _restore_settings)
+    if dialect not in _adopted:
+        _adopted.add(dialect)
+        event.listen(adopted, "checkin", _restore_settings)
     guard(adopted)
     return adopted
 

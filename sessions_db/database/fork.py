@@ -39,6 +39,10 @@ class Owner(Protocol):
 _engines: weakref.WeakSet[Engine] = weakref.WeakSet()
 _owners: weakref.WeakSet[Any] = weakref.WeakSet()
 
+# Those with our listeners. Engines that are derived from one another share their dialect and their pool's listeners,
+# and each manager on the caller's engine derives one.
+_guarded: weakref.WeakSet[Dialect] = weakref.WeakSet()
+
 # What to call in a forked child: functions, and methods for as long as their objects live.
 _functions: list[Callable[[], None]] = []
 _methods: weakref.WeakKeyDictionary[Any, Callable[[Any], None]] = weakref.WeakKeyDictionary()
@@ -68,7 +72,8 @@ _WAIT_S: Final = 1.0
 def guard(engine: Engine) -> None:
     """Keep the engine safe across forks."""
     _engines.add(engine)
-    if _file(engine) is not None:
+    if _file(engine) is not None and engine.dialect not in _guarded:
+        _guarded.add(engine.dialect)
         event.listen(engine, "do_connect", _connect_unless_forking)
         event.listen(engine, "connect", _refuse_inherited, insert=True)
         if not isinstance(engine.pool, QueuePool):

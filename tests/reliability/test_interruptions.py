@@ -65,9 +65,11 @@ def test_nothing_stays_taken_and_no_answer_is_false(
     note(request, "interruptions", INTERRUPTIONS)
 
 
-def test_exception_at_any_function_call_comes_out_and_leaves_nothing_taken(url: str, plain: PlainClient) -> None:
+def test_exception_at_any_function_call_comes_out_and_leaves_nothing_taken(
+    request: pytest.FixtureRequest, url: str, plain: PlainClient
+) -> None:
     with Processes(1) as processes:
-        ((acknowledged, refused),) = results([processes.submit(_interrupt_each_function_call, url)])
+        ((acknowledged, refused, interruptions),) = results([processes.submit(_interrupt_each_function_call, url)])
 
     stored = Counter(
         text for (text,) in plain("SELECT content FROM messages UNION ALL SELECT content FROM archived_messages")
@@ -75,16 +77,18 @@ def test_exception_at_any_function_call_comes_out_and_leaves_nothing_taken(url: 
     assert {text for text, count in stored.items() if count > 1} == set()
     assert acknowledged - stored.keys() == set()
     assert refused & stored.keys() == set()
+    note(request, "interrupted function calls", interruptions)
 
 
-def _interrupt_each_function_call(url: str) -> tuple[set[str], set[str]]:
-    """The texts of the appends that were acknowledged and of those that were refused."""
+def _interrupt_each_function_call(url: str) -> tuple[set[str], set[str], int]:
+    """The texts of the appends that were acknowledged and of those that were refused; the number of interruptions."""
     if (running := coverage.Coverage.current()) is not None:
         running.stop()
     sys.unraisablehook = lambda _: None
     logging.disable()
     acknowledged: set[str] = set()
     refused: set[str] = set()
+    interruptions = 0
     # A low cap: otherwise there are more calls each time.
     options = {"message_cap": 5, "archive_trimmed": True, "synchronous": "NORMAL"}
     with SessionManager(url, pool_size=4, retry_budget_s=1, **options) as manager:  # type: ignore[arg-type]
@@ -102,6 +106,7 @@ def _interrupt_each_function_call(url: str) -> tuple[set[str], set[str]]:
                 number += 1
                 text = f"{position}/{number}"
                 outcome, interrupted = _interrupt_at(number, partial(call, text))
+                interruptions += interrupted
                 if position not in (4, 5) and outcome is not SoftTimeLimit:
                     (acknowledged if outcome is None else refused).add(text)
                 if number % 10 == 0:
@@ -110,7 +115,7 @@ def _interrupt_each_function_call(url: str) -> tuple[set[str], set[str]]:
             gc.collect()
             status = manager.pool_status()
             assert (status.in_use, status.waiting) == (0, 0), (position, status)
-    return acknowledged, refused
+    return acknowledged, refused, interruptions
 
 
 def _interrupt_at(number: int, call: Callable[[], object]) -> tuple[type[BaseException] | None, bool]:
