@@ -8,7 +8,7 @@ from pathlib import Path
 
 from benchmarks.environment import enter
 
-SECTIONS = ("floor", "peers", "concurrency", "growth")
+SECTIONS = ("floor", "peers", "concurrency", "starting", "growth")
 
 
 def main() -> None:

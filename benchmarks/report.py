@@ -14,6 +14,7 @@ from benchmarks.goals import GOALS, Goal
 from benchmarks.names import DRIVER, OURS, ROW, ROW_ON_DISK, STATEMENT, THREE_STATEMENTS
 from benchmarks.rounds import Figure
 from benchmarks.sections import Results
+from benchmarks.starting import IMPORTED_MESSAGES, OPERATIONS
 
 _TEXTS = Path(__file__).with_name("page")
 
@@ -151,6 +152,15 @@ def _concurrency(results: Results, drawings: Path) -> dict[str, str]:
     return {"tables": "\n\n".join(tables)}
 
 
+def _starting(results: Results, _drawings: Path) -> dict[str, str]:
+    figures = results.figures
+    rounds = figures[f"sqlite.{OPERATIONS[0]}"].rounds
+    rows = [
+        (operation, *(_spread(figures[f"{backend}.{operation}"]) for backend in TITLES)) for operation in OPERATIONS
+    ]
+    return {"messages": str(IMPORTED_MESSAGES), "costs": _table((f"{rounds} rounds", *TITLES.values()), rows)}
+
+
 def _growth(results: Results, drawings: Path) -> dict[str, str]:
     figures, sizes = results.figures, results.notes["sizes"]
     operations = [*dict.fromkeys(name.split(".")[1] for name in figures)]
@@ -173,6 +183,7 @@ _PARTS: Final[dict[str, Callable[[Results, Path], dict[str, str]]]] = {
     "floor": _floor,
     "peers": _peers,
     "concurrency": _concurrency,
+    "starting": _starting,
     "growth": _growth,
 }
 

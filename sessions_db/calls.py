@@ -12,7 +12,7 @@ from sqlalchemy import Connection, Engine
 from sessions_db.database import BACKENDS
 from sessions_db.database.connections import Connections
 from sessions_db.database.retry import Retry, RetryBudget
-from sessions_db.database.transactions import transaction
+from sessions_db.database.transactions import raising_what_interrupts, transaction
 from sessions_db.errors import ReadOnly
 from sessions_db.operations.acting import acting_as, take_back_names
 from sessions_db.operations.operation import Needs, Operation
@@ -39,13 +39,13 @@ class Calls:
         self.backend = BACKENDS[engine.dialect.name]
         self.read_only = read_only
         self._engine = engine
-        self._owned = owned
+        self.owned = owned
         self._actor = actor
         self.retry_budget_s = retry_budget_s
 
     def run(self, operation: Operation[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
         """What the operation returns."""
-        needs = operation.needs
+        needs = operation.needs.on(self.backend)
         writing = not needs.is_reading
         if self.read_only and writing:
             raise ReadOnly
@@ -71,8 +71,8 @@ class Calls:
 
     def commit(self, conn: Connection) -> None:
         """Commit what a statement did, on the caller's engine, which may begin transactions by itself."""
-        if not self._owned:
-            conn.commit()
+        if not self.owned:
+            raising_what_interrupts(conn.commit)
 
     @contextmanager
     def begun(self, conn: Connection, *, read_only: bool) -> Iterator[None]:
@@ -87,6 +87,6 @@ class Calls:
 
     def retry(self) -> Retry:
         """The attempts of a call that begins now."""
-        longest_wait_s = self.backend.longest_wait_s if self._owned else 1.0
+        longest_wait_s = self.backend.longest_wait_s if self.owned else 1.0
         budget = RetryBudget(self.retry_budget_s, longest_wait_s=longest_wait_s)
         return Retry(self.backend, budget, password=self._engine.url.password)

@@ -78,6 +78,7 @@ def _connection(conn: Connection) -> _Result:
 
 
 def _revision(conn: Connection) -> _Result:
+    migrate.require_settings(conn)
     head = migrate.head_revision()
     try:
         found = migrate.current_revision(conn)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import replace
 from types import TracebackType
 from typing import Any, ParamSpec, Self, TypeVar
 
@@ -14,8 +15,9 @@ from sessions_db import validation
 from sessions_db.calls import Calls
 from sessions_db.database import EngineOptions
 from sessions_db.database import migrate as migrations
+from sessions_db.database.adoption import adopt, require_fit
 from sessions_db.database.connections import PoolStatus
-from sessions_db.database.engine import adopt, open_engine
+from sessions_db.database.engine import open_engine
 from sessions_db.database.urls import shown
 from sessions_db.errors import InvalidInput, SessionsError, Shown
 from sessions_db.group_commit.storing import GroupCommit
@@ -139,7 +141,8 @@ class SessionManager(SessionStore):
 
     def pool_status(self) -> PoolStatus:
         """How the connections are being used right now."""
-        return self._connections.status()
+        status = self._connections.status()
+        return replace(status, waiting=status.waiting + self._group_commit.waiting)
 
     def transaction(self) -> AbstractContextManager[Transaction]:
         """Group operations: the block's writes are committed together at its end, or rolled back if it raises.
@@ -202,10 +205,16 @@ class SessionManager(SessionStore):
     def _ensure_schema(self, migrate: bool) -> str | None:
         retry = self._calls.retry()
         try:
-            retry.connect(self._engine.connect).close()
+            retry.connect(self._connect_first)
         except SessionsError:
             raise
         except (exc.ArgumentError, TypeError, ValueError):
             # From the driver, about part of the URL. Its text may contain a password.
-            raise InvalidInput("database", "must be a URL that the driver takes", Shown("another")) from None
+            needed = "a URL that the driver takes" if self._calls.owned else "an engine that can connect"
+            raise InvalidInput("database", f"must be {needed}", Shown("another")) from None
         return retry.run(lambda: migrations.ensure_head(self._engine, migrate=migrate, create=not self._read_only))
+
+    def _connect_first(self) -> None:
+        with self._engine.connect() as conn:
+            if not self._calls.owned:
+                require_fit(conn, read_only=self._read_only)

@@ -4,14 +4,20 @@ from __future__ import annotations
 
 from typing import ParamSpec, TypeVar
 
-from sqlalchemy import Connection, exc
+from sqlalchemy import Connection, exc, text
 
 from sessions_db.database import backend_of
+from sessions_db.database.statement import Statement
 from sessions_db.database.transactions import is_aborted
 from sessions_db.database.translation import translate
 from sessions_db.errors import DatabaseUnavailable, ReadOnly, TransactionOver, TransactionRolledBack
 from sessions_db.operations.operation import Needs, Operation
 from sessions_db.store import SessionStore
+
+# Through SQLAlchemy, a savepoint takes as long as SQLite takes to store a session (measured once).
+_SAVEPOINT = Statement(lambda _: text("SAVEPOINT operation"))
+_RELEASE = Statement(lambda _: text("RELEASE SAVEPOINT operation"))
+_ROLL_BACK = Statement(lambda _: text("ROLLBACK TO SAVEPOINT operation"))
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
@@ -55,7 +61,7 @@ class Transaction(SessionStore):
             raise ReadOnly
         self._refuse_if_lost()
         try:
-            if operation.needs is Needs.TRANSACTION:
+            if operation.needs.on(backend_of(self._conn)) is Needs.TRANSACTION:
                 return self._in_savepoint(operation, *args, **kwargs)
             return operation.function(self._conn, *args, **kwargs)
         except exc.SQLAlchemyError as error:
@@ -65,13 +71,22 @@ class Transaction(SessionStore):
             raise translated from error
 
     def _in_savepoint(self, operation: Operation[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
-        savepoint = self._conn.begin_nested()
+        _SAVEPOINT.rows(self._conn, {})
         try:
             result = operation.function(self._conn, *args, **kwargs)
-            savepoint.commit()
+            _RELEASE.rows(self._conn, {})
         except BaseException:
             # On a full disk SQLite may have rolled back the whole transaction, and this savepoint with it.
             if not is_aborted(self._conn):
-                savepoint.rollback()
+                self._undo()
             raise
         return result
+
+    def _undo(self) -> None:
+        try:
+            _ROLL_BACK.rows(self._conn, {})
+            _RELEASE.rows(self._conn, {})
+        except exc.SQLAlchemyError:
+            # Perhaps an exception interrupted a statement, and the connection takes no other. What the operation did
+            # may still be there, so nothing of the block may be stored.
+            self._lost = True

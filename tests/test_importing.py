@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import json
+import os
+import threading
+import time
 from collections.abc import Iterator
+from itertools import islice
 
 import pytest
 from sqlalchemy import make_url
@@ -13,6 +18,7 @@ from sessions_db.integrations.chat_completions import to_chat
 from sessions_db.transfer import Line, Outcome, import_lines
 from sessions_db.validation import JsonValue
 from tests.support.client import PlainClient
+from tests.support.statements import driver_connection, traced
 
 CHAT: list[JsonValue] = [
     {"role": "system", "content": "Be brief"},
@@ -147,19 +153,128 @@ def test_a_conversation_without_messages_is_imported_once(manager: SessionManage
     assert outcomes(done) == [Outcome.IMPORTED, Outcome.ALREADY_THERE]
 
 
-def test_a_line_is_committed_before_the_next_is_read(manager: SessionManager) -> None:
+def test_a_line_is_committed_before_it_is_reported(manager: SessionManager) -> None:
+    stored = [len(imported(manager)) for _ in import_lines(manager, "support", map(conversation, range(10)))]
+
+    assert all(count >= number for number, count in enumerate(stored, start=1))
+
+
+def test_what_comes_slowly_is_committed_before_the_next_line_is_read(manager: SessionManager) -> None:
     stored: list[int] = []
 
     def lines() -> Iterator[bytes]:
-        for number in range(3):
+        for number in range(4):
+            time.sleep(0.15)
             stored.append(len(imported(manager)))
             yield conversation(number)
 
-    reading = import_lines(manager, "support", lines())
-    next(reading)
-    next(reading)
+    assert outcomes([*import_lines(manager, "support", lines())]) == [Outcome.IMPORTED] * 4
+    assert stored == [0, 1, 2, 3]
 
-    assert stored == [0, 1]
+
+def test_what_came_through_a_pipe_is_not_held_back_for_what_did_not(manager: SessionManager) -> None:
+    reading, writing = os.pipe()
+    sent = [conversation(1) + conversation(2) + conversation(3)[:20], conversation(3)[20:-1]]
+    done: list[Line] = []
+
+    with os.fdopen(reading, "rb") as file, os.fdopen(writing, "wb", buffering=0) as pipe:
+        lines = import_lines(manager, "support", file)
+        pipe.write(sent[0])
+        done += islice(lines, 2)
+        pipe.write(sent[1])
+        pipe.close()
+        done += lines
+
+    assert [(line.number, line.size, line.outcome) for line in done] == [
+        (number, len(conversation(number)) - (number == 3), Outcome.IMPORTED) for number in (1, 2, 3)
+    ]
+
+
+def test_a_file_is_read_in_lines_whatever_their_length(manager: SessionManager) -> None:
+    texts = ["\r", "x" * 3_000_000, "", "y" * 999_000, "\u2028 é"]
+    lines = [line([{"role": "user", "content": text}], n=number) for number, text in enumerate(texts)]
+    content = b"\n".join([*lines[:2], b"", *lines[2:]])
+
+    done = [*import_lines(manager, "support", io.BytesIO(content))]
+
+    assert [each.size for each in done] == [len(each) for each in io.BytesIO(content)]
+    assert outcomes(done).count(Outcome.IMPORTED) == 5
+
+
+def test_two_imports_of_the_same_lines_in_opposite_order_store_each_once(url: str) -> None:
+    lines = [line([{"role": "user", "content": str(number)}], label=f"label {number}") for number in range(200)]
+    done: list[Outcome] = []
+
+    def work(given: list[bytes]) -> None:
+        with SessionManager(url) as manager:
+            done.extend(outcomes([*import_lines(manager, "support", io.BytesIO(b"".join(given)))]))
+
+    threads = [threading.Thread(target=work, args=[given]) for given in (lines, lines[::-1])]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+    assert (done.count(Outcome.IMPORTED), done.count(Outcome.ALREADY_THERE)) == (200, 200)
+    with SessionManager(url) as manager:
+        assert manager.get_or_create_main("support").message_count == 200
+
+
+def test_what_comes_quickly_shares_transactions(manager: SessionManager) -> None:
+    begun: list[str] = []
+    connection = driver_connection(manager)
+
+    with traced(connection, lambda statement, _: begun.append(statement) if statement.startswith("BEGIN") else None):
+        run(manager, *map(conversation, range(100)))
+
+    # 1, 2, 4, 8, 16, 32 and 37 lines.
+    assert len(begun) == 7
+
+
+def test_lines_before_one_that_cannot_be_read_are_imported(manager: SessionManager) -> None:
+    def lines() -> Iterator[bytes]:
+        yield from map(conversation, range(5))
+        raise OSError("Input/output error")
+
+    done: list[Line] = []
+    with pytest.raises(OSError, match="Input/output error"):
+        done.extend(import_lines(manager, "support", lines()))
+
+    assert outcomes(done) == [Outcome.IMPORTED] * 5
+    assert len(imported(manager)) == 5
+
+
+def test_a_line_that_the_database_refuses_among_others_is_refused_alone(
+    manager: SessionManager, plain: PlainClient, backend: str
+) -> None:
+    if backend == "sqlite":
+        plain(
+            "CREATE TRIGGER theirs BEFORE INSERT ON messages WHEN NEW.content = 'poison' "
+            "BEGIN SELECT RAISE(ABORT, 'theirs: no poison'); END"
+        )
+    else:
+        plain(
+            "CREATE FUNCTION theirs() RETURNS trigger LANGUAGE plpgsql AS "
+            "'BEGIN RAISE EXCEPTION ''theirs: no poison'' USING ERRCODE = ''integrity_constraint_violation''; END'"
+        )
+        plain(
+            "CREATE TRIGGER theirs BEFORE INSERT ON messages FOR EACH ROW WHEN (NEW.content = 'poison') "
+            "EXECUTE FUNCTION theirs()"
+        )
+    bad = line([{"role": "user", "content": "first"}, {"role": "user", "content": "poison"}], label="bad")
+    lines = [*map(conversation, range(40))]
+    lines[20] = bad
+
+    done = run(manager, *lines)
+
+    plain("DROP TRIGGER theirs" + ("" if backend == "sqlite" else " ON messages"))
+    assert [(each.number, "no poison" in (each.reason or "")) for each in done if each.outcome is Outcome.REFUSED] == [
+        (21, True)
+    ]
+    assert outcomes(done).count(Outcome.IMPORTED) == 39
+    assert manager.get_by_label("bad") is None
+    assert len(manager.list(["subagent"], limit=100)) == 39
+    assert manager.get_or_create_main("support").message_count == 78
 
 
 def test_an_interrupted_import_continues_where_it_stopped(manager: SessionManager) -> None:

@@ -508,3 +508,12 @@ def test_upgrade_leaves_the_settings_of_a_callers_sqlite_connection(tmp_path: Pa
         assert connection.scalar(sa.text("PRAGMA foreign_keys")) == foreign_keys
         assert connection.scalar(sa.text("PRAGMA legacy_alter_table")) == 0
     engine.dispose()
+
+
+def test_upgrade_of_a_database_without_its_triggers_is_not_opened(empty_url: str, empty: PlainClient) -> None:
+    alembic(empty_url, "upgrade", "0002")
+    empty(f"DROP TRIGGER messages_append{' ON messages' if empty.backend == 'postgresql' else ''}")
+
+    for _ in range(2):
+        with pytest.raises(SchemaMismatch, match="trigger messages_append is missing"):
+            SessionManager(empty_url, migrate=True)

@@ -149,6 +149,14 @@ def imports(store: SessionStore, clock: Clock) -> bool:
     return store.delete_session(exported.key) and store.import_session(exported) and not store.import_session(exported)
 
 
+def imports_many(store: SessionStore, clock: Clock) -> bool:
+    keys = [finished(store, clock), archiving(store, clock)]
+    exported = [session for session in store.export_sessions() if session.key in keys]
+    for key in keys:
+        store.delete_session(key)
+    return store.import_sessions(exported) == [True, True] and store.import_sessions(exported) == [False, False]
+
+
 def appends_once(store: SessionStore, clock: Clock) -> bool:
     key = active(store, clock)
     first = store.add_message(key, "tool", "found", tool_name="search", metadata={"n": 1}, idempotency_key="once")
@@ -204,6 +212,7 @@ OPERATIONS: Mapping[str, Callable[[SessionStore, Clock], object]] = {
     "statistics": lambda store, clock: store.statistics().retained if finished(store, clock) else None,
     "export_sessions": lambda store, clock: store.export_sessions() if archiving(store, clock) else None,
     "import_session": imports,
+    "import_sessions": imports_many,
     "history": lambda store, clock: store.history(finished(store, clock), 1, include_tools=True),
     "send_message": lambda store, clock: store.send_message(active(store, clock), "Hello"),
     "add_message": appends_once,

@@ -26,6 +26,13 @@ CALLS: dict[str, Callable[[SessionManager, str], object]] = {
     "get": lambda manager, key: manager.get(key),
     "get_by_label": lambda manager, _: manager.get_by_label("research"),
     "get_or_create_main": lambda manager, _: manager.get_or_create_main("main"),
+    "spawn_subagent": lambda manager, _: manager.spawn_subagent("main", "Test"),
+    "spawn_subagent with a parent": lambda manager, key: manager.spawn_subagent("main", "Test", parent_key=key),
+    "spawn_subagent with a label": lambda manager, _: manager.spawn_subagent("main", "Test", str(uuid.uuid4())),
+    "spawn_subagent that takes a label over": lambda manager, _: manager.spawn_subagent("main", "Test", "taken"),
+    "idempotent spawn_subagent": lambda manager, _: manager.spawn_subagent(
+        "main", "Test", idempotency_key=str(uuid.uuid4())
+    ),
     "list": lambda manager, _: manager.list(limit=20),
     "list with messages": lambda manager, _: manager.list(limit=20, message_limit=5),
     "descendants": lambda manager, key: manager.descendants(key),

@@ -61,6 +61,7 @@ def test_valid_row_is_accepted_with_the_default_cap(plain: PlainClient) -> None:
         ("ck_sessions_key", {"key": "agent:other:subagent:1"}),
         ("ck_sessions_key", {"key": "agent:main:cron:1"}),
         ("ck_sessions_key", {"kind": "main", "run_id": None, "key": "agent:main:main:1"}),
+        ("ck_sessions_label", {"label": ""}),
         ("ck_sessions_run_id", {"run_id": None}),
         ("ck_sessions_run_id", {"kind": "main", "key": "agent:main:main"}),
         ("ck_sessions_finished_ms", {"finished_ms": 1}),
@@ -271,6 +272,13 @@ def test_label_belongs_to_one_session(plain: PlainClient, key: str) -> None:
         plain("INSERT INTO labels (label, session_key, assigned_ms) VALUES ('research', ?, 1)", key)
     with pytest.raises(REFUSAL, match="assigned_ms"):
         plain("INSERT INTO labels (label, session_key, assigned_ms) VALUES ('other', ?, NULL)", key)
+
+
+def test_label_is_not_empty(plain: PlainClient, key: str) -> None:
+    with pytest.raises(REFUSAL, match="ck_labels_label"):
+        plain("INSERT INTO labels (label, session_key, assigned_ms) VALUES ('', ?, 1)", key)
+    with pytest.raises(REFUSAL, match="ck_labels_label"):
+        plain("UPDATE labels SET label = ''")
 
 
 # The log, in plain SQL

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,9 @@ import psycopg
 import pytest
 from sqlalchemy import URL
 
-from sessions_db import InvalidInput, NewMessage, SessionManager
+from sessions_db import InvalidInput, NewMessage, SessionManager, StoredSession
 from sessions_db.transfer import Line, Outcome, export_lines, import_lines
+from sessions_db.transfer.lines import to_line
 from tests.support.client import PlainClient, driver_url
 from tests.support.commands import ok, ok_json, on_terminal, process, run
 from tests.support.conversations import jsonl
@@ -496,6 +498,84 @@ def test_import_is_logged_under_the_actors_name(url: str, plain: PlainClient, li
         "SELECT actor, event, to_status, message_count, label FROM audit_events WHERE id > ? ORDER BY id", newest
     )
     assert events == [("restorer", "created", "stopped", 4, None), ("restorer", "label_assigned", None, None, "l")]
+
+
+@pytest.mark.usefixtures("everything")
+def test_sessions_imported_together_give_the_same_export(url: str, other_url: str) -> None:
+    with SessionManager(url) as source, SessionManager(other_url) as target:
+        sessions = source.export_sessions()
+        assert target.import_sessions(sessions) == [True] * len(sessions)
+        assert target.import_sessions(sessions) == [False] * len(sessions)
+
+        assert target.import_sessions([]) == []
+    assert exported(other_url) == exported(url)
+
+
+def ten(manager: SessionManager) -> list[StoredSession]:
+    """Ten sessions with a label and a message each, which are no longer in the database."""
+    keys = [manager.spawn_subagent("worker", "Test", f"label {number}") for number in range(10)]
+    for key in keys:
+        manager.add_messages(key, [NewMessage("user", "Hello", metadata=NUMBERS), NewMessage("user", TEXT)])
+    made = manager.export_sessions()
+    for key in keys:
+        manager.delete_session(key)
+    return made
+
+
+def test_sessions_are_imported_together_or_not_at_all(manager: SessionManager) -> None:
+    sessions = ten(manager)
+    other_key = sessions[0].key + "0"
+    manager.import_session(replace(sessions[4], task="Another", labels=()))
+
+    with pytest.raises(InvalidInput, match="other content"):
+        manager.import_sessions(sessions)
+    with pytest.raises(InvalidInput, match="run_id must not be that of another session"):
+        manager.import_sessions([sessions[1], replace(sessions[4], key=other_key)])
+    with pytest.raises(InvalidInput, match="run_id must not be that of another session"):
+        manager.import_sessions([sessions[0], replace(sessions[0], key=other_key)])
+    with pytest.raises(InvalidInput, match="message_cap"):
+        manager.import_sessions([sessions[1], replace(sessions[2], message_cap=0)])
+
+    assert [session.key for session in manager.list()] == [sessions[4].key]
+
+
+def test_sessions_that_repeat_among_those_imported_together_are_stored_once(manager: SessionManager) -> None:
+    sessions = ten(manager)
+
+    assert manager.import_sessions([*sessions, *sessions[:3]]) == [True] * 10 + [False] * 3
+    assert manager.export_sessions() == sessions
+
+
+def test_labels_of_sessions_imported_together_stay_where_they_are_newer(manager: SessionManager) -> None:
+    sessions = ten(manager)
+    newer = manager.spawn_subagent("worker", "Test", "label 3")
+    manager.import_session(replace(sessions[9], labels=[("label 5", 1)]))
+
+    manager.import_sessions(sessions[:9])
+
+    owners = [manager.get_by_label(f"label {number}") for number in range(9)]
+    assert [owner and owner.key for owner in owners] == [
+        newer if number == 3 else sessions[number].key for number in range(9)
+    ]
+
+
+def test_a_session_that_is_refused_among_others_is_refused_alone(url: str, manager: SessionManager) -> None:
+    sessions = [session for _ in range(5) for session in ten(manager)]
+    for position in (17, 18, 40):
+        manager.import_session(replace(sessions[position], task="Another", labels=()))
+    lines = [to_line(session) for session in sessions]
+    lines[30] = lines[30].replace(b'"message_cap": 100', b'"message_cap": 0')
+
+    done = imported(url, *lines)
+
+    refused = [18, 19, 31, 41]
+    assert [each.number for each in done if each.outcome is Outcome.REFUSED] == refused
+    assert [each.outcome for each in done].count(Outcome.IMPORTED) == 46
+    stored = {session.key: session for session in manager.export_sessions()}
+    assert len(stored) == 49
+    for number, session in enumerate(sessions, start=1):
+        if number not in refused:
+            assert stored[session.key].messages == session.messages
 
 
 def test_two_imports_at_once_store_each_session_once(url: str, plain: PlainClient, tmp_path: Path) -> None:

@@ -90,6 +90,7 @@ def create_sessions() -> None:
             "ELSE substr(key, 1, length(agent_id) + length(kind) + 8) = 'agent:' || agent_id || ':' || kind || ':' END",
             name="ck_sessions_key",
         ),
+        sa.CheckConstraint("label <> ''", name="ck_sessions_label"),
         sa.CheckConstraint("(kind = 'main') = (run_id IS NULL)", name="ck_sessions_run_id"),
         sa.CheckConstraint("(status = 'active') = (finished_ms IS NULL)", name="ck_sessions_finished_ms"),
         sa.CheckConstraint("status <> 'active' OR end_reason IS NULL", name="ck_sessions_end_reason"),
@@ -105,8 +106,21 @@ def create_sessions() -> None:
     op.create_index("ix_sessions_agent_created", "sessions", ["agent_id", "created_ms", "key"])
     op.create_index("ix_sessions_kind_created", "sessions", ["kind", "created_ms", "key"])
     op.create_index("ix_sessions_status_created", "sessions", ["status", "created_ms", "key"])
-    op.create_index("ix_sessions_parent_created", "sessions", ["parent_key", "created_ms", "key"])
-    op.create_index("ix_sessions_finished", "sessions", ["finished_ms", "key"])
+    has_parent, is_finished = sa.text("parent_key IS NOT NULL"), sa.text("finished_ms IS NOT NULL")
+    op.create_index(
+        "ix_sessions_parent_created",
+        "sessions",
+        ["parent_key", "created_ms", "key"],
+        sqlite_where=has_parent,
+        postgresql_where=has_parent,
+    )
+    op.create_index(
+        "ix_sessions_finished",
+        "sessions",
+        ["finished_ms", "key"],
+        sqlite_where=is_finished,
+        postgresql_where=is_finished,
+    )
 
 
 def create_messages() -> None:
@@ -146,6 +160,7 @@ def create_labels() -> None:
         sa.Column("session_key", KEY, nullable=False),
         sa.Column("assigned_ms", INT64, nullable=False),
         sa.PrimaryKeyConstraint("label", name="pk_labels"),
+        sa.CheckConstraint("label <> ''", name="ck_labels_label"),
         sa.ForeignKeyConstraint(["session_key"], ["sessions.key"], name="fk_labels_session_key", ondelete="CASCADE"),
         sqlite_with_rowid=False,
         sqlite_strict=True,

@@ -70,6 +70,7 @@ class AsyncSessionStore(ABC):
     statistics = _awaitable(SessionStore.statistics)
     export_sessions = _awaitable(SessionStore.export_sessions)
     import_session = _awaitable(SessionStore.import_session)
+    import_sessions = _awaitable(SessionStore.import_sessions)
 
 
 READING = frozenset(

@@ -47,6 +47,9 @@ class Backend(ABC):
     is_on_a_server: ClassVar[bool]
     """Whether the database is a server, which holds the locks, or a file that this process opens."""
 
+    has_writing_ctes: ClassVar[bool]
+    """Whether an INSERT may stand in a WITH clause, so that one statement writes to several tables."""
+
     longest_wait_s: ClassVar[float]
     """The longest wait between two attempts."""
 
@@ -55,6 +58,9 @@ class Backend(ABC):
 
     database_bytes: ClassVar[TextClause]
     """The query for the size of the database, in bytes."""
+
+    transaction_settings: ClassVar[tuple[str, ...]]
+    """The attributes of the driver's connections by which SQLAlchemy sets an isolation level."""
 
     checks: ClassVar[Mapping[str, Check]]
     """The doctor's checks of how a database of this kind is set up, by name."""
@@ -73,6 +79,10 @@ class Backend(ABC):
     def configure(self, engine: Engine, options: EngineOptions) -> None:
         """Arrange for each new connection of the library's own engine to be set up."""
 
+    @abstractmethod
+    def unfit(self, conn: Connection, *, read_only: bool) -> str | None:
+        """What an engine of the caller's, which made the connection, must be for this library; None if it is."""
+
     # Locating
 
     @abstractmethod
@@ -86,6 +96,10 @@ class Backend(ABC):
     @abstractmethod
     def describe(self, conn: Connection) -> str:
         """The database's product and version."""
+
+    def settings_cure(self, conn: Connection) -> str | None:
+        """What to do about settings with which the schema found is not the one written to; None if there are none."""
+        return None
 
     # Transactions and locks
 

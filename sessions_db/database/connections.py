@@ -9,19 +9,29 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, Engine, Pool, QueuePool, StaticPool, event
+from sqlalchemy import Connection, Dialect, Engine, QueuePool, StaticPool, event
 
 from sessions_db.database import BACKENDS
 from sessions_db.database.fork import guard_owner, in_child, keep_inherited
 from sessions_db.database.retry import RetryBudget
 from sessions_db.database.semaphores import FairSemaphore, Semaphore, UnfairSemaphore
 from sessions_db.database.statement import logs_as_its_engine
+from sessions_db.database.transactions import raising_what_interrupts
 from sessions_db.errors import DatabaseUnavailable, ManagerClosed
 
 _log = logging.getLogger("sessions_db")
 
-# For each pool of one connection, which several managers may share.
-_one_at_a_time: weakref.WeakKeyDictionary[Pool, FairSemaphore] = weakref.WeakKeyDictionary()
+# For each engine with one connection, which several managers may share. By its dialect: engines that are derived from
+# one another have it in common, and it outlives the pool, which `dispose` replaces.
+_one_at_a_time: weakref.WeakKeyDictionary[Dialect, FairSemaphore] = weakref.WeakKeyDictionary()
+
+
+def _forget_semaphores() -> None:
+    # Another thread of the parent process may have held one.
+    _one_at_a_time.clear()
+
+
+in_child(_forget_semaphores)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,7 +42,7 @@ class PoolStatus:
         size: the most connections that there can be; None for the caller's own engine.
         in_use: connections that a call or a `transaction()` is using.
         idle: open connections that nobody is using.
-        waiting: threads waiting for a connection or, on SQLite, for the write lock.
+        waiting: calls waiting for a connection, for the write lock (SQLite), or for other appends of the manager.
     """
 
     size: int | None
@@ -71,7 +81,7 @@ class Connections:
             self._semaphore = FairSemaphore(pool.size())
         elif isinstance(pool, StaticPool):
             # It gives the same connection to all threads at once.
-            self._semaphore = _one_at_a_time.setdefault(pool, FairSemaphore(1))
+            self._semaphore = _one_at_a_time.setdefault(self.engine.dialect, FairSemaphore(1))
         # SQLite has one writer at a time; others sleep and retry. With 64 threads, an in-process lock lowered the 99th
         # percentile of an append from 520 to 94 ms. The lock is not fair: in order of arrival, throughput was up to a
         # third lower (synchronous=NORMAL, measured once with `benchmarks`, section concurrency).
@@ -153,7 +163,7 @@ class Connections:
                 conn.invalidate()
             elif logs_as_its_engine(conn):
                 return conn
-            conn.close()
+            raising_what_interrupts(conn.close)
 
     def _give_back(self, conn: Connection, idle: list[Connection], *, lent: bool, completed: bool) -> None:
         if lent or not self._owned:
@@ -164,7 +174,7 @@ class Connections:
         if not self._owned or lent or conn.invalidated:
             self._close(conn)
             return
-        conn.rollback()
+        raising_what_interrupts(conn.rollback)
         idle.append(conn)
         if idle is not self._idle:
             self._close_all(idle)
@@ -173,7 +183,7 @@ class Connections:
         if self.closed and self._owned and not (conn.closed or conn.invalidated):
             # The pool that it would return to no longer exists.
             conn.detach()
-        conn.close()
+        raising_what_interrupts(conn.close)
 
     def _close_all(self, idle: list[Connection]) -> None:
         while conn := _newest(idle):

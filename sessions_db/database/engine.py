@@ -1,4 +1,4 @@
-"""Engines: opened by the library, or adopted from the caller. Their connections are in autocommit mode.
+"""The library's own engines. Their connections are in autocommit mode.
 
 That makes an operation of one statement a single round trip; a transaction starts with an explicit BEGIN.
 """
@@ -11,7 +11,7 @@ from sqlalchemy import URL, Engine, exc
 from sessions_db.database import BACKENDS, EngineOptions
 from sessions_db.database.fork import guard
 from sessions_db.database.statement import SENT_DIRECTLY
-from sessions_db.database.urls import SUPPORTED, parse_url, shown
+from sessions_db.database.urls import parse_url, shown
 from sessions_db.errors import InvalidInput
 
 
@@ -47,19 +47,3 @@ def open_engine(url: str | URL, options: EngineOptions) -> Engine:
     backend.configure(engine, options)
     guard(engine)
     return engine
-
-
-def adopt(engine: Engine) -> Engine:
-    """The caller's engine with its own pool and settings, its connections in autocommit mode.
-
-    Raises:
-        InvalidInput: it is not an engine for a database and driver that this library supports.
-    """
-    if not isinstance(engine, Engine):
-        raise InvalidInput("database", "must be a URL or a sqlalchemy.Engine", engine)
-    backend = BACKENDS.get(engine.dialect.name)
-    if backend is None or backend.driver != engine.dialect.driver:
-        raise InvalidInput("database", SUPPORTED, engine.url)
-    adopted = engine.execution_options(isolation_level="AUTOCOMMIT")
-    guard(adopted)
-    return adopted

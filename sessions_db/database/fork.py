@@ -16,7 +16,7 @@ from collections.abc import Callable
 from types import MethodType
 from typing import Any, Final, Protocol
 
-from sqlalchemy import Dialect, Engine, Pool, QueuePool, event
+from sqlalchemy import Dialect, Engine, Pool, PoolProxiedConnection, QueuePool, event
 
 from sessions_db.database import BACKENDS
 from sessions_db.database.sqlite import path_of
@@ -52,6 +52,15 @@ _connecting = threading.Lock()
 # The SQLite files to which this process has inherited an open connection.
 _in_use: set[str] = set()
 
+# The pools that were in use during a fork, each with its engine.
+_replaced: list[tuple[Engine, Pool]] = []
+
+# The connections that pools which do not count have given out, and those that came back but are still referenced.
+_given_out: weakref.WeakSet[PoolProxiedConnection] = weakref.WeakSet()
+
+# Of a pooled connection's `info`: its file.
+_FILE: Final = "sessions_db_file"
+
 # How long a fork waits for other threads' calls on SQLite.
 _WAIT_S: Final = 1.0
 
@@ -61,6 +70,9 @@ def guard(engine: Engine) -> None:
     _engines.add(engine)
     if _file(engine) is not None:
         event.listen(engine, "do_connect", _connect_unless_forking)
+        event.listen(engine, "connect", _refuse_inherited, insert=True)
+        if not isinstance(engine.pool, QueuePool):
+            event.listen(engine, "checkout", _count)
 
 
 def guard_owner(owner: Owner) -> None:
@@ -97,29 +109,54 @@ def _connect_unless_forking(dialect: Dialect, _record: object, cargs: Any, cpara
             raise
 
 
+def _refuse_inherited(connection: sqlite3.Connection, record: Any) -> None:
+    # SQLAlchemy does not ask before a `creator` of the caller's connects.
+    if (file := _note_file(connection, record)) in _in_use:
+        connection.close()
+        raise UnsafeFork(file)
+
+
+def _count(connection: sqlite3.Connection, record: Any, given_out: PoolProxiedConnection) -> None:
+    # The pool may have made the connection before it was guarded.
+    _note_file(connection, record)
+    _given_out.add(given_out)
+
+
+def _note_file(connection: sqlite3.Connection, record: Any) -> str:
+    if _FILE not in record.info:
+        cursor = connection.cursor()
+        cursor.row_factory = None
+        record.info[_FILE] = path_of(os.fsdecode(cursor.execute("PRAGMA database_list").fetchone()[2]))
+        cursor.close()
+    return str(record.info[_FILE])
+
+
 def _before_fork() -> None:
     _connecting.acquire()
+    until = time.monotonic() + _WAIT_S
+    # Several managers may share the pool of the caller's engine.
+    sharing = [(owner, owner.engine.pool) for owner in list(_owners)]
     for engine in list(_engines):
         file = _file(engine)
         if file is None:
             continue
-        owners = [owner for owner in list(_owners) if owner.engine is engine]
         # A call that begins now connects anew, and so waits for the fork.
         pool = engine.pool
+        owners = [owner for owner, shared in sharing if shared is pool]
         engine.dispose(close=False)
         for owner in owners:
             owner.drop_idle()
-        if _is_free_in_time(pool, owners):
+        if _is_free_in_time(pool, file, owners, until):
             pool.dispose()
         else:
             _in_use.add(file)
+            _replaced.append((engine, pool))
 
 
-def _is_free_in_time(pool: Pool, owners: list[Any]) -> bool:
-    until = time.monotonic() + _WAIT_S
+def _is_free_in_time(pool: Pool, file: str, owners: list[Any], until: float) -> bool:
     while True:
-        in_use = pool.checkedout() if isinstance(pool, QueuePool) else 0
-        # Blocks may use a connection of a pool that an earlier fork has replaced, or of one that does not count.
+        in_use = pool.checkedout() if isinstance(pool, QueuePool) else _number_given_out(file)
+        # Blocks may use a connection of a pool that an earlier fork has replaced.
         if not in_use and not any(owner.held for owner in owners):
             return True
         if time.monotonic() > until:
@@ -127,13 +164,24 @@ def _is_free_in_time(pool: Pool, owners: list[Any]) -> bool:
         time.sleep(0.001)
 
 
+def _number_given_out(file: str) -> int:
+    return sum(given_out.is_valid and given_out.info.get(_FILE) == file for given_out in list(_given_out))
+
+
 def _after_fork_in_parent() -> None:
     _in_use.clear()
+    # Otherwise nothing would close what returns to a pool that no engine has. The last one first: engines that share a
+    # pool have replaced it one after the other.
+    while _replaced:
+        engine, pool = _replaced.pop()
+        engine.pool = pool
     _connecting.release()
 
 
 def _after_fork_in_child() -> None:
     _connecting.release()
+    _inherited.extend(_replaced)
+    _replaced.clear()
     for engine in list(_engines):
         if BACKENDS[engine.dialect.name].is_on_a_server:
             _inherited.append(engine.pool)

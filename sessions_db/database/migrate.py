@@ -14,6 +14,7 @@ from alembic.script import ScriptDirectory
 from alembic.util import CommandError
 from sqlalchemy import Connection, Engine
 
+from sessions_db.database import backend_of
 from sessions_db.database.fork import in_child
 from sessions_db.errors import SchemaMismatch
 from sessions_db.schema import trigger_faults
@@ -40,10 +41,12 @@ def ensure_head(engine: Engine, *, migrate: bool, create: bool) -> str | None:
     """The revision that was found. The schema is created in an empty database if `create`, and upgraded if `migrate`.
 
     Raises:
-        SchemaMismatch: the database is empty or behind and may not be changed, or it is ahead of this release.
+        SchemaMismatch: the database is empty or behind and may not be changed, it is ahead of this release, or the
+            connection does not lead to one schema whose triggers fire.
     """
     head = head_revision()
     with engine.connect() as conn:
+        require_settings(conn)
         try:
             found = current_revision(conn)
         except CommandError as error:
@@ -61,6 +64,8 @@ def ensure_head(engine: Engine, *, migrate: bool, create: bool) -> str | None:
         raise SchemaMismatch(found, head, "run `sessions-db upgrade` on it, or open it with migrate=True")
     upgrade(engine)
     _log.info("Migrated the database from revision %s to %s", found, head)
+    with engine.connect() as conn:
+        _require_triggers(conn)
     return found
 
 
@@ -91,6 +96,16 @@ def upgrade(engine: Engine, revision: str = "head") -> None:
 def current_revision(conn: Connection) -> str | None:
     """The revision of the database, or None if it has no schema of this library yet."""
     return MigrationContext.configure(conn, opts={"version_table": VERSION_TABLE}).get_current_revision()
+
+
+def require_settings(conn: Connection) -> None:
+    """Do nothing if the tables that the connection finds are those that it writes to.
+
+    Raises:
+        SchemaMismatch: they are not, or their triggers do not fire.
+    """
+    if (cure := backend_of(conn).settings_cure(conn)) is not None:
+        raise SchemaMismatch(None, None, cure)
 
 
 def _require_triggers(conn: Connection) -> None:

@@ -12,6 +12,7 @@ from sqlalchemy import URL, Connection, Engine, ExceptionContext, event, exc, te
 
 from sessions_db.database.backend import DROPPED, NOT_OURS, NUMBER_TAKEN, Backend, Check, EngineOptions
 from sessions_db.enums import Severity
+from sessions_db.errors import SchemaMismatch
 
 _log = logging.getLogger("sessions_db")
 
@@ -29,6 +30,13 @@ _DEAD_PEER: Final = {
     "keepalives_interval": 2,
     "keepalives_count": 3,
 }
+
+# The schema in which search_path finds the tables, or else the one in which they would be created.
+_FOUND_IN: Final = """\
+coalesce(
+  (SELECT relnamespace::regnamespace::text FROM pg_class WHERE oid = to_regclass('sessions_db_version')),
+  quote_ident(current_schema())
+)"""
 
 # Error codes (PostgreSQL manual, appendix A). This one means that the server is a standby, at least for now.
 _READ_ONLY_TRANSACTION: Final = "25006"
@@ -95,9 +103,11 @@ class PostgreSQL(Backend):
     name = "postgresql"
     driver = "psycopg"
     is_on_a_server = True
+    has_writing_ctes = True
     longest_wait_s = 1.0
     groups_at_once = 2
     database_bytes = text("SELECT pg_database_size(current_database())")
+    transaction_settings = ("autocommit", "isolation_level")
     checks = _CHECKS
 
     def engine_arguments(self, url: URL, options: EngineOptions) -> tuple[URL, dict[str, Any]]:
@@ -110,11 +120,19 @@ class PostgreSQL(Backend):
 
     def configure(self, engine: Engine, options: EngineOptions) -> None:
         """Set up each new connection, and replace all of them when the server has become a standby."""
+        first: str | None = None
 
         @event.listens_for(engine, "connect")
         def set_up(connection: Any, _record: object) -> None:
-            query = "SELECT pg_backend_pid(), current_setting('lock_timeout')"
-            pid, lock_timeout = connection.execute(query).fetchone()
+            nonlocal first
+            query = f"SELECT pg_backend_pid(), current_setting('lock_timeout'), {_FOUND_IN}"
+            pid, lock_timeout, found = connection.execute(query).fetchone()
+            first = first or found
+            if found != first:
+                # Since the first connection, the search_path of the role was changed, or a schema was created for it.
+                connection.close()
+                cure = f"search_path leads to the schema {found} now, and led to {first} before: set it to one of them"
+                raise SchemaMismatch(None, None, cure)
             if pid != connection.info.backend_pid:
                 # PgBouncer gives its clients made-up process ids. In transaction mode it sends consecutive statements
                 # to different server processes: a prepared statement would not exist there, and a setting would leak
@@ -135,6 +153,12 @@ class PostgreSQL(Backend):
                 _log.warning("The server takes no writes, it may be a standby now: its connections are replaced")
                 context.is_disconnect = True
 
+    def unfit(self, conn: Connection, *, read_only: bool) -> str | None:
+        """What the engine must be: not one that is meant for reading, and would write nevertheless."""
+        # psycopg heeds the attribute only in transactions that it begins itself.
+        driver: Any = conn.connection.driver_connection
+        return "must not be read-only, unless read_only=True" if driver.read_only and not read_only else None
+
     def is_in_memory(self, url: URL) -> bool:
         """Never."""
         return False
@@ -146,6 +170,18 @@ class PostgreSQL(Backend):
     def describe(self, conn: Connection) -> str:
         """The version of the server."""
         return f"PostgreSQL {_value(conn, 'SHOW server_version')}"
+
+    def settings_cure(self, conn: Connection) -> str | None:
+        """What to do about a search_path that finds one schema and writes to another, or triggers that are off."""
+        query = f"SELECT {_FOUND_IN}, quote_ident(current_schema()), current_setting('session_replication_role')"
+        found, first, role = conn.exec_driver_sql(query).one()
+        if found != first:
+            # What a migration creates would be in the first schema, and so would tables that somebody creates later.
+            return (
+                f"the tables are in the schema {found}, but search_path begins with {first}: set it to {found} alone, "
+                f"or to {first} alone and create the tables there"
+            )
+        return "session_replication_role is replica, so no trigger fires: reset it" if role == "replica" else None
 
     def begin(self, conn: Connection, *, read_only: bool) -> None:
         """Begin a transaction."""

@@ -10,16 +10,20 @@ from contextlib import AbstractContextManager, contextmanager
 from typing import Any, Final
 from urllib.parse import quote, unquote, urlsplit
 
-from sqlalchemy import URL, Connection, Engine, QueuePool, event, exc, text
+from sqlalchemy import URL, Connection, Engine, QueuePool, StaticPool, event, exc, text
 from sqlalchemy.util import asbool
 
 from sessions_db.database.backend import DROPPED, NOT_OURS, NUMBER_TAKEN, Backend, Check, EngineOptions
+from sessions_db.database.statement import Statement
 from sessions_db.enums import Severity
 from sessions_db.errors import DatabaseUnavailable, InvalidInput, Shown
 
 # SQLite soon polls for the lock only every 100 ms, and rarely finds it free among writers that never pause: one of
 # eight processes waited for 8 s (measured once). So SQLite waits only this long, and the retry budget covers the rest.
 _BUSY_TIMEOUT_S: Final = 0.03
+
+_BEGIN = Statement(lambda _: text("BEGIN"))
+_BEGIN_IMMEDIATE = Statement(lambda _: text("BEGIN IMMEDIATE"))
 
 # RETURNING came with SQLite 3.35, STRICT tables with 3.37.
 _OLDEST: Final = (3, 37, 0)
@@ -95,9 +99,11 @@ class SQLite(Backend):
     name = "sqlite"
     driver = "pysqlite"
     is_on_a_server = False
+    has_writing_ctes = False
     longest_wait_s = 0.02
     groups_at_once = 1
     database_bytes = text("SELECT page_count * page_size FROM pragma_page_count(), pragma_page_size()")
+    transaction_settings = ("isolation_level",)
     checks = _CHECKS
 
     def engine_arguments(self, url: URL, options: EngineOptions) -> tuple[URL, dict[str, Any]]:
@@ -136,6 +142,23 @@ class SQLite(Backend):
                 connection.execute("PRAGMA journal_mode = WAL")
             connection.execute(f"PRAGMA synchronous = {options.synchronous}")
 
+    def unfit(self, conn: Connection, *, read_only: bool) -> str | None:
+        """What the engine must be: one for the database in its URL, whose transactions are begun by SQL."""
+        driver: Any = conn.connection.driver_connection
+        # Python 3.12 has this attribute. With True its `rollback` and `commit` do nothing, with False it begins
+        # transactions that others do not end.
+        legacy = getattr(sqlite3, "LEGACY_TRANSACTION_CONTROL", None)
+        if getattr(driver, "autocommit", legacy) != legacy:
+            return "must have connections whose `autocommit` is sqlite3.LEGACY_TRANSACTION_CONTROL, the default"
+        found = conn.exec_driver_sql("PRAGMA database_list").all()[0][2]
+        if (path_of(found) if found else None) != self.file(conn.engine):
+            # A `creator` opens another, or the path is relative and the working directory has changed.
+            return f"must have a URL with the path of what its connections open, {found or 'a database in memory'}"
+        url = conn.engine.url
+        if not found and not isinstance(conn.engine.pool, StaticPool) and url.query.get("cache") != "shared":
+            return "must have poolclass=StaticPool, or each thread would have a database in memory of its own"
+        return None
+
     def is_in_memory(self, url: URL) -> bool:
         """Whether the database disappears when its only connection closes."""
         no_file = url.database in (None, "", ":memory:", "file:", "file::memory:")
@@ -154,12 +177,18 @@ class SQLite(Backend):
         """The version of SQLite."""
         return f"SQLite {sqlite3.sqlite_version}"
 
+    def settings_cure(self, conn: Connection) -> str | None:
+        """What to do about triggers that are off; Python can tell since 3.12."""
+        driver: Any = conn.connection.driver_connection
+        trigger = getattr(sqlite3, "SQLITE_DBCONFIG_ENABLE_TRIGGER", None)
+        return None if trigger is None or driver.getconfig(trigger) else "triggers are off: set ENABLE_TRIGGER"
+
     def begin(self, conn: Connection, *, read_only: bool) -> None:
         """Begin a transaction, unless the caller's own engine has done so, as in SQLAlchemy's SQLite recipe."""
         # The write lock is taken at once: a transaction that first reads could not get it later if another one had
         # written in between (SQLITE_BUSY, which waiting does not resolve).
         if not _is_in_transaction(conn):
-            conn.exec_driver_sql("BEGIN" if read_only else "BEGIN IMMEDIATE")
+            (_BEGIN if read_only else _BEGIN_IMMEDIATE).rows(conn, {})
 
     def reading_only(self, conn: Connection) -> AbstractContextManager[None]:
         """Refuse statements that write: SQLite has no read-only transactions."""

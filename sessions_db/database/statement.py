@@ -32,7 +32,7 @@ class Statement:
         self._by_dialect: dict[str, _Text] = {}
 
     def rows(self, conn: Connection, parameters: Mapping[str, object]) -> Sequence[Sequence[Any]]:
-        """All rows of the statement, with values for its named parameters."""
+        """All rows of the statement, with values for its named parameters; none if it returns no rows."""
         text = self._by_dialect.get(conn.dialect.name)
         if text is None:
             text = self._by_dialect[conn.dialect.name] = self._compile(conn)
@@ -40,12 +40,13 @@ class Statement:
         named = {**literals, **parameters}
         values = named if order is None else tuple([named[name] for name in order])
         if _is_watched(conn):
-            return conn.exec_driver_sql(sql, values).all()
+            result = conn.exec_driver_sql(sql, values)
+            return result.all() if result.returns_rows else []
         cursor = conn.connection.cursor()
         try:
             cursor.execute(sql, values)
             # Fetch to the end: SQLite commits in the last step, and only then reports what went wrong.
-            rows = cursor.fetchall()
+            rows = cursor.fetchall() if cursor.description else []
         except conn.dialect.loaded_dbapi.Error as error:
             # Raises SQLAlchemy's own error. Any other exception, such as one of a signal handler, is raised as it is.
             conn._handle_dbapi_exception(error, sql, None, cursor, None)  # noqa: SLF001  # it has no public name

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 
-from sqlalchemy import Connection, RootTransaction
+from sqlalchemy import Connection
 
 from sessions_db.database import backend_of
 from sessions_db.errors import TransactionRolledBack
@@ -26,19 +26,22 @@ def transaction(conn: Connection, *, read_only: bool = False) -> Iterator[Connec
             yield conn
             if is_aborted(conn):
                 raise TransactionRolledBack  # noqa: TRY301  # what the block did is rolled back below
-            _commit(root)
+            raising_what_interrupts(root.commit)
         except BaseException:
             _roll_back(conn)
             raise
         finally:
-            root.close()
+            raising_what_interrupts(root.close)
 
 
-def _commit(root: RootTransaction) -> None:
+def raising_what_interrupts(end: Callable[[], None]) -> None:
+    """End a transaction by this method of SQLAlchemy's, which checks in the end that it is over.
+
+    The check fails where an exception has interrupted the method, and would hide it.
+    """
     try:
-        root.commit()
+        end()
     except AssertionError as error:
-        # SQLAlchemy's own check, which hides the exception that interrupted the commit.
         if error.__context__ is not None:
             raise error.__context__ from None
         raise

@@ -139,6 +139,11 @@ class Lane(FairSemaphore):
         return time.monotonic() - self.made > _ASIDE_S and self.is_unused
 
     @property
+    def waiting_with_aside(self) -> int:
+        """How many appends wait in it, and in the lanes of its sessions."""
+        return self.waiting + sum(own.waiting for own in [*self._aside.values()])
+
+    @property
     def is_unused(self) -> bool:
         """Whether nothing waits in it or is being stored, nor in the lanes of its sessions."""
         return not (self.taken or self.waiting) and all(own.is_unused for own in [*self._aside.values()])

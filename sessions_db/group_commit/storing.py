@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from functools import partial
 from queue import Empty, SimpleQueue
 
@@ -13,7 +13,7 @@ from sqlalchemy import Connection, exc
 from sessions_db.calls import Calls
 from sessions_db.database.fork import in_child
 from sessions_db.database.retry import Retry, begun_at
-from sessions_db.database.semaphores import Token
+from sessions_db.database.semaphores import FairSemaphore, Token
 from sessions_db.errors import DatabaseUnavailable, ReadOnly, SessionsError
 from sessions_db.group_commit.lanes import Answer, Group, Lane, Waiting
 from sessions_db.models import Message
@@ -66,11 +66,14 @@ class GroupCommit:
 
     def _begin(self) -> None:
         self._lanes = [Lane(waits=False) for _ in range(self.groups_at_once)]
+        # Statements that wait for locked sessions leave connections to those that do not.
+        size = self._calls.connections.status().size
+        self._may_wait = None if size is None else FairSemaphore(max(1, size - self.groups_at_once))
 
     @property
     def waiting(self) -> int:
         """How many appends wait for their turn."""
-        return sum(lane.waiting for lane in self._lanes)
+        return sum(lane.waiting_with_aside for lane in self._lanes)
 
     def append(self, new: Append) -> list[Message]:
         """The stored messages.
@@ -168,7 +171,7 @@ class GroupCommit:
             raise
 
     def _store(self, lane: Lane, leader: Waiting, retry: Retry) -> None:
-        with self._calls.connection(retry, writing=True) as conn:
+        with self._place(lane, retry), self._calls.connection(retry, writing=True) as conn:
             group = Group(lane, leader)
             try:
                 if leader.claim(group):
@@ -181,6 +184,20 @@ class GroupCommit:
                 finally:
                     # A signal handler's exception may have interrupted it.
                     group.close()
+
+    @contextmanager
+    def _place(self, lane: Lane, retry: Retry) -> Iterator[None]:
+        """Have the block be one of those that may wait for locked sessions at the same time, if the lane does."""
+        semaphore = self._may_wait if lane.waits else None
+        if semaphore is None:
+            yield
+            return
+        if (token := semaphore.acquire(timeout=retry.budget.left_s)) is None:
+            raise DatabaseUnavailable("too many sessions are locked by other transactions", retry.budget.spent_s)
+        try:
+            yield
+        finally:
+            semaphore.release(token)
 
 
 class _Storing:

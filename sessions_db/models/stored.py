@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import Field, field, fields, replace
 from enum import StrEnum
-from typing import Any, NoReturn, TypeAlias, TypeVar
+from functools import cache
+from typing import Any, NoReturn, TypeAlias, TypeVar, cast
 
 from sessions_db import validation
 from sessions_db.errors import InvalidInput
@@ -25,7 +26,7 @@ def required(rule: Rule) -> Any:
 
 def optional(rule: Rule) -> Any:
     """A dataclass field with this rule, or None."""
-    return field(default=None, metadata={"rule": lambda name, value: None if value is None else rule(name, value)})
+    return field(default=None, metadata={"rule": rule, "optional": True})
 
 
 def checked(stored: _Stored) -> _Stored:
@@ -34,9 +35,20 @@ def checked(stored: _Stored) -> _Stored:
     Raises:
         InvalidInput: names the field that can't be stored.
     """
-    ruled: list[Field[Any]] = [each for each in fields(stored) if "rule" in each.metadata]  # type: ignore[arg-type]
-    values = {each.name: each.metadata["rule"](each.name, getattr(stored, each.name)) for each in ruled}
-    return replace(stored, **values)  # type: ignore[type-var]
+    changed = {}
+    for name, rule, is_optional in _rules(cast(Hashable, type(stored))):
+        given = getattr(stored, name)
+        if not (given is None and is_optional) and (value := rule(name, given)) is not given:
+            changed[name] = value
+    return replace(stored, **changed) if changed else stored  # type: ignore[type-var]
+
+
+@cache
+def _rules(model: Hashable) -> list[tuple[str, Rule, bool]]:
+    ruled: tuple[Field[Any], ...] = fields(model)  # type: ignore[arg-type]
+    return [
+        (each.name, each.metadata["rule"], "optional" in each.metadata) for each in ruled if "rule" in each.metadata
+    ]
 
 
 def integer(name: str, value: object) -> int:
@@ -56,7 +68,13 @@ def number(name: str, value: object) -> int:
 
 def one_of(choices: type[StrEnum]) -> Rule:
     """The value of one of these members."""
-    return lambda name, value: validation.choice(name, value, choices).value
+    known = {choice.value for choice in choices}
+
+    def check(name: str, value: object) -> object:
+        is_known = type(value) is str and value in known
+        return value if is_known else validation.choice(name, value, choices).value
+
+    return check
 
 
 def metadata_text(name: str, value: object) -> str:

@@ -7,7 +7,12 @@ from contextlib import contextmanager
 
 from sqlalchemy import Connection
 
+from sessions_db.database.statement import Statement
 from sessions_db.schema import ACT_AS, LEFT_OVER, STOP_ACTING
+
+_ACT_AS = Statement(lambda dialect: ACT_AS[dialect])
+_STOP_ACTING = Statement(lambda dialect: STOP_ACTING[dialect])
+_LEFT_OVER = Statement(lambda dialect: LEFT_OVER[dialect])
 
 
 @contextmanager
@@ -17,7 +22,7 @@ def acting_as(conn: Connection, actor: str | None) -> Iterator[None]:
     if actor is None:
         yield
         return
-    conn.execute(ACT_AS[conn.dialect.name], {"actor": actor})
+    _ACT_AS.rows(conn, {"actor": actor})
     yield
     _stop(conn)
 
@@ -25,11 +30,10 @@ def acting_as(conn: Connection, actor: str | None) -> Iterator[None]:
 def take_back_names(conn: Connection) -> None:
     """Have the log name nobody whom another writer named, and left behind when its transaction ended."""
     # Looking takes no lock, and there is hardly ever anything to delete.
-    left_over = LEFT_OVER[conn.dialect.name]
-    if left_over is not None and conn.execute(left_over).first() is not None:
+    if conn.dialect.name in LEFT_OVER and _LEFT_OVER.rows(conn, {}):
         _stop(conn)
 
 
 def _stop(conn: Connection) -> None:
-    if (stop := STOP_ACTING[conn.dialect.name]) is not None:
-        conn.execute(stop)
+    if conn.dialect.name in STOP_ACTING:
+        _STOP_ACTING.rows(conn, {})

@@ -4,21 +4,26 @@ from __future__ import annotations
 
 import uuid
 from dataclasses import fields
+from functools import cache
+from operator import attrgetter
+from typing import Any, Final
 
-from sqlalchemy import Connection, select
+from sqlalchemy import ClauseElement, Connection, bindparam, exists, select
 
 from sessions_db import clock
-from sessions_db.enums import LabelConflict, SessionKind, SessionStatus
+from sessions_db.database import backend_of
+from sessions_db.database.statement import Statement
+from sessions_db.enums import SessionKind, SessionStatus
 from sessions_db.errors import SessionNotFound
 from sessions_db.keys import main_key, spawned_key
 from sessions_db.models import NewSession, Session
-from sessions_db.operations import labels
 from sessions_db.operations.attempts import attempts
+from sessions_db.operations.labels import assign, take_over
 from sessions_db.operations.operation import Needs, needs
 from sessions_db.operations.reading import get, status_of
 from sessions_db.operations.repeating import check_spawn
 from sessions_db.operations.rows import SESSION_COLUMNS, sessions_of
-from sessions_db.schema import insert_if_free, sessions, to_json
+from sessions_db.schema import insert_if_free, insert_into, labels, sessions, to_json
 
 try:
     from uuid import uuid7  # type: ignore[attr-defined, unused-ignore]
@@ -28,38 +33,71 @@ except ImportError:  # Python before 3.14
 # The namespace of the UUIDs that are derived from idempotency keys.
 _SPAWN_NAMESPACE = uuid.UUID("6f0f5ac2-51d4-4c0f-9f0d-0a3c1f6c7a55")
 
+# The columns that the caller's session fills, and the others.
+_GIVEN: Final = tuple(field.name for field in fields(NewSession))
+_COLUMNS: Final = (*_GIVEN, "key", "status", "run_id", "created_ms", "last_activity_ms")
+_PARAMETERS: Final = tuple(f"new_{name}" for name in _GIVEN)
+_values = attrgetter(*_GIVEN)
+
 
 @needs(Needs.LOGGED_STATEMENT)
 def get_or_create_main(conn: Connection, new: NewSession) -> Session:
     """The agent's main session. Racing writers insert one row, because the key is the same."""
     key = main_key(new.agent_id)
     tries = attempts(key)
-    while (session := get(conn, key)) is None:
+    while True:
         next(tries)
         _insert(conn, key, new)
-    return session
+        if (session := get(conn, key)) is not None:
+            return session
+
+
+@needs(Needs.LOGGED_STATEMENT)
+def spawn(conn: Connection, new: NewSession, idempotency_key: str | None) -> str:
+    """The key of the new session, or of the one that this idempotency key made before. It gets no label."""
+    key, _ = _spawn(conn, new, idempotency_key)
+    return key
+
+
+@needs(Needs.LOGGED_WRITES)
+def spawn_with_label(conn: Connection, new: NewSession, idempotency_key: str | None) -> str:
+    """Like `spawn`; a new session gets its label, whichever session has it."""
+    in_one = backend_of(conn).has_writing_ctes
+    key, created_ms = _spawn(conn, new, idempotency_key, with_label=in_one)
+    if not in_one and new.label is not None and created_ms is not None:
+        take_over(conn, new.label, key, created_ms)
+    return key
 
 
 @needs(Needs.TRANSACTION)
-def spawn(conn: Connection, new: NewSession, *, on_label_conflict: LabelConflict, idempotency_key: str | None) -> str:
-    """The key of the new session, or of the one that this idempotency key made before."""
-    if idempotency_key is None:
-        key = spawned_key(new.agent_id, new.kind, uuid7())
-    else:
-        # The same idempotency key gives the same session key, and the primary key allows only one row with it.
-        key = spawned_key(new.agent_id, new.kind, uuid.uuid5(_SPAWN_NAMESPACE, idempotency_key))
-        if _was_spawned(conn, key, new, idempotency_key):
-            return key
-    if new.parent_key is not None and status_of(conn, new.parent_key) is None:
-        raise SessionNotFound(new.parent_key)
-    created_ms = _insert(conn, key, new)
-    if created_ms is not None:
-        if new.label is not None:
-            labels.assign(conn, new.label, key, created_ms, on_label_conflict)
-    elif idempotency_key is not None:
-        # Another spawn with this idempotency key came in between.
-        _was_spawned(conn, key, new, idempotency_key)
+def spawn_with_free_label(conn: Connection, new: NewSession, idempotency_key: str | None) -> str:
+    """Like `spawn`; a new session gets its label.
+
+    Raises:
+        LabelInUse: another session has the label.
+    """
+    key, created_ms = _spawn(conn, new, idempotency_key)
+    if new.label is not None and created_ms is not None:
+        assign(conn, new.label, key, created_ms)
     return key
+
+
+def _spawn(
+    conn: Connection, new: NewSession, idempotency_key: str | None, *, with_label: bool = False
+) -> tuple[str, int | None]:
+    """The session's key, and when it was created; None if this idempotency key made it before."""
+    # The same idempotency key gives the same session key, and the primary key allows only one row with it.
+    session_id = uuid7() if idempotency_key is None else uuid.uuid5(_SPAWN_NAMESPACE, idempotency_key)
+    key = spawned_key(new.agent_id, new.kind, session_id)
+    tries = attempts(key)
+    while (created_ms := _insert(conn, key, new, with_label=with_label)) is None:
+        next(tries)
+        if idempotency_key is not None and _was_spawned(conn, key, new, idempotency_key):
+            return key, None
+        if new.parent_key is not None and status_of(conn, new.parent_key) is None:
+            raise SessionNotFound(new.parent_key)
+        # The loop continues only if the first session was deleted, or the parent created, between the statements.
+    return key, created_ms
 
 
 def _was_spawned(conn: Connection, key: str, new: NewSession, idempotency_key: str) -> bool:
@@ -68,25 +106,38 @@ def _was_spawned(conn: Connection, key: str, new: NewSession, idempotency_key: s
     Raises:
         IdempotencyConflict: it is, and was spawned with other arguments.
     """
-    # A new key is the usual case, and takes the shortest statement.
-    if status_of(conn, key) is None:
-        return False
-    if first := sessions_of(conn.execute(select(*SESSION_COLUMNS).where(sessions.c.key == key))):
-        check_spawn(idempotency_key, first[0], new)
-    return True
+    found = sessions_of(conn.execute(select(*SESSION_COLUMNS).where(sessions.c.key == key)))
+    for first in found:
+        check_spawn(idempotency_key, first, new)
+    return bool(found)
 
 
-def _insert(conn: Connection, key: str, new: NewSession) -> int | None:
-    """When the session was created; None if there already is one with this key."""
+def _insert(conn: Connection, key: str, new: NewSession, *, with_label: bool = False) -> int | None:
+    """When the session was created; None if there already is one with this key, or no session `parent_key`."""
     at_ms = clock.now_ms()
-    row = {field.name: getattr(new, field.name) for field in fields(new)} | {
-        "key": key,
-        "status": SessionStatus.ACTIVE.value,
-        "run_id": None if new.kind is SessionKind.MAIN else str(uuid7()),
-        "created_ms": at_ms,
-        "last_activity_ms": at_ms,
-        "kind": new.kind.value,
-        "archive_trimmed": int(new.archive_trimmed),
-        "metadata": to_json(new.metadata),
-    }
-    return at_ms if insert_if_free(conn, sessions.c.key, row) else None
+    row: dict[str, Any] = dict(zip(_PARAMETERS, _values(new), strict=True))
+    row["new_key"] = key
+    row["new_status"] = SessionStatus.ACTIVE.value
+    row["new_run_id"] = None if new.kind is SessionKind.MAIN else str(uuid7())
+    row["new_created_ms"] = row["new_last_activity_ms"] = at_ms
+    row["new_kind"] = new.kind.value
+    row["new_archive_trimmed"] = int(new.archive_trimmed)
+    row["new_metadata"] = to_json(new.metadata)
+    statement = _statement(has_parent=new.parent_key is not None, with_label=with_label)
+    return at_ms if statement.rows(conn, row) else None
+
+
+@cache
+def _statement(*, has_parent: bool, with_label: bool) -> Statement:
+    def build(dialect: str) -> ClauseElement:
+        parent = exists().where(sessions.c.key == bindparam("new_parent_key", type_=sessions.c.parent_key.type))
+        insert = insert_if_free(dialect, sessions.c.key, _COLUMNS, *([parent] if has_parent else []))
+        if not with_label:
+            return insert
+        made = insert.cte("made")
+        label, created_ms = (bindparam(f"new_{name}", type_=sessions.c[name].type) for name in ("label", "created_ms"))
+        assigned = insert_into(dialect, labels).from_select(labels.c.keys(), select(label, made.c.key, created_ms))
+        moved = {name: assigned.excluded[name] for name in ("session_key", "assigned_ms")}
+        return assigned.on_conflict_do_update(index_elements=[labels.c.label], set_=moved).returning(labels.c.label)
+
+    return Statement(build)

@@ -36,8 +36,8 @@ from sessions_db.operations.reading import filters
 from sessions_db.operations.rows import as_read
 from sessions_db.schema import Json, archived_messages, insert_if_free, labels, messages, sessions
 
-_SESSION_FIELDS = [field.name for field in fields(StoredSession) if field.name in sessions.c]
-_MESSAGE_FIELDS = [field.name for field in fields(StoredMessage)]
+SESSION_FIELDS = [field.name for field in fields(StoredSession) if field.name in sessions.c]
+MESSAGE_FIELDS = [field.name for field in fields(StoredMessage)]
 
 
 @needs(Needs.SNAPSHOT)
@@ -95,9 +95,12 @@ def write(conn: Connection, session: StoredSession) -> bool:
 
 
 def _insert(conn: Connection, session: StoredSession) -> bool:
-    row: dict[str, Any] = {name: getattr(session, name) for name in _SESSION_FIELDS}
-    row["archive_trimmed"] = int(session.archive_trimmed)
-    return insert_if_free(conn, sessions.c.key, row)
+    row: dict[str, Any] = {f"new_{name}": getattr(session, name) for name in SESSION_FIELDS}
+    row["new_archive_trimmed"] = int(session.archive_trimmed)
+    return bool(_INSERT.rows(conn, row))
+
+
+_INSERT = Statement(lambda dialect: insert_if_free(dialect, sessions.c.key, SESSION_FIELDS))
 
 
 def _is(key: str) -> ColumnElement[bool]:
@@ -105,7 +108,7 @@ def _is(key: str) -> ColumnElement[bool]:
 
 
 def _sessions() -> Select[Any]:
-    return select(*(as_read(sessions, name) for name in _SESSION_FIELDS))
+    return select(*(as_read(sessions, name) for name in SESSION_FIELDS))
 
 
 def _read(conn: Connection, query: Select[Any]) -> list[StoredSession]:
@@ -130,7 +133,7 @@ def _read(conn: Connection, query: Select[Any]) -> list[StoredSession]:
 
 def _with_messages(conn: Connection, session: StoredSession) -> StoredSession:
     rows = _MESSAGES.rows(conn, {"key": session.key})
-    found = [StoredMessage(**dict(zip(_MESSAGE_FIELDS, row, strict=True))) for row in rows]
+    found = [StoredMessage(**dict(zip(MESSAGE_FIELDS, row, strict=True))) for row in rows]
     return replace(
         session,
         messages=tuple(message for message in found if message.archived_ms is None),
@@ -141,8 +144,7 @@ def _with_messages(conn: Connection, session: StoredSession) -> StoredSession:
 def _messages(_dialect: str) -> Any:
     def rows(table: Table) -> Select[Any]:
         columns = (
-            as_read(table, name) if name in table.c else cast(null(), BigInteger).label(name)
-            for name in _MESSAGE_FIELDS
+            as_read(table, name) if name in table.c else cast(null(), BigInteger).label(name) for name in MESSAGE_FIELDS
         )
         return select(*columns).where(table.c.session_key == bindparam("key"))
 
@@ -163,7 +165,7 @@ _WRITE_ARCHIVED = _write(archived_messages)
 
 
 def _row(key: str, message: StoredMessage) -> dict[str, object]:
-    row = {name: getattr(message, name) for name in _MESSAGE_FIELDS}
+    row = {name: getattr(message, name) for name in MESSAGE_FIELDS}
     row["session_key"] = key
     row["metadata_text"] = row.pop("metadata")
     if message.archived_ms is None:

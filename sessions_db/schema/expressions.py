@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from functools import cache
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 from sqlalchemy import (
+    ClauseElement,
     Column,
     ColumnElement,
-    Connection,
-    Executable,
     Table,
     TableValuedAlias,
     Text,
@@ -23,6 +21,7 @@ from sqlalchemy import (
     select,
 )
 from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.sql.dml import ReturningInsert
 
 from sessions_db.schema.json import Json
 from sessions_db.schema.tables import event_actor
@@ -33,14 +32,13 @@ def insert_into(dialect: str, table: Table) -> postgresql.Insert | sqlite.Insert
     return postgresql.insert(table) if dialect == "postgresql" else sqlite.insert(table)
 
 
-def insert_if_free(conn: Connection, key: Column[Any], row: Mapping[str, Any]) -> bool:
-    """Insert a row of values by column, with metadata as text, unless a row with this key is there; whether it was."""
-    statement = _insert_if_free(conn.dialect.name, key, tuple(row))
-    return conn.execute(statement, {f"new_{name}": value for name, value in row.items()}).first() is not None
+def insert_if_free(
+    dialect: str, key: Column[Any], columns: Sequence[str], *conditions: ColumnElement[bool]
+) -> ReturningInsert[Any]:
+    """The INSERT of a row, unless a row with this key is there or a condition is not met; it returns the key.
 
-
-@cache
-def _insert_if_free(dialect: str, key: Column[Any], columns: tuple[str, ...]) -> Executable:
+    Each value is the parameter `new_` and the column's name, with metadata as text.
+    """
     table = key.table
     values = {
         name: cast(bindparam(f"new_{name}", type_=Text), Json)
@@ -49,7 +47,7 @@ def _insert_if_free(dialect: str, key: Column[Any], columns: tuple[str, ...]) ->
         for name in columns
     }
     # SQLite's triggers refuse a conflict before ON CONFLICT sees it; there, no writer comes in between.
-    free = select(*values.values()).where(~exists().where(key == values[key.name]))
+    free = select(*values.values()).where(~exists().where(key == values[key.name]), *conditions)
     insert = insert_into(dialect, table).from_select(columns, free)
     return insert.on_conflict_do_nothing(index_elements=[key]).returning(key)
 
@@ -73,14 +71,14 @@ def json_rows(dialect: str, parameter: str, *, name: str = "batch") -> JsonRows:
 
 
 # Local to the transaction on both. Behind PgBouncer the next transaction may be another client's.
-ACT_AS: Final[Mapping[str, Executable]] = {
+ACT_AS: Final[Mapping[str, ClauseElement]] = {
     "sqlite": insert(event_actor).values(name=bindparam("actor")),
     "postgresql": select(func.set_config("sessions_db.actor", bindparam("actor", type_=Text), True)),
 }
 """The statement that names who is acting, as the parameter `actor`, for the triggers that write the log."""
 
-STOP_ACTING: Final[Mapping[str, Executable | None]] = {"sqlite": delete(event_actor), "postgresql": None}
-"""The statement that clears the name before the transaction ends; None where the end does so."""
+STOP_ACTING: Final[Mapping[str, ClauseElement]] = {"sqlite": delete(event_actor)}
+"""The statement that clears the name before the transaction ends; there is none where the end does so."""
 
-LEFT_OVER: Final[Mapping[str, Executable | None]] = {"sqlite": select(event_actor), "postgresql": None}
-"""The query for names that nobody cleared; None where there can be none. `STOP_ACTING` clears them."""
+LEFT_OVER: Final[Mapping[str, ClauseElement]] = {"sqlite": select(event_actor)}
+"""The query for names that nobody cleared, where there can be any. `STOP_ACTING` clears them."""

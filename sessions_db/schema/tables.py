@@ -46,6 +46,12 @@ def _is_json_object(table: str) -> tuple[CheckConstraint, CheckConstraint]:
     )
 
 
+def _index(name: str, *columns: str, only: str, unique: bool = False) -> Index:
+    """An index of the rows in which the column `only` is not null."""
+    is_there = text(f"{only} IS NOT NULL")
+    return Index(name, *columns, unique=unique, sqlite_where=is_there, postgresql_where=is_there)
+
+
 metadata = MetaData()
 
 sessions = Table(
@@ -87,6 +93,8 @@ sessions = Table(
         "ELSE substr(key, 1, length(agent_id) + length(kind) + 8) = 'agent:' || agent_id || ':' || kind || ':' END",
         name="ck_sessions_key",
     ),
+    # An empty label would be shared by all sessions whose callers have none to give.
+    CheckConstraint("label <> ''", name="ck_sessions_label"),
     CheckConstraint("(kind = 'main') = (run_id IS NULL)", name="ck_sessions_run_id"),
     CheckConstraint("(status = 'active') = (finished_ms IS NULL)", name="ck_sessions_finished_ms"),
     CheckConstraint("status <> 'active' OR end_reason IS NULL", name="ck_sessions_end_reason"),
@@ -98,8 +106,9 @@ sessions = Table(
     Index("ix_sessions_agent_created", "agent_id", "created_ms", "key"),
     Index("ix_sessions_kind_created", "kind", "created_ms", "key"),
     Index("ix_sessions_status_created", "status", "created_ms", "key"),
-    Index("ix_sessions_parent_created", "parent_key", "created_ms", "key"),
-    Index("ix_sessions_finished", "finished_ms", "key"),
+    # These two hold no rows that nobody looks for: each index takes a tenth of the time of a spawn on SQLite.
+    _index("ix_sessions_parent_created", "parent_key", "created_ms", "key", only="parent_key"),
+    _index("ix_sessions_finished", "finished_ms", "key", only="finished_ms"),
     # A session is found by its key directly, without a detour through a rowid.
     sqlite_with_rowid=False,
     sqlite_strict=True,
@@ -128,14 +137,7 @@ messages = Table(
     CheckConstraint(_one_of("role", Role), name="ck_messages_role"),
     CheckConstraint("seq >= 1", name="ck_messages_seq"),
     *_is_json_object("messages"),
-    Index(
-        "uq_messages_idempotency_key",
-        "session_key",
-        "idempotency_key",
-        unique=True,
-        sqlite_where=text("idempotency_key IS NOT NULL"),
-        postgresql_where=text("idempotency_key IS NOT NULL"),
-    ),
+    _index("uq_messages_idempotency_key", "session_key", "idempotency_key", unique=True, only="idempotency_key"),
     # Clustered by session: a read of the newest 50 touches neighbouring pages, and took 0.55 of the time that a
     # rowid table took (measured once).
     sqlite_with_rowid=False,
@@ -149,6 +151,7 @@ labels = Table(
     Column("session_key", _Key, nullable=False),
     Column("assigned_ms", _Int64, nullable=False),
     PrimaryKeyConstraint("label", name="pk_labels"),
+    CheckConstraint("label <> ''", name="ck_labels_label"),
     ForeignKeyConstraint(["session_key"], ["sessions.key"], name="fk_labels_session_key", ondelete="CASCADE"),
     Index("ix_labels_session_key", "session_key"),
     sqlite_with_rowid=False,

@@ -136,12 +136,13 @@ class Sessions(Runner):
             message_cap=self._message_cap if message_cap is None else message_cap,
             archive_trimmed=self._archive_trimmed if archive_trimmed is None else archive_trimmed,
         )
-        return self._run(
-            starting.spawn,
-            new,
-            on_label_conflict=validation.choice("on_label_conflict", on_label_conflict, LabelConflict),
-            idempotency_key=validation.optional_nonempty_name("idempotency_key", idempotency_key),
-        )
+        conflict = validation.choice("on_label_conflict", on_label_conflict, LabelConflict)
+        idempotency_key = validation.optional_nonempty_name("idempotency_key", idempotency_key)
+        if new.label is None:
+            return self._run(starting.spawn, new, idempotency_key)
+        if conflict is LabelConflict.REPLACE:
+            return self._run(starting.spawn_with_label, new, idempotency_key)
+        return self._run(starting.spawn_with_free_label, new, idempotency_key)
 
     def get(self, key: str) -> Session | None:
         """The session with all its retained messages, or None if there is none."""

@@ -1,7 +1,8 @@
 """Importing JSON Lines: conversations, which become completed sub-agent sessions, and sessions that were exported.
 
-Each line is a transaction. A conversation's idempotency key is derived from its content, and a session has its key, so
-an import that was interrupted, is repeated or runs twice at the same time stores everything once.
+Lines share a transaction, and are stored or refused each by itself. A conversation's idempotency key is derived from
+its content, and a session has its key, so an import that was interrupted, is repeated or runs twice at the same time
+stores everything once.
 """
 
 from __future__ import annotations
@@ -9,17 +10,20 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum, auto
-from typing import NoReturn
+from itertools import chain, groupby, takewhile
+from typing import NoReturn, TypeAlias
 
 from sessions_db import validation
 from sessions_db.enums import Role, SessionStatus
 from sessions_db.errors import DatabaseUnavailable, InvalidInput, SchemaMismatch, SessionsError
 from sessions_db.integrations.chat_completions import to_new_message
 from sessions_db.manager import SessionManager
-from sessions_db.models import NewMessage
+from sessions_db.models import NewMessage, StoredSession
+from sessions_db.transaction import Transaction
+from sessions_db.transfer.batches import batches
 from sessions_db.transfer.lines import from_line, is_session
 from sessions_db.validation import JsonValue
 
@@ -53,7 +57,10 @@ class _NoAgentError(Exception):
 
 
 def import_lines(manager: SessionManager, agent_id: str | None, lines: Iterable[bytes]) -> Iterator[Line]:
-    """What became of each line, in order; a line is committed before it is yielded, and before the next one is read.
+    """What became of each line, in order; a line is committed before it is yielded.
+
+    Lines are committed together, up to 64 or 1 MB of them. Those of a binary file or a pipe never wait for others to
+    come; of another iterable, lines are read ahead unless they take more than a tenth of a second each.
 
     A line is one of two kinds of JSON object. What `export_lines` wrote becomes the same session again, with its times,
     numbers and status; if a session with its key exists, the line is refused unless the two are the same. A label that
@@ -71,35 +78,14 @@ def import_lines(manager: SessionManager, agent_id: str | None, lines: Iterable[
     """
     if agent_id is not None:
         validation.agent_id(agent_id)
-    for number, line in enumerate(lines, start=1):
-        outcome, messages, reason = Outcome.BLANK, 0, None
-        if line.strip():
-            try:
-                stored = _import(manager, agent_id, line)
-            except _NoAgentError:
-                raise InvalidInput("agent_id", f"must be given: line {number} is a conversation", None) from None
-            except (DatabaseUnavailable, SchemaMismatch):
-                raise
-            except SessionsError as error:
-                outcome, reason = Outcome.REFUSED, str(error)
-            else:
-                outcome = Outcome.ALREADY_THERE if stored is None else Outcome.IMPORTED
-                messages = stored or 0
-        yield Line(number=number, size=len(line), outcome=outcome, messages=messages, reason=reason)
-
-
-def _import(manager: SessionManager, agent_id: str | None, line: bytes) -> int | None:
-    """How many messages were stored; None if they were there already."""
-    value = _parse(line)
-    if is_session(value):
-        session = from_line(value)
-        if not manager.import_session(session):
-            return None
-        return len(session.messages) + len(session.archived_messages)
-    conversation = _read(value)
-    if agent_id is None:
-        raise _NoAgentError
-    return len(conversation.messages) if _store(manager, agent_id, conversation) else None
+    number = 0
+    for batch in batches(lines):
+        try:
+            for line, (outcome, messages, reason) in zip(batch, _import(manager, agent_id, batch), strict=True):
+                number += 1
+                yield Line(number=number, size=len(line), outcome=outcome, messages=messages, reason=reason)
+        except _NoAgentError:
+            raise InvalidInput("agent_id", f"must be given: line {number + 1} is a conversation", None) from None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,7 +97,7 @@ class _Conversation:
     idempotency_key: str
 
 
-def _read(rest: dict[str, JsonValue]) -> _Conversation:
+def _conversation(rest: dict[str, JsonValue]) -> _Conversation:
     chat = rest.pop("messages", None)
     if not isinstance(chat, list):
         raise InvalidInput("messages", "must be a list", chat)
@@ -165,23 +151,93 @@ def _refuse_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is not JSON")
 
 
-def _store(manager: SessionManager, agent_id: str, conversation: _Conversation) -> bool:
-    """Whether this call stored the conversation; False if it was there already."""
+_Item: TypeAlias = "StoredSession | _Conversation"
+
+_Result: TypeAlias = tuple[Outcome, int, str | None]
+
+
+def _import(manager: SessionManager, agent_id: str | None, batch: Iterable[bytes]) -> Iterator[_Result]:
+    """What became of each line, as soon as it is committed."""
+    read = [_read(line) for line in batch]
+    to_store = [item for item in read if not isinstance(item, tuple)]
+    if agent_id is None:
+        to_store = [*takewhile(lambda item: isinstance(item, StoredSession), to_store)]
+    kinds = groupby(to_store, type)
+    stored = chain.from_iterable(_store(manager, agent_id, [*items]) for _, items in kinds)
+    for item in read:
+        if isinstance(item, tuple):
+            yield item
+        elif agent_id is None and isinstance(item, _Conversation):
+            raise _NoAgentError
+        else:
+            yield next(stored)
+
+
+def _read(line: bytes) -> _Item | _Result:
+    """What the line holds, or what became of it if there is nothing to store."""
+    if not line.strip():
+        return Outcome.BLANK, 0, None
+    try:
+        value = _parse(line)
+        return from_line(value) if is_session(value) else _conversation(value)
+    except InvalidInput as error:
+        return Outcome.REFUSED, 0, str(error)
+
+
+def _store(manager: SessionManager, agent_id: str | None, items: Sequence[_Item]) -> Iterator[_Result]:
+    """What became of these items, all of one kind."""
+    part = len(items) // 2
+    try:
+        stored = _store_together(manager, agent_id, items)
+    except SchemaMismatch:
+        raise
+    except DatabaseUnavailable as error:
+        # Of two transactions that wait for each other, Postgres undoes one. Single lines never do.
+        if len(items) == 1 or error.outcome_unknown:
+            raise
+        part = 1
+    except SessionsError as error:
+        if len(items) == 1:
+            yield Outcome.REFUSED, 0, str(error)
+            return
+    else:
+        for item, is_new in zip(items, stored, strict=True):
+            yield (Outcome.IMPORTED, _size(item), None) if is_new else (Outcome.ALREADY_THERE, 0, None)
+        return
+    for start in range(0, len(items), part):
+        yield from _store(manager, agent_id, items[start : start + part])
+
+
+def _size(item: _Item) -> int:
+    return len(item.messages) + (len(item.archived_messages) if isinstance(item, StoredSession) else 0)
+
+
+def _store_together(manager: SessionManager, agent_id: str | None, items: Sequence[_Item]) -> list[bool]:
+    """Whether each was stored, and not there already; all in one transaction."""
+    sessions = [item for item in items if isinstance(item, StoredSession)]
+    if sessions:
+        return manager.import_sessions(sessions)
+    conversations = [item for item in items if isinstance(item, _Conversation)]
+    assert agent_id is not None
     with manager.transaction() as tx:
         main_key = tx.get_or_create_main(agent_id).key
-        key = tx.spawn_subagent(
-            agent_id,
-            conversation.task,
-            conversation.label,
-            main_key,
-            metadata=conversation.metadata,
-            idempotency_key=conversation.idempotency_key,
-        )
-        session = tx.get(key)
-        if session is None or session.status is not SessionStatus.ACTIVE or session.message_count:
-            return False
-        tx.add_messages(key, conversation.messages)
-        tx.complete_session(key)
-        said = [new for new in conversation.messages if new.role in (Role.USER, Role.ASSISTANT) and new.content]
-        tx.add_messages(main_key, [NewMessage(new.role, new.content) for new in said])
+        return [_store_conversation(tx, agent_id, main_key, each) for each in conversations]
+
+
+def _store_conversation(tx: Transaction, agent_id: str, main_key: str, conversation: _Conversation) -> bool:
+    key = tx.spawn_subagent(
+        agent_id,
+        conversation.task,
+        conversation.label,
+        main_key,
+        metadata=conversation.metadata,
+        idempotency_key=conversation.idempotency_key,
+    )
+    session = tx.get(key)
+    if session is None or session.status is not SessionStatus.ACTIVE or session.message_count:
+        return False
+    tx.add_messages(key, conversation.messages)
+    tx.complete_session(key)
+    said = [new for new in conversation.messages if new.role in (Role.USER, Role.ASSISTANT) and new.content]
+    tx.add_messages(main_key, [NewMessage(new.role, new.content) for new in said])
     return True

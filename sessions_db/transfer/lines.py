@@ -7,9 +7,10 @@ numbers come back exactly.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import asdict, fields
-from typing import Any, Final, TypeVar
+from functools import cache
+from typing import Any, Final, TypeVar, cast
 
 from sessions_db.errors import InvalidInput
 from sessions_db.models import StoredMessage, StoredSession
@@ -81,10 +82,16 @@ def _each(members: Mapping[str, Any], name: str, make: Callable[[Mapping[str, An
 
 def _of(model: type[_T], members: Mapping[str, Any]) -> _T:
     """The dataclass with these fields; those that are left out are None."""
-    known = {field.name for field in fields(model)}  # type: ignore[arg-type]
-    for name in members.keys() - known:
+    known = _names(cast(Hashable, model))
+    if not members.keys() <= known.keys():
+        name = min(members.keys() - known.keys())
         raise _unknown(name, members[name])
-    return model(**{name: members.get(name) for name in known})
+    return model(**{**known, **members})
+
+
+@cache
+def _names(model: Hashable) -> Mapping[str, None]:
+    return dict.fromkeys(field.name for field in fields(model))  # type: ignore[arg-type]
 
 
 def _unknown(name: str, value: object) -> InvalidInput:

@@ -5,11 +5,13 @@ When a kill hits is left to chance; what the writers do is not, so that the inte
 
 from __future__ import annotations
 
+import json
 import random
 import signal
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import TypeAlias
 
 import pytest
@@ -17,7 +19,9 @@ import pytest
 from sessions_db import SessionManager
 from sessions_db.doctor import examine
 from sessions_db.enums import Severity
+from sessions_db.transfer import export_lines, import_lines
 from tests.support.client import PlainClient
+from tests.support.commands import process
 from tests.support.ledger import Account
 from tests.support.processes import Writer
 from tests.support.servers import Server, postgres
@@ -105,6 +109,44 @@ def test_database_whose_creation_was_killed_is_created_by_the_next_to_open_it(
             figures["found empty" if manager.found_revision is None else "found complete"] += 1
             manager.send_message(manager.get_or_create_main("main").key, "Hello")
         assert ailments(url) == []
+
+
+@pytest.mark.parametrize("kind", ["sessions", "conversations"])
+def test_killed_import_leaves_whole_lines_and_is_finished_by_the_next(
+    url: str, kind: str, tmp_path: Path, full: bool, figures: Counter[str]
+) -> None:
+    file, count, size = tmp_path / "lines.jsonl", 600, 10
+    chat = [{"role": "user", "content": f"text {number}"} for number in range(size)]
+    lines = [json.dumps({"messages": chat, "task": str(number)}) + "\n" for number in range(count)]
+    if kind == "sessions":
+        with SessionManager("sqlite://") as source:
+            [*import_lines(source, "support", [line.encode() for line in lines])]
+            with export_lines(source, kinds=["subagent"]) as export:
+                lines = [line.decode() for line in export.lines]
+    file.write_text("".join(lines))
+    with SessionManager(url) as manager:
+        for _ in range(20 if full else 3):
+            importing = process("import", str(file), "--agent", "support", db=url)
+            while importing.poll() is None and not manager.count_sessions(kinds=["subagent"]):
+                time.sleep(0.001)
+            time.sleep(random.uniform(0, 0.2))
+            importing.kill()
+            importing.communicate()
+            figures.update({"rounds": 1, "kills": 1})
+            wait_for_the_dead(url, living=1)
+
+            assert ailments(url) == []
+            stored = manager.list(["subagent"], limit=count, message_limit=size)
+            assert {len(session.messages) for session in stored} == {size}
+            if kind == "conversations":
+                main = manager.get_or_create_main("support")
+                assert main.message_count == size * len(stored)
+            figures["sessions stored"] += len(stored)
+            again = json.loads(process("import", str(file), "--agent", "support", "--json", db=url).communicate()[0])
+
+            assert (again["imported"], again["alreadyThere"]) == (count - len(stored), len(stored))
+            for session in manager.list(limit=count + 1):
+                manager.delete_session(session.key)
 
 
 def ailments(url: str) -> list[str]:

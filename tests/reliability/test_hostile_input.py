@@ -312,6 +312,7 @@ USUAL: dict[str, object] = {
         archive_trimmed=False,
     ),
 }
+USUAL["sessions"] = [USUAL["session"]]
 STORED_SESSIONS: list[Any] = [
     USUAL["session"],
     replace(cast(StoredSession, USUAL["session"]), key="\0"),

@@ -9,6 +9,7 @@ import signal
 import sys
 from collections import Counter
 from collections.abc import Callable
+from functools import partial
 
 import coverage
 import pytest
@@ -62,6 +63,80 @@ def test_nothing_stays_taken_and_no_answer_is_false(
     assert acknowledged - stored.keys() == set()
     assert refused & stored.keys() == set()
     note(request, "interruptions", INTERRUPTIONS)
+
+
+def test_exception_at_any_function_call_comes_out_and_leaves_nothing_taken(url: str, plain: PlainClient) -> None:
+    with Processes(1) as processes:
+        ((acknowledged, refused),) = results([processes.submit(_interrupt_each_function_call, url)])
+
+    stored = Counter(
+        text for (text,) in plain("SELECT content FROM messages UNION ALL SELECT content FROM archived_messages")
+    )
+    assert {text for text, count in stored.items() if count > 1} == set()
+    assert acknowledged - stored.keys() == set()
+    assert refused & stored.keys() == set()
+
+
+def _interrupt_each_function_call(url: str) -> tuple[set[str], set[str]]:
+    """The texts of the appends that were acknowledged and of those that were refused."""
+    if (running := coverage.Coverage.current()) is not None:
+        running.stop()
+    sys.unraisablehook = lambda _: None
+    logging.disable()
+    acknowledged: set[str] = set()
+    refused: set[str] = set()
+    # A low cap: otherwise there are more calls each time.
+    options = {"message_cap": 5, "archive_trimmed": True, "synchronous": "NORMAL"}
+    with SessionManager(url, pool_size=4, retry_budget_s=1, **options) as manager:  # type: ignore[arg-type]
+        key = manager.get_or_create_main("main").key
+
+        def in_a_savepoint(text: str) -> None:
+            with manager.transaction() as tx:
+                tx.add_messages(key, [NewMessage("user", text, idempotency_key=text)])
+
+        # Not `statistics`, which reads as `list` does and makes thousands of calls.
+        for position, call in enumerate([*calls(manager, key)[:6], in_a_savepoint]):
+            call(f"warm up {position}")
+            number, interrupted = 0, True
+            while interrupted:
+                number += 1
+                text = f"{position}/{number}"
+                outcome, interrupted = _interrupt_at(number, partial(call, text))
+                if position not in (4, 5) and outcome is not SoftTimeLimit:
+                    (acknowledged if outcome is None else refused).add(text)
+                if number % 10 == 0:
+                    # Some exceptions are in cycles with their tracebacks, and so is what the interrupted frames hold.
+                    gc.collect()
+            gc.collect()
+            status = manager.pool_status()
+            assert (status.in_use, status.waiting) == (0, 0), (position, status)
+    return acknowledged, refused
+
+
+def _interrupt_at(number: int, call: Callable[[], object]) -> tuple[type[BaseException] | None, bool]:
+    """What was raised, and whether the call got as far as the call of a Python function with this number."""
+    left = number
+
+    def interrupt(_frame: object, _event: str, _argument: object) -> None:
+        nonlocal left
+        left -= 1
+        if left == 0:
+            sys.settrace(None)
+            raise SoftTimeLimit
+
+    try:
+        sys.settrace(interrupt)
+        call()
+    except SoftTimeLimit:
+        return SoftTimeLimit, True
+    except DatabaseUnavailable:
+        if left <= 0:
+            raise
+        # What an earlier exception holds was still taken.
+        return DatabaseUnavailable, True
+    finally:
+        sys.settrace(None)
+    return None, left <= 0
 
 
 def _interrupt_calls(url: str, raised: type[BaseException]) -> tuple[set[str], set[str]]:
