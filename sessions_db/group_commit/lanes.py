@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import Any, Final, TypeAlias
 
 from sessions_db.database.semaphores import FairSemaphore, Token
@@ -48,10 +49,6 @@ class Waiting(ABC):
     def claim(self, owner: object) -> bool:
         """Whether the owner has claimed it before anybody else."""
         return self._claim.setdefault("owner", owner) is owner
-
-    def is_claimed_by(self, owner: object) -> bool:
-        """Whether the owner has claimed it."""
-        return self._claim.get("owner") is owner
 
     def unclaim(self) -> bool:
         """Let it be claimed anew; False if it was withdrawn in the meantime."""
@@ -103,7 +100,7 @@ class Lane(FairSemaphore):
     def has_aside(self, append: Append) -> bool:
         """Whether its session has a lane of its own, because it was found locked."""
         own = self._aside.get(append.key) if self._aside else None
-        if own is not None and own.is_unused and time.monotonic() - own.made > _ASIDE_S:
+        if own is not None and own.is_over:
             del self._aside[append.key]
             return False
         return own is not None
@@ -112,6 +109,8 @@ class Lane(FairSemaphore):
         """Have it wait in a lane of its session's own."""
         own = self._aside.get(waiting.append.key)
         if own is None:
+            # Nobody else would drop those of sessions to which nothing more is appended.
+            self._aside = {key: other for key, other in self._aside.items() if not other.is_over}
             own = self._aside[waiting.append.key] = Lane(waits=True)
         waiting.lane = own
         own.enter(waiting)
@@ -133,6 +132,11 @@ class Lane(FairSemaphore):
             if waiting.withdraw(error := reason()):
                 waiting.deliver(error)
                 waiting.wake()
+
+    @property
+    def is_over(self) -> bool:
+        """Whether it has been there for long enough, and is unused."""
+        return time.monotonic() - self.made > _ASIDE_S and self.is_unused
 
     @property
     def waiting_with_aside(self) -> int:
@@ -157,6 +161,8 @@ class Group:
         self.members = [leader]
         self.answers: dict[Waiting, Answer] = {}
         self.locked: set[str] = set()
+        # Those that are being stored at this moment. They are never put back: nobody knows whether they are stored.
+        self.sent: Sequence[Waiting] = ()
 
     def __del__(self) -> None:
         # An exception has interrupted `close`.
@@ -166,7 +172,7 @@ class Group:
         """Add those that wait in the lane, as many as fit."""
         messages, length = len(self.leader.append.messages), 0
         while (waiting := self.lane.next()) is not None:
-            # In this order, nothing is lost if an exception interrupts it.
+            # Before it is claimed: if an exception interrupts this, `close` puts it back.
             self.members.append(waiting)
             if not waiting.claim(self):
                 self.members.pop()
@@ -188,9 +194,12 @@ class Group:
     def close(self) -> None:
         """Hand over the answers; members without one wait again, first, or for the lock of their session.
 
-        But not the leader: it decides itself whether to lead again.
+        But not the leader: it decides itself whether to lead again. Called again, it goes on where it was interrupted.
         """
-        mine = [waiting for waiting in self.members if waiting.is_claimed_by(self)]
+        for waiting in self.sent:
+            if waiting is not self.leader:
+                self.answers.setdefault(waiting, _interrupted())
+        mine = [waiting for waiting in self.members if waiting.claim(self)]
         open_again = []
         for waiting in mine:
             if (answer := self.answers.get(waiting)) is not None:
@@ -206,3 +215,7 @@ class Group:
             if waiting.unclaim() and waiting is not self.leader:
                 self.lane.put_back(waiting)
         self.members = []
+
+
+def _interrupted() -> DatabaseUnavailable:
+    return DatabaseUnavailable("the thread that stored the message was interrupted", 0.0, outcome_unknown=True)

@@ -82,6 +82,7 @@ class GroupCommit:
             SessionsError: they were not stored; or, if `outcome_unknown`, perhaps.
         """
         lane = self._lane_of(new)
+        began = time.monotonic()
         if (token := lane.try_acquire()) is None:
             waiting = _WaitingThread(new)
             waiting.lane = lane
@@ -90,6 +91,7 @@ class GroupCommit:
             if (stored := self._at_once(lane, new)) is not None:
                 return stored
             waiting = _WaitingThread(new)
+            waiting.began = began
             lane.enter_aside(waiting)
         finally:
             lane.release(token)
@@ -144,18 +146,19 @@ class GroupCommit:
             return None
 
     def _outcome(self, waiting: _WaitingThread, enter: Callable[[Waiting], None] | None = None) -> list[Message]:
-        left_s: float | None = self.budget_s
+        is_claimed = False
         try:
             if enter is not None:
                 enter(waiting)
             while True:
+                left_s = None if is_claimed else max(0.0, waiting.began + self.budget_s - time.monotonic())
                 try:
                     answer = waiting.inbox.get(timeout=left_s)
                 except Empty:
                     if waiting.withdraw(timed_out := waiting.timed_out()):
                         raise timed_out from None
                     # A group has it.
-                    left_s = None
+                    is_claimed = True
                     continue
                 if isinstance(answer, Token):
                     self.lead(waiting, answer)
@@ -176,7 +179,11 @@ class GroupCommit:
                     retry.sent = True
                     _Storing(self._calls, conn, group, retry).run()
             finally:
-                group.close()
+                try:
+                    group.close()
+                finally:
+                    # A signal handler's exception may have interrupted it.
+                    group.close()
 
     @contextmanager
     def _place(self, lane: Lane, retry: Retry) -> Iterator[None]:
@@ -239,32 +246,26 @@ class _Storing:
     ) -> bool:
         """Note the answers of the members; whether the connection is of further use."""
         answers = self._group.answers
+        self._group.sent = members
         try:
             stored = send(members, skip_locked)
             self._calls.commit(self._conn)
             answers.update(stored)
         except exc.DBAPIError as error:
             if self._retry.may_repeat(error):
+                self._group.sent = ()
                 if self._group.leader not in answers:
                     raise
                 return False
             if error.connection_invalidated or len(members) == 1:
                 answers.update((waiting, self._retry.translated(error)) for waiting in members)
             # Otherwise somebody's trigger or constraint refused one of them: each is sent by itself.
-            return not error.connection_invalidated
+            if error.connection_invalidated:
+                return False
         except SessionsError as error:
             answers.update((waiting, error) for waiting in members)
-        except BaseException as error:
-            # A signal handler's, perhaps after the statement was sent.
-            answers.update((waiting, _interrupted(error)) for waiting in members if waiting is not self._group.leader)
-            raise
+        self._group.sent = ()
         return True
-
-
-def _interrupted(cause: BaseException) -> DatabaseUnavailable:
-    error = DatabaseUnavailable("the thread that stored the message was interrupted", 0.0, outcome_unknown=True)
-    error.__cause__ = cause
-    return error
 
 
 def _with_different_keys(members: Sequence[Waiting]) -> list[Waiting]:
