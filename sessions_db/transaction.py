@@ -14,7 +14,7 @@ from sessions_db.errors import DatabaseUnavailable, ReadOnly, TransactionOver, T
 from sessions_db.operations.operation import Needs, Operation
 from sessions_db.store import SessionStore
 
-# Through SQLAlchemy, a savepoint takes as long as SQLite takes to store a session (measured once).
+# Through SQLAlchemy's `begin_nested`, a savepoint took as long as SQLite takes to store a session (measured once).
 _SAVEPOINT = Statement(lambda _: text("SAVEPOINT operation"))
 _RELEASE = Statement(lambda _: text("RELEASE SAVEPOINT operation"))
 _ROLL_BACK = Statement(lambda _: text("ROLLBACK TO SAVEPOINT operation"))

@@ -107,7 +107,7 @@ class _Given:
     """The rows that a statement is given as JSON, and the values of these columns in them."""
 
     def __init__(self, dialect: str, table: Table, names: Sequence[str]) -> None:
-        self.rows, self.number, value = json_rows(dialect, "rows")
+        self.rows, _, value = json_rows(dialect, "rows")
         self.values: list[ColumnElement[Any]] = []
         for position, name in enumerate(names):
             column = table.c[name]

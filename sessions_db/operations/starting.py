@@ -106,10 +106,13 @@ def _was_spawned(conn: Connection, key: str, new: NewSession, idempotency_key: s
     Raises:
         IdempotencyConflict: it is, and was spawned with other arguments.
     """
-    found = sessions_of(conn.execute(select(*SESSION_COLUMNS).where(sessions.c.key == key)))
+    found = sessions_of(_SPAWNED.rows(conn, {"key": key}))
     for first in found:
         check_spawn(idempotency_key, first, new)
     return bool(found)
+
+
+_SPAWNED = Statement(lambda _: select(*SESSION_COLUMNS).where(sessions.c.key == bindparam("key")))
 
 
 def _insert(conn: Connection, key: str, new: NewSession, *, with_label: bool = False) -> int | None:
@@ -129,8 +132,9 @@ def _insert(conn: Connection, key: str, new: NewSession, *, with_label: bool = F
 
 @cache
 def _statement(*, has_parent: bool, with_label: bool) -> Statement:
+    parent = exists().where(sessions.c.key == bindparam("new_parent_key", type_=sessions.c.parent_key.type))
+
     def build(dialect: str) -> ClauseElement:
-        parent = exists().where(sessions.c.key == bindparam("new_parent_key", type_=sessions.c.parent_key.type))
         insert = insert_if_free(dialect, sessions.c.key, _COLUMNS, *([parent] if has_parent else []))
         if not with_label:
             return insert
