@@ -56,5 +56,5 @@ def _append(self: GroupCommit, new: Append) -> list[Message]:
 
 def force() -> None:
     """Have all appends of this process go with a partner from now on."""
-    Group.fill = _fill_with_partner  # type: ignore[method-assign]
+    Group.fill = _fill_with_partner  # type: ignore[method-assign, assignment]
     GroupCommit.append = _append  # type: ignore[method-assign]
