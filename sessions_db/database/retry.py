@@ -13,7 +13,8 @@ from typing import Final, TypeVar
 from sqlalchemy import exc
 
 from sessions_db.database.backend import Backend
-from sessions_db.database.translation import reason_of, translate
+from sessions_db.database.translation import reason_of as text_of
+from sessions_db.database.translation import translate
 
 _T = TypeVar("_T")
 
@@ -109,7 +110,7 @@ class Retry:
                 again = isinstance(error, exc.DBAPIError) and self._may_repeat(error, is_safe)
                 if not (again and self.budget.wait()):
                     raise self.translated(error) from error
-                failure = self._first_line(error)
+                failure = self.reason_of(error)
             else:
                 if failure is not None:
                     _log.info("Succeeded after %.3f s and a retry: %s", self.budget.spent_s, failure)
@@ -127,7 +128,8 @@ class Retry:
         """The library's error for `error`; the caller raises it `from` the original."""
         return translate(error, self._backend, waited_s=self.budget.spent_s, password=self._password, sent=self.sent)
 
-    def _first_line(self, error: exc.SQLAlchemyError) -> str:
+    def reason_of(self, error: exc.SQLAlchemyError) -> str:
+        """The first line of what the database says."""
         # Later lines may contain values of rows.
         cause = error.orig if isinstance(error, exc.DBAPIError) else error
-        return reason_of(Exception(str(cause).partition("\n")[0]), self._password)
+        return text_of(Exception(str(cause).partition("\n")[0]), self._password)

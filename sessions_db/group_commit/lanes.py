@@ -33,6 +33,7 @@ class Waiting(ABC):
         # dictionary, because `setdefault` looks and sets in one step.
         self._claim: dict[str, object] = {}
         self._withdrawn_for: BaseException | None = None
+        self.hindrance = "other appends of this process come first"
 
     @abstractmethod
     def put(self, token: Token, /) -> None:
@@ -66,7 +67,7 @@ class Waiting(ABC):
 
     def timed_out(self) -> DatabaseUnavailable:
         """The error for one that waited too long."""
-        return DatabaseUnavailable("other appends of this process come first", time.monotonic() - self.began)
+        return DatabaseUnavailable(self.hindrance, time.monotonic() - self.began)
 
     @property
     def rows(self) -> list[list[Any]]:

@@ -254,6 +254,8 @@ class _Storing:
         except exc.DBAPIError as error:
             if self._retry.may_repeat(error):
                 self._group.sent = ()
+                for waiting in members:
+                    waiting.hindrance = self._retry.reason_of(error)
                 if self._group.leader not in answers:
                     raise
                 return False

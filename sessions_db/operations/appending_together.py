@@ -19,7 +19,7 @@ from sessions_db.errors import DatabaseUnavailable, InvalidInput, Shown
 from sessions_db.limits import MAX_BATCH_BYTES
 from sessions_db.models import Message, NewMessage
 from sessions_db.models.camel_case import copied
-from sessions_db.schema import Json, insert_into, json_rows, messages, sessions, to_json
+from sessions_db.schema import Json, insert_into, is_one_of, json_rows, messages, sessions, to_json
 
 GIVEN: Final = tuple(field.name for field in fields(NewMessage))
 """The columns that the caller's message fills."""
@@ -101,7 +101,7 @@ def append_together(
         limit = f"must be at most {MAX_BATCH_BYTES} bytes together, as JSON"
         raise InvalidInput("messages", limit, Shown(f"{size} bytes"))
     at_ms = clock.now_ms()
-    keys = _encode([[key] for key in {append.key for append in appends}])
+    keys = _encode([*{append.key for append in appends}])
     parameters = {"keys": keys, "rows": text, "new_timestamp_ms": at_ms}
     found = _statement(skip_locked=skip_locked).rows(conn, parameters)
     numbers = _numbers(appends, found) if len(found) == len(rows) else _numbers_of_some(appends, found)
@@ -150,12 +150,11 @@ def _numbers_of_some(appends: Sequence[Append], found: Iterable[Sequence[Any]]) 
 @cache
 def _statement(*, skip_locked: bool) -> Statement:
     def build(dialect: str) -> ClauseElement:
-        rows, number, value = json_rows(dialect, "rows", name="appended")
-        keys, _, key = json_rows(dialect, "keys", name="keys")
+        rows, number, value = json_rows(dialect, "rows")
         # Locked in the order of their keys, so that two statements over the same sessions never deadlock.
         session = (
             select(sessions.c.key, sessions.c.last_seq, sessions.c.status)
-            .where(sessions.c.key.in_(select(key(0)).select_from(keys)))
+            .where(is_one_of(dialect, sessions.c.key, "keys"))
             .order_by(sessions.c.key)
             .with_for_update(key_share=True, skip_locked=skip_locked)
             .subquery("session")

@@ -15,6 +15,7 @@ from sessions_db.schema.expressions import (
     JsonRows,
     insert_if_free,
     insert_into,
+    is_one_of,
     json_rows,
 )
 from sessions_db.schema.json import Json, from_json, to_json
@@ -52,6 +53,7 @@ __all__ = [
     "from_json",
     "insert_if_free",
     "insert_into",
+    "is_one_of",
     "json_rows",
     "labels",
     "messages",

@@ -12,6 +12,7 @@ from sqlalchemy import (
     Table,
     TableValuedAlias,
     Text,
+    any_,
     bindparam,
     cast,
     delete,
@@ -60,14 +61,24 @@ class JsonRows(NamedTuple):
     value: Callable[[int], ColumnElement[Any]]
 
 
-def json_rows(dialect: str, parameter: str, *, name: str = "batch") -> JsonRows:
+def json_rows(dialect: str, parameter: str) -> JsonRows:
     """The rows of the JSON array of arrays that this parameter holds as text."""
     if dialect == "postgresql":
         array = func.json_array_elements(bindparam(parameter, type_=Json))
-        rows = array.table_valued("value", with_ordinality="number").render_derived(name=name)
+        rows = array.table_valued("value", with_ordinality="number").render_derived(name="batch")
         return JsonRows(rows, rows.c.number, lambda position: func.json_extract_path_text(rows.c.value, str(position)))
-    rows = func.json_each(bindparam(parameter, type_=Text)).table_valued("key", "value", name=name)
+    rows = func.json_each(bindparam(parameter, type_=Text)).table_valued("key", "value", name="batch")
     return JsonRows(rows, rows.c.key + 1, lambda position: func.json_extract(rows.c.value, f"$[{position}]"))
+
+
+def is_one_of(dialect: str, column: ColumnElement[str], parameter: str) -> ColumnElement[bool]:
+    """Whether the column is in the JSON array of strings that this parameter holds as text."""
+    if dialect == "postgresql":
+        texts = select(func.json_array_elements_text(bindparam(parameter, type_=Json))).scalar_subquery()
+        # An array, of which the planner assumes ten items: of a subquery it assumes a hundred rows, and for these it
+        # would rather read a table of some thousand rows whole.
+        return column == any_(func.array(texts, type_=postgresql.ARRAY(Text)))
+    return column.in_(select(func.json_each(bindparam(parameter, type_=Text)).table_valued("value").c.value))
 
 
 # Local to the transaction on both. Behind PgBouncer the next transaction may be another client's.
