@@ -8,7 +8,7 @@ from pathlib import Path
 
 from benchmarks.environment import enter
 
-SECTIONS = ("floor", "peers", "concurrency", "starting", "growth")
+SECTIONS = ("floor", "peers", "concurrency", "processes", "starting", "growth")
 
 
 def main() -> None:
@@ -17,7 +17,7 @@ def main() -> None:
     enter(sys.argv[1:], refresh=options.refresh)
     from benchmarks import run  # noqa: PLC0415  # needs that environment
 
-    run.run(options.sections, conversations=options.conversations, quick=options.quick)
+    run.run(options.sections, conversations=options.conversations, before=options.before, quick=options.quick)
 
 
 def _options() -> argparse.Namespace:
@@ -48,6 +48,12 @@ def _options() -> argparse.Namespace:
         metavar="FILE",
         help="messages to store: one JSON object per line with `messages` in the chat-completions shape "
         "(default: generated ones)",
+    )
+    parser.add_argument(
+        "--before",
+        type=Path,
+        metavar="DIRECTORY",
+        help="a checkout of an earlier commit, which the section `processes` measures too",
     )
     parser.add_argument("--refresh", action="store_true", help="rebuild the environment from the newest releases")
     return parser.parse_args()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import asyncio
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 from sqlalchemy import URL
 
@@ -20,9 +22,25 @@ def inhabited(bench: Bench, backend: str) -> URL:
     In an empty one Postgres makes plans for tables of one page, and keeps them while the tables grow.
     """
     url = bench.databases.create(backend)
+    inhabit(url)
+    return url
+
+
+def inhabit(url: URL) -> None:
+    """Give the empty database the schema and a thousand sessions."""
     SessionManager(url).close()
     fill(url, 0, 1_000)
-    return url
+
+
+@contextmanager
+def opened(url: URL, runner: asyncio.Runner) -> Iterator[tuple[SessionManager, AsyncSessionManager]]:
+    """Both managers of the database."""
+    with SessionManager(url) as manager:
+        async_manager = AsyncSessionManager(url)
+        try:
+            yield manager, async_manager
+        finally:
+            runner.run(async_manager.close())
 
 
 def full_session(manager: SessionManager, messages: Sequence[ChatMessage]) -> str:

@@ -17,6 +17,12 @@ from benchmarks.goals import GOALS
 from benchmarks.names import OURS
 from benchmarks.rounds import Figure
 
+_TIMED = {
+    "append": "an append, sessions_db",
+    "read": "a read of the newest 50, sessions_db",
+    "tasks": "an append, 64 tasks at once, sessions_db, async",
+}
+
 _OURS, _OTHER, _GOAL = "#1f6f8b", "#7f8c8d", "#c0392b"
 _LINES = ("#1f6f8b", "#e08e0b", "#5b8c3a", "#8e5ea2", "#7f8c8d", "#c2185b", "#4db6ac")
 
@@ -38,7 +44,7 @@ plt.rcParams.update(
 
 
 def peers(figures: Mapping[str, Figure], action: str, path: Path) -> None:
-    """What each peer takes for an append or a read."""
+    """What each peer takes for an append, a read, or an append among those of many tasks."""
     plot, panels = plt.subplots(1, 2, figsize=(10, 3))
     for backend, axes in zip(TITLES, panels, strict=True):
         prefix = f"{backend}.{action}."
@@ -48,8 +54,7 @@ def peers(figures: Mapping[str, Figure], action: str, path: Path) -> None:
         axes.xaxis.set_minor_locator(NullLocator())
         axes.xaxis.set_major_formatter(FuncFormatter(_times))
         axes.set_title(TITLES[backend])
-    timed = "an append" if action == "append" else "a read of the newest 50"
-    plot.supxlabel(f"time of {timed}, sessions_db = 1", fontsize=9)
+    plot.supxlabel(f"time of {_TIMED[action]} = 1", fontsize=9)
     _save(plot, path)
 
 

@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Final
 
 from benchmarks import plots
-from benchmarks.concurrency import FACES, SESSIONS, WRITERS
+from benchmarks.concurrency import FACES, MANY, READERS, READS, SESSIONS, WRITERS
 from benchmarks.databases import TITLES
 from benchmarks.goals import GOALS, Goal
-from benchmarks.names import DRIVER, OURS, ROW, ROW_ON_DISK, STATEMENT, THREE_STATEMENTS
+from benchmarks.names import DRIVER, OURS, OURS_ASYNC, ROW, ROW_ON_DISK, STATEMENT, THREE_STATEMENTS
+from benchmarks.processes import ALONE, TOGETHER
 from benchmarks.rounds import Figure
 from benchmarks.sections import Results
 from benchmarks.starting import IMPORTED_MESSAGES, OPERATIONS
@@ -36,6 +37,8 @@ _STAGES: Final = {
     STATEMENT: "the library's statement: constraints, counters and trimming too",
 }
 
+_LEFT_OUT: Final = "Left out: what is compared with an earlier commit. `--before` measures it."
+
 _QUICK: Final = "**From a quick run: the figures only show that the benchmarks work.**\n"
 
 
@@ -45,7 +48,9 @@ def write(sections: Mapping[str, Results], pages: Path, *, quick: bool) -> Path:
     drawings.mkdir(parents=True, exist_ok=True)
     messages = sorted({results.origin["messages"] for results in sections.values()})
     texts = [_text("introduction", messages="; ".join(messages)), *([_QUICK] if quick else [])]
-    texts.append(_text("goals", goals=_table(("", "goal", "measured", "", "plain driver"), _goals(sections))))
+    goals = [*_goals(sections)]
+    left_out = f"\n\n{_LEFT_OUT}" if len(goals) < len(GOALS) else ""
+    texts.append(_text("goals", goals=_table(("", "goal", "measured", "", "plain driver"), goals) + left_out))
     for name, part in _PARTS.items():
         if name in sections:
             results = sections[name]
@@ -69,12 +74,14 @@ def _goals(sections: Mapping[str, Results]) -> Iterable[Sequence[str]]:
         bound = f"{'≤' if goal.at_most else '≥'} {goal.bound:g}"
         figures = sections[goal.section].figures if goal.section in sections else {}
         if not figures.keys() >= {*goal.figures}:
+            if goal.needs_before:
+                continue
             yield goal.what, bound, "not measured", "", ""
             continue
         worst = (max if goal.at_most else min)(goal.figures, key=lambda name: figures[name].median)
         median = figures[worst].median
         met = median <= goal.bound if goal.at_most else median >= goal.bound
-        which = f" {_part(worst, goal)}" if len(goal.figures) > 1 else ""
+        which = f" {_part(worst, goal.figures)}" if len(goal.figures) > 1 else ""
         yield (
             goal.what,
             bound,
@@ -84,9 +91,10 @@ def _goals(sections: Mapping[str, Results]) -> Iterable[Sequence[str]]:
         )
 
 
-def _part(name: str, goal: Goal) -> str:
-    """What tells this figure from the goal's others."""
-    return name.split(".")[1 if goal.section == "growth" else 2]
+def _part(name: str, names: Iterable[str]) -> str:
+    """What tells this figure from the others."""
+    parts = zip(*(other.split(".") for other in names), strict=True)
+    return " ".join(own for own, others in zip(name.split("."), parts, strict=True) if {*others} != {own})
 
 
 def _by_driver(goal: Goal, figures: Mapping[str, Figure]) -> str:
@@ -117,7 +125,7 @@ def _floor(results: Results, _drawings: Path) -> dict[str, str]:
 
 def _peers(results: Results, drawings: Path) -> dict[str, str]:
     figures = results.figures
-    for action in ("append", "read"):
+    for action in ("append", "read", "tasks"):
         plots.peers(figures, action, drawings / f"peers-{action}.svg")
     parts = {"versions": ", ".join(f"{package} {version}" for package, version in results.notes["versions"].items())}
     for backend, title in TITLES.items():
@@ -127,6 +135,13 @@ def _peers(results: Results, drawings: Path) -> dict[str, str]:
         ]
         rounds = figures[f"{backend}.append.{OURS}"].rounds
         parts[backend] = _table((f"{title}, {rounds} rounds", "append", "read newest 50"), rows)
+        at_once = [
+            (name, *(_spread(figures[f"{backend}.{measure}.{name}"]) for measure in ("tasks", "tasks_p99")))
+            for name in names
+            if f"{backend}.tasks.{name}" in figures
+        ]
+        rounds = figures[f"{backend}.tasks.{OURS_ASYNC}"].rounds
+        parts[f"{backend}_tasks"] = _table((f"{title}, {rounds} rounds", "time of an append", "p99"), at_once)
     return parts
 
 
@@ -149,7 +164,42 @@ def _concurrency(results: Results, drawings: Path) -> dict[str, str]:
                 rows.append(cells)
             rounds = figures[f"{backend}.sync.{sessions}.1.throughput"].rounds
             tables += [f"{title}, {whose}, {rounds} rounds:", _table(header, rows)]
-    return {"tables": "\n\n".join(tables)}
+    reads = [
+        (
+            f"{title}, `{read}`, {READERS} {MANY[face]}",
+            *_measured(results, f"{backend}.{face}.{read}", ("p50", "p99")),
+        )
+        for backend, title in TITLES.items()
+        for read in READS
+        for face in FACES
+    ]
+    return {"tables": "\n\n".join(tables), "reads": _table(("", "p50", "p99"), reads)}
+
+
+def _processes(results: Results, _drawings: Path) -> dict[str, str]:
+    commit = results.notes["before"]
+    rounds = results.figures[f"sqlite.now.{next(iter(TOGETHER))}.throughput"].rounds
+
+    def table(title: str, code: str, cells: Mapping[str, str], measures: Sequence[str]) -> str:
+        return _table(
+            (title, *measures),
+            (
+                (f"{TITLES[backend]}, {cells[cell]}", *_measured(results, f"{backend}.{code}.{cell}", measures))
+                for backend in TITLES
+                for cell in cells
+            ),
+        )
+
+    return {
+        "together": table(f"{rounds} rounds", "now", TOGETHER, ("throughput", "p50", "p99", "longest")),
+        "before": _LEFT_OUT
+        if commit is None
+        else table(f"commit {commit}", "before", ALONE | TOGETHER, ("throughput", "p99", "longest")),
+    }
+
+
+def _measured(results: Results, name: str, measures: Iterable[str]) -> Iterable[str]:
+    return (_spread(results.figures[f"{name}.{measure}"]) for measure in measures)
 
 
 def _starting(results: Results, _drawings: Path) -> dict[str, str]:
@@ -184,6 +234,7 @@ _PARTS: Final[dict[str, Callable[[Results, Path], dict[str, str]]]] = {
     "peers": _peers,
     "concurrency": _concurrency,
     "starting": _starting,
+    "processes": _processes,
     "growth": _growth,
 }
 

@@ -25,13 +25,13 @@ from benchmarks.sections import RETAINED, Bench, Results
 _PACKAGES = ("sessions-db", "sqlalchemy", "psycopg")
 
 
-def run(sections: Sequence[str], *, conversations: Path | None, quick: bool) -> None:
+def run(sections: Sequence[str], *, conversations: Path | None, before: Path | None, quick: bool) -> None:
     """Measure the sections and write the page: to `docs/`, or for a quick run to the cache."""
     cache = CACHE / "quick" if quick else CACHE
     figures = cache / "figures"
     figures.mkdir(parents=True, exist_ok=True)
     with Databases() as databases, asyncio.Runner() as runner:
-        bench = Bench(databases, load(conversations, RETAINED), runner, quick)
+        bench = Bench(databases, load(conversations, RETAINED), runner, quick, before)
         for section in sections:
             print(f"{section} …", flush=True)
             # Imported as late as possible: the peers' imports must not weigh on other sections.

@@ -22,12 +22,13 @@ READ_LIMIT = 50
 
 @dataclass(frozen=True, slots=True)
 class Bench:
-    """The databases and the `RETAINED` messages of a run, and whether it is a quick one."""
+    """The databases and the `RETAINED` messages of a run, whether it is a quick one, and a checkout to compare with."""
 
     databases: Databases
     messages: Sequence[ChatMessage]
     runner: asyncio.Runner
     quick: bool
+    before: Path | None = None
 
     def plan(self, rounds: int, slot_s: float = 0.5) -> Plan:
         """How long to measure: these rounds and slots, or less in a quick run."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from contextlib import AsyncExitStack
+from functools import partial
 from importlib.metadata import version
 from typing import Final
 
@@ -24,10 +25,12 @@ from benchmarks.names import (
 )
 from benchmarks.peers import agno, google_adk, langchain, openai_agents, ours
 from benchmarks.peers.peer import Opener, Peer
-from benchmarks.rounds import cost, interleaved
+from benchmarks.rounds import AsyncOperation, alternate, cost, interleaved
 from benchmarks.sections import Bench, Results
+from benchmarks.writers import Slot, ratio, tasks
 
 ROUNDS = 11
+TASKS_SLOT_S = 1.5
 
 _PACKAGES = ("openai-agents", "google-adk", "langchain-community", "langchain-postgres", "agno")
 
@@ -92,3 +95,24 @@ def _compare(bench: Bench, results: Results, backend: str, peers: dict[str, Peer
         times = interleaved(subjects, bench.plan(ROUNDS), bench.runner)
         for name in subjects:
             results.figures[f"{backend}.{action}.{name}"] = cost(times, name, against=OURS)
+    _tasks(bench, results, backend, peers)
+
+
+def _tasks(bench: Bench, results: Results, backend: str, peers: dict[str, Peer]) -> None:
+    """`TASKS` tasks at once, through the store's async interface."""
+    plan = bench.plan(ROUNDS, TASKS_SLOT_S)
+    cells = {}
+    for name, peer in peers.items():
+        if peer.tasks and not name.endswith(ROLLBACK_JOURNAL):
+            # What a store does only the first time.
+            for operation in peer.tasks:
+                bench.runner.run(_awaited(operation))
+            cells[name] = partial(Slot.taken, partial(tasks, peer.tasks, plan.slot_s, bench.runner))
+    measured = alternate(cells, plan.rounds)
+    for name, slots in measured.items():
+        results.figures[f"{backend}.tasks.{name}"] = ratio("throughput", measured[OURS_ASYNC], slots)
+        results.figures[f"{backend}.tasks_p99.{name}"] = ratio("p99", slots, measured[OURS_ASYNC])
+
+
+async def _awaited(operation: AsyncOperation) -> None:
+    await operation(0)

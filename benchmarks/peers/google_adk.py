@@ -11,14 +11,15 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from google.adk.events import Event
-from google.adk.sessions import DatabaseSessionService
+from google.adk.sessions import DatabaseSessionService, Session
 from google.adk.sessions.base_session_service import GetSessionConfig
 from google.genai import types
 from sqlalchemy import URL
 
 from benchmarks.conversations import ChatMessage
 from benchmarks.databases import sqlalchemy_durability, text
-from benchmarks.peers.peer import Peer
+from benchmarks.peers.peer import TASKS, Peer
+from benchmarks.rounds import AsyncOperation
 from benchmarks.sections import READ_LIMIT
 
 _DRIVERS = {"sqlite": "sqlite+aiosqlite", "postgresql": "postgresql+asyncpg"}
@@ -27,16 +28,20 @@ _OWNER: dict[str, Any] = {"app_name": "bench", "user_id": "user"}
 
 @asynccontextmanager
 async def sessions(url: URL, messages: Sequence[ChatMessage]) -> AsyncIterator[Peer]:
-    """Two sessions of one service. As a runner does, the session to append to is kept between events."""
+    """Sessions of one service. As a runner does, a session to append to is kept between events."""
     service = DatabaseSessionService(text(url.set(drivername=_DRIVERS[url.get_backend_name()])))
     events = [_event(message) for message in messages]
-    appended, filled = [await service.create_session(**_OWNER, session_id=name) for name in ("appended", "read")]
+    names = ("appended", "read", *map(str, range(TASKS)))
+    appended, filled, *others = [await service.create_session(**_OWNER, session_id=name) for name in names]
     for event in events:
         await service.append_event(filled, _fresh(event))
     config = GetSessionConfig(num_recent_events=READ_LIMIT)
 
-    async def append(number: int) -> None:
-        await service.append_event(appended, _fresh(events[number]))
+    def append(session: Session) -> AsyncOperation:
+        async def operation(number: int) -> None:
+            await service.append_event(session, _fresh(events[number]))
+
+        return operation
 
     async def read(_number: int) -> object:
         session = await service.get_session(**_OWNER, session_id="read", config=config)
@@ -45,7 +50,7 @@ async def sessions(url: URL, messages: Sequence[ChatMessage]) -> AsyncIterator[P
 
     async with service.db_engine.connect() as connection:
         durability = await connection.run_sync(sqlalchemy_durability)
-    yield Peer(append, read, durability)
+    yield Peer(append(appended), read, durability, [append(session) for session in others])
     await service.close()
 
 

@@ -11,7 +11,7 @@ from benchmarks import driver as plain
 from benchmarks.conversations import ChatMessage
 from benchmarks.databases import driver_durability
 from benchmarks.managers import append, async_append, durability_of, full_session, read
-from benchmarks.peers.peer import Peer
+from benchmarks.peers.peer import TASKS, Peer
 from benchmarks.sections import READ_LIMIT
 from sessions_db import AsyncSessionManager, SessionManager
 
@@ -26,9 +26,9 @@ async def sync(url: URL, messages: Sequence[ChatMessage]) -> AsyncIterator[Peer]
 
 @asynccontextmanager
 async def asynchronous(url: URL, messages: Sequence[ChatMessage]) -> AsyncIterator[Peer]:
-    """Two sessions of an `AsyncSessionManager`."""
+    """Sessions of an `AsyncSessionManager`."""
     with SessionManager(url) as sync_manager:
-        keys = [full_session(sync_manager, messages) for _ in range(2)]
+        keys = [full_session(sync_manager, messages) for _ in range(2 + TASKS)]
         # Both managers open their connections in the same way.
         durability = durability_of(sync_manager)
 
@@ -36,7 +36,8 @@ async def asynchronous(url: URL, messages: Sequence[ChatMessage]) -> AsyncIterat
         return await manager.history(keys[1], READ_LIMIT, include_tools=True)
 
     async with AsyncSessionManager(url) as manager:
-        yield Peer(async_append(manager, keys[0], messages), newest, durability)
+        appends = [async_append(manager, key, messages) for key in keys]
+        yield Peer(appends[0], newest, durability, appends[2:])
 
 
 @asynccontextmanager

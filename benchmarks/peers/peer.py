@@ -5,20 +5,22 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
 from sqlalchemy import URL
 
 from benchmarks.conversations import ChatMessage
 from benchmarks.databases import Durability
-from benchmarks.rounds import Operation
+from benchmarks.rounds import AsyncOperation, Operation
+
+TASKS: Final = 64
 
 
 @dataclass(frozen=True, slots=True)
 class Peer:
     """An open store with two sessions: one to append to, one that holds all the messages it was opened with.
 
-    The operations are sync or async, as the store's own interface is.
+    The operations are sync or async, as the store's own interface is. `tasks` are those of its async interface.
     """
 
     append: Operation
@@ -27,6 +29,8 @@ class Peer:
     """The newest `READ_LIMIT` messages of the other session, as the store returns them."""
     durability: Durability
     """The settings in force on the store's own connections."""
+    tasks: Sequence[AsyncOperation] = ()
+    """As `append`, for `TASKS` tasks of one event loop with a session each."""
 
 
 Opener: TypeAlias = Callable[[URL, Sequence[ChatMessage]], AbstractAsyncContextManager[Peer]]
