@@ -9,7 +9,6 @@ import math
 import reprlib
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
 from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import TypeAlias, TypeVar
@@ -159,8 +158,11 @@ def choice(argument: str, value: object, choices: type[_Choice]) -> _Choice:
         return value
     # Only strings: the enum's own error prints the value, and not every value can be printed.
     if isinstance(value, str):
-        with suppress(ValueError):
+        # Not `suppress`, which is a context manager in Python: this is on the way of every append.
+        try:
             return choices(value)
+        except ValueError:
+            pass
     raise InvalidInput(argument, f"must be one of {', '.join(choices)}", value)
 
 

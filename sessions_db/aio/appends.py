@@ -32,6 +32,10 @@ class Checked(NamedTuple):
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
 
+    def run(self, manager: SessionManager) -> object:
+        """What the call returns."""
+        return manager._run(self.operation, *self.args, **self.kwargs)  # noqa: SLF001  # not for the manager's users
+
 
 class Checking(SessionStore):
     """Checks the arguments of a call, as every store does, and returns what is to be done."""
@@ -67,8 +71,8 @@ class Appends:
         if (mailbox := self._mailboxes.get(loop)) is None:
             mailbox = self._mailboxes[loop] = _Mailbox(self.group_commit.budget_s)
         waiting = _WaitingTask(new, self, mailbox, loop.create_future())
+        waiting.lane = self.group_commit.lane_of(new)
         mailbox.expect(waiting)
-        self.group_commit.enter(waiting)
         try:
             await waiting.delivered
         except asyncio.CancelledError as error:
@@ -84,11 +88,16 @@ class Appends:
 
     def close(self) -> None:
         """Let all appends that wait come to their end."""
+        for mailbox in [*self._mailboxes.values()]:
+            # Its event loop may have stopped.
+            mailbox.enter()
         self.group_commit.finish()
         self.groups.shutdown()
 
 
 class _WaitingTask(Waiting):
+    __slots__ = ("_appends", "_mailbox", "answer", "delivered")
+
     def __init__(self, append: Append, appends: Appends, mailbox: _Mailbox, delivered: Future[None]) -> None:
         super().__init__(append)
         self.answer: Answer | None = None
@@ -122,14 +131,28 @@ class _WaitingTask(Waiting):
 
 
 class _Mailbox:
-    """Wakes the tasks of one event loop: those of a group together, and those that have waited too long."""
+    """Between the tasks of one event loop and the lanes.
+
+    The appends of all tasks that are ready to run enter their lanes together, so that none of them is a group of its
+    own. The tasks of a group are woken together, and those that have waited too long.
+    """
 
     def __init__(self, budget_s: float) -> None:
         self._budget_s = budget_s
+        self._leaving: deque[_WaitingTask] = deque()
+        self._enters = False
         self._delivered: deque[_WaitingTask] = deque()
-        self._is_due = False
+        self._wakes = False
         self._expected: deque[_WaitingTask] = deque()
         self._timer: TimerHandle | None = None
+
+    def enter(self) -> None:
+        """Have what was expected wait for its turn. Any thread may call it."""
+        self._enters = False
+        with suppress(IndexError):
+            while True:
+                waiting = self._leaving.popleft()
+                waiting.lane.enter(waiting)
 
     def put(self, waiting: _WaitingTask) -> None:
         """Add an answered append. Any thread may call it."""
@@ -137,21 +160,25 @@ class _Mailbox:
 
     def send(self, loop: AbstractEventLoop) -> None:
         """Wake the tasks of all that were added. Any thread may call it."""
-        if self._delivered and not self._is_due:
-            self._is_due = True
+        if self._delivered and not self._wakes:
+            self._wakes = True
             # The loop may be closed, and then nobody waits.
             with suppress(RuntimeError):
                 loop.call_soon_threadsafe(self._wake)
 
     def _wake(self) -> None:
-        self._is_due = False
+        self._wakes = False
         while self._delivered:
             delivered = self._delivered.popleft().delivered
             if not delivered.done():
                 delivered.set_result(None)
 
     def expect(self, waiting: _WaitingTask) -> None:
-        """Give the append its budget."""
+        """Give the append its budget, and have it enter its lane once all tasks that are ready have run."""
+        self._leaving.append(waiting)
+        if not self._enters:
+            self._enters = True
+            waiting.delivered.get_loop().call_soon(self.enter)
         while self._expected and self._expected[0].answer is not None:
             self._expected.popleft()
         self._expected.append(waiting)

@@ -6,7 +6,7 @@ import inspect
 import threading
 import time
 import warnings
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager, AbstractContextManager, ExitStack, asynccontextmanager
 from functools import partial, wraps
@@ -22,7 +22,6 @@ from sessions_db.database.fork import in_child
 from sessions_db.database.retry import begun_at
 from sessions_db.errors import ManagerClosed
 from sessions_db.manager import SessionManager
-from sessions_db.models import Message
 from sessions_db.operations.appending_together import Append
 from sessions_db.store import SessionStore
 from sessions_db.transaction import Transaction
@@ -158,30 +157,26 @@ class AsyncSessionManager(AsyncSessionStore):
             return PoolStatus(size=None, in_use=0, idle=0, waiting=0)
         return self._manager.pool_status()
 
-    async def _call(
+    def _call(
         self, method: Callable[Concatenate[SessionStore, _P], _T], *args: _P.args, **kwargs: _P.kwargs
-    ) -> _T:
+    ) -> Awaitable[_T]:
         if method in APPENDING:
-            return cast(_T, await self._appended(method(self._checking, *args, **kwargs)))
+            checked = method(self._checking, *args, **kwargs)
+            if not isinstance(checked, Checked):
+                return cast(Awaitable[_T], self._appended(checked))
+            return self._run(self._writers, lambda: cast(_T, checked.run(self._opened())))
         threads = self._readers if method in READING else self._writers
-        return await self._run(threads, lambda: method(self._opened(), *args, **kwargs))
+        return self._run(threads, lambda: method(self._opened(), *args, **kwargs))
 
     async def _appended(self, checked: object) -> object:
-        match checked:
-            case Append() as new:
-                (message,) = await self._append(new)
-                return message
-            case [Append() as new]:
-                return await self._append(new)
-            case Checked(operation, args, kwargs):
-                return await self._run(self._writers, lambda: self._opened()._run(operation, *args, **kwargs))  # noqa: SLF001
-        raise AssertionError(checked)
-
-    async def _append(self, new: Append) -> list[Message]:
         if self._appends is None:
             await self._run(self._readers, self._opened)
         if self._closed or self._appends is None:
             raise ManagerClosed
+        if isinstance(checked, Append):
+            (message,) = await self._appends.append(checked)
+            return message
+        (new,) = cast(list[Append], checked)
         return await self._appends.append(new)
 
     async def _run(self, threads: ThreadPoolExecutor, call: Callable[[], _T]) -> _T:

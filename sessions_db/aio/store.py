@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial, wraps
 from typing import Any, Concatenate, ParamSpec, TypeVar
@@ -37,9 +37,9 @@ class AsyncSessionStore(ABC):
     """
 
     @abstractmethod
-    async def _call(
+    def _call(
         self, method: Callable[Concatenate[SessionStore, _P], _T], *args: _P.args, **kwargs: _P.kwargs
-    ) -> _T: ...
+    ) -> Awaitable[_T]: ...
 
     get_or_create_main = _awaitable(SessionStore.get_or_create_main)
     spawn_subagent = _awaitable(SessionStore.spawn_subagent)
@@ -93,11 +93,11 @@ class AsyncTransaction(AsyncSessionStore):
         self._transaction = transaction
         self._thread = thread
 
-    async def _call(
+    def _call(
         self, method: Callable[Concatenate[SessionStore, _P], _T], *args: _P.args, **kwargs: _P.kwargs
-    ) -> _T:
+    ) -> Awaitable[_T]:
         try:
             future = self._thread.submit(called, partial(method, self._transaction, *args, **kwargs))
         except RuntimeError:  # the thread was shut down
             raise TransactionOver from None
-        return await outcome(future)
+        return outcome(future)

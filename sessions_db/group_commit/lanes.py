@@ -11,7 +11,7 @@ from sessions_db.database.semaphores import FairSemaphore, Token
 from sessions_db.errors import DatabaseUnavailable, SessionsError
 from sessions_db.limits import MAX_GROUP_LENGTH, MAX_GROUP_MESSAGES
 from sessions_db.models import Message
-from sessions_db.operations.appending_together import Append
+from sessions_db.operations.appending_together import Append, length_of
 
 Answer: TypeAlias = list[Message] | BaseException
 """The stored messages of an append, or why there are none."""
@@ -24,10 +24,13 @@ _ASIDE_S: Final = 1.0
 class Waiting(ABC):
     """An append that waits in a lane, for someone who waits for its answer."""
 
+    # Many are there at once, and each object in its dictionary would be one more for the garbage collector to visit.
+    __slots__ = ("_claim", "_rows", "_withdrawn_for", "append", "began", "hindrance", "lane")
+    lane: Lane
+
     def __init__(self, append: Append) -> None:
         self.append = append
         self.began = time.monotonic()
-        self.lane: Lane
         self._rows: list[list[Any]] | None = None
         # Whoever comes first decides what becomes of it: the group that stores it, or who no longer waits for it. A
         # dictionary, because `setdefault` looks and sets in one step.
@@ -79,7 +82,7 @@ class Waiting(ABC):
     @property
     def length(self) -> int:
         """Characters of its messages."""
-        return sum(len(value) for row in self.rows for value in row if value is not None)
+        return length_of(self.rows)
 
 
 class Lane(FairSemaphore):

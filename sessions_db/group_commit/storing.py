@@ -22,6 +22,8 @@ from sessions_db.operations.appending_together import Append, append_together
 
 
 class _WaitingThread(Waiting):
+    __slots__ = ("_has_left", "inbox")
+
     def __init__(self, append: Append) -> None:
         super().__init__(append)
         self.inbox: SimpleQueue[Token | Answer] = SimpleQueue()
@@ -81,7 +83,7 @@ class GroupCommit:
         Raises:
             SessionsError: they were not stored; or, if `outcome_unknown`, perhaps.
         """
-        lane = self._lane_of(new)
+        lane = self.lane_of(new)
         began = time.monotonic()
         if (token := lane.try_acquire()) is None:
             waiting = _WaitingThread(new)
@@ -96,17 +98,6 @@ class GroupCommit:
         finally:
             lane.release(token)
         return self._outcome(waiting)
-
-    def enter(self, waiting: Waiting) -> None:
-        """Have an append wait for its turn, which may be now. Never blocks."""
-        lane = waiting.lane = self._lane_of(waiting.append)
-        if (token := lane.try_acquire()) is None:
-            lane.enter(waiting)
-        elif not lane.has_aside(waiting.append):
-            waiting.put(token)
-        else:
-            lane.enter_aside(waiting)
-            lane.release(token)
 
     def finish(self) -> None:
         """Wait until no append waits or is being stored."""
@@ -130,7 +121,8 @@ class GroupCommit:
         finally:
             lane.release(token)
 
-    def _lane_of(self, new: Append) -> Lane:
+    def lane_of(self, new: Append) -> Lane:
+        """Where it waits for its turn."""
         if self._calls.read_only:
             raise ReadOnly
         lanes = self._lanes

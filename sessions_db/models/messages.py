@@ -68,13 +68,16 @@ class NewMessage:
     idempotency_key: str | None = None
 
     def __post_init__(self) -> None:
-        # One by one: this is on the way of every append.
+        # One by one, and only what there is: this is on the way of every append.
         fill = partial(object.__setattr__, self)
         fill("role", validation.choice("role", self.role, Role))
         fill("content", validation.text("content", self.content))
-        fill("tool_name", validation.optional_name("tool_name", self.tool_name))
-        fill("metadata", validation.metadata("metadata", self.metadata))
-        fill("idempotency_key", validation.optional_nonempty_name("idempotency_key", self.idempotency_key))
+        if self.tool_name is not None:
+            fill("tool_name", validation.name("tool_name", self.tool_name))
+        if self.metadata is not None:
+            fill("metadata", validation.metadata("metadata", self.metadata))
+        if self.idempotency_key is not None:
+            fill("idempotency_key", validation.nonempty_name("idempotency_key", self.idempotency_key))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
 from functools import cache
+from itertools import repeat
 from operator import attrgetter
 from typing import Any, Final, cast
 
@@ -34,6 +35,8 @@ _encode = json.JSONEncoder(ensure_ascii=False).encode
 
 # In the JSON of a message, what comes before the columns of `GIVEN`.
 _KEY, _STATUS, _FIRST_GIVEN = range(3)
+_CONTENT_THERE: Final = _FIRST_GIVEN + GIVEN.index("content")
+_METADATA_THERE: Final = _FIRST_GIVEN + _METADATA
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +62,16 @@ class Append:
         """Its messages as `append_together` sends them."""
         status = SessionStatus.ACTIVE.value if self.active_only else None
         return [[self.key, status, *row_of(new)] for new in self.messages]
+
+
+def length_of(rows: Iterable[Sequence[Any]]) -> int:
+    """The characters of the contents and metadata in what `Append.rows` gives."""
+    length = 0
+    for row in rows:
+        length += len(row[_CONTENT_THERE])
+        if row[_METADATA_THERE] is not None:
+            length += len(row[_METADATA_THERE])
+    return length
 
 
 def row_of(new: NewMessage) -> list[Any]:
@@ -104,29 +117,29 @@ def append_together(
     keys = _encode([*{append.key for append in appends}])
     parameters = {"keys": keys, "rows": text, "new_timestamp_ms": at_ms}
     found = _statement(skip_locked=skip_locked).rows(conn, parameters)
-    numbers = _numbers(appends, found) if len(found) == len(rows) else _numbers_of_some(appends, found)
-    return [
-        [stored_message(new, seq, at_ms) for new, seq in zip(append.messages, seqs, strict=True)] if seqs else None
-        for append, seqs in zip(appends, numbers, strict=True)
-    ]
-
-
-def _numbers(appends: Sequence[Append], found: Iterable[Sequence[Any]]) -> Iterator[list[int]]:
-    """The numbers of each append's messages, all of which were stored."""
-    of_session: defaultdict[str, list[int]] = defaultdict(list)
+    # A session's numbers follow each other, in the order of its appends.
+    next_seq: dict[str, int] = {}
     for key, seq, _ in found:
-        of_session[key].append(seq)
-    left = {key: iter(sorted(seqs)) for key, seqs in of_session.items()}
-    for append in appends:
-        yield [next(left[append.key]) for _ in append.messages]
+        if seq < next_seq.get(key, seq + 1):
+            next_seq[key] = seq
+    answers: list[list[Message] | None] = []
+    for append, is_stored in zip(appends, _are_stored(appends, found, len(rows)), strict=True):
+        if not (is_stored and append.messages):
+            answers.append(None)
+            continue
+        seq = next_seq[append.key]
+        next_seq[append.key] += len(append.messages)
+        answers.append([stored_message(new, number, at_ms) for number, new in enumerate(append.messages, seq)])
+    return answers
 
 
-def _numbers_of_some(appends: Sequence[Append], found: Iterable[Sequence[Any]]) -> Iterator[list[int]]:
-    """The numbers of each append's messages; none if it was not stored."""
-    keyed = {(key, idempotency_key): [seq] for key, seq, idempotency_key in found if idempotency_key is not None}
-    unkeyed = [row for row in found if row[2] is None]
+def _are_stored(appends: Sequence[Append], found: Sequence[Sequence[Any]], sent: int) -> Iterable[bool]:
+    """Whether each append was stored, by the rows that were found of those that were sent."""
+    if len(found) == sent:
+        return repeat(True, len(appends))
+    keyed = {(key, idempotency_key) for key, _, idempotency_key in found if idempotency_key is not None}
     # Those of a session without idempotency keys are all stored, or all but those that need it to be active, or none.
-    stored = Counter(key for key, *_ in unkeyed)
+    stored = Counter(key for key, _, idempotency_key in found if idempotency_key is None)
     sizes: Counter[str] = Counter()
     always: Counter[str] = Counter()
     for append in appends:
@@ -135,16 +148,12 @@ def _numbers_of_some(appends: Sequence[Append], found: Iterable[Sequence[Any]]) 
             always[append.key] += 0 if append.active_only else len(append.messages)
     if any(count not in (always[key], sizes[key]) for key, count in stored.items()):
         raise DatabaseUnavailable("a trigger left out some of the messages", 0.0, outcome_unknown=True)
-    complete = [
-        append
+    return [
+        (append.key, append.idempotency_key) in keyed
+        if append.idempotency_key is not None
+        else stored[append.key] > 0 and (not append.active_only or stored[append.key] == sizes[append.key])
         for append in appends
-        if append.idempotency_key is None
-        and stored[append.key]
-        and (not append.active_only or stored[append.key] == sizes[append.key])
     ]
-    numbers = dict(zip(map(id, complete), _numbers(complete, unkeyed), strict=True))
-    for append in appends:
-        yield numbers.get(id(append)) or keyed.get((append.key, append.idempotency_key or ""), [])
 
 
 @cache

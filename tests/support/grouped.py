@@ -50,7 +50,7 @@ def _fill_with_partner(group: Group) -> None:
 
 def _append(self: GroupCommit, new: Append) -> list[Message]:
     waiting = _WaitingThread(new)
-    lane = waiting.lane = self._lane_of(new)
+    lane = waiting.lane = self.lane_of(new)
     return self._outcome(waiting, lane.enter)
 
 
