@@ -231,8 +231,32 @@ POSTGRESQL = {
 CREATE FUNCTION messages_append() RETURNS trigger LANGUAGE plpgsql
 SET enable_hashjoin = off SET enable_mergejoin = off SET enable_seqscan = off AS $$
 DECLARE
+  added record;
+  session record;
   counted bigint;
 BEGIN
+  SELECT min(session_key) AS key, max(session_key) AS last_key, min(seq) AS first_seq, max(seq) AS last_seq,
+    count(*) AS size, max(timestamp_ms) AS newest_ms
+  INTO added FROM appended;
+  IF added.key = added.last_key THEN
+    UPDATE sessions
+    SET last_seq = added.last_seq, last_activity_ms = greatest(last_activity_ms, added.newest_ms)
+    WHERE key = added.key
+      AND last_seq = added.first_seq - 1
+      AND added.last_seq - added.first_seq + 1 = added.size
+    RETURNING message_cap, archive_trimmed INTO session;
+    IF NOT FOUND THEN
+      RAISE EXCEPTION 'messages_append: seq must go on from the last_seq of an existing session'
+        USING ERRCODE = 'integrity_constraint_violation';
+    END IF;
+    IF session.archive_trimmed = 1 THEN
+      INSERT INTO archived_messages ({MESSAGE}, archived_ms)
+      SELECT {MESSAGE}, {POSTGRESQL_NOW} FROM messages
+      WHERE session_key = added.key AND seq <= added.last_seq - session.message_cap;
+    END IF;
+    DELETE FROM messages WHERE session_key = added.key AND seq <= added.last_seq - session.message_cap;
+    RETURN NULL;
+  END IF;
   UPDATE sessions
   SET last_seq = batch.last_seq, last_activity_ms = greatest(last_activity_ms, batch.newest_ms)
   FROM (
