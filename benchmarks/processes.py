@@ -71,18 +71,14 @@ def run(bench: Bench) -> Results:
             for processes in (1, PROCESSES)
         }
         for backend in BACKENDS:
-            urls = {code: bench.databases.create(backend) for code in checkouts}
-            keys = {}
-            for code, url in urls.items():
-                keys[code], durability = pools[code, 1].submit(_fill, url).result()
+            # A database for each cell: what the fast ones leave behind, such as dead rows, would slow the others.
+            cells = {}
+            for name, code in itertools.product(names, checkouts):
+                url = bench.databases.create(backend)
+                keys, durability = pools[code, 1].submit(_fill, url).result()
                 results.durability[f"{TITLES[backend]}, {code}"] = durability
-            cells = {
-                f"{name}.{code}": partial(
-                    _slot, pools[code, PROCESSES if name in TOGETHER else 1], url, name, keys[code], plan.slot_s
-                )
-                for name in names
-                for code, url in urls.items()
-            }
+                pool = pools[code, PROCESSES if name in TOGETHER else 1]
+                cells[f"{name}.{code}"] = partial(_slot, pool, url, name, keys, plan.slot_s)
             measured = alternate(cells, plan.rounds)
             for name in TOGETHER:
                 slots, reference = measured[f"{name}.now"], measured[f"{_REFERENCE}.now"]
