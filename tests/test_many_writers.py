@@ -27,6 +27,7 @@ from sessions_db.group_commit.lanes import Lane
 from sessions_db.group_commit.storing import GroupCommit
 from tests.support.blocking import Blocking
 from tests.support.client import PlainClient
+from tests.support.locks import wait_for_lock
 
 
 @pytest.fixture(params=["sync", "async"])
@@ -282,3 +283,20 @@ def test_group_is_bounded(
 
     assert [outcome.result().seq for outcome in outcomes] == list(range(1, 11))
     assert len(groups) == 4
+
+
+@pytest.mark.parametrize("backend", ["postgresql"], indirect=True)
+def test_key_that_comes_twice_in_a_group_while_another_transaction_stores_it_is_stored_once(
+    manager: SessionManager, plain: PlainClient, url: str, threads: ThreadPoolExecutor
+) -> None:
+    key = manager.get_or_create_main("main").key
+
+    def add() -> Message:
+        return manager.add_message(key, "user", "said", idempotency_key="k")
+
+    with SessionManager(url) as other, other.transaction() as tx:
+        stored = tx.add_message(key, "user", "said", idempotency_key="k")
+        outcomes = together(manager, threads, [add, add])
+        wait_for_lock(plain)
+
+    assert [outcome.result() for outcome in outcomes] == [stored, stored]

@@ -209,8 +209,9 @@ class _Storing:
         """
         group = self._group
         skip_locked = not group.lane.waits
-        members = group.members
-        if len(members) > 1 and not self._sent(_with_different_keys(members), self._together, skip_locked):
+        # One alone goes the way below: its idempotency key may be stored by someone else at this moment.
+        members = _with_different_keys(group.members)
+        if len(members) > 1 and not self._sent(members, self._together, skip_locked):
             return
         for waiting in group.unanswered():
             if waiting.append.key not in group.locked and not self._sent([waiting], self._alone, skip_locked):

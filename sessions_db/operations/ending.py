@@ -13,6 +13,7 @@ from sqlalchemy import (
     Delete,
     Select,
     Update,
+    and_,
     case,
     delete,
     func,
@@ -57,15 +58,17 @@ def end(conn: Connection, key: str, status: SessionStatus, reason: str | None) -
 def reopen(conn: Connection, key: str) -> Session:
     """The session, active again if it had ended."""
     at_ms = clock.now_ms()
+    # Reopening is activity: the next sweep for idle sessions must not end the session at once.
+    is_activity = and_(sessions.c.status != SessionStatus.ACTIVE.value, sessions.c.last_activity_ms < at_ms)
+    # An active session too: the lock keeps others from ending it before it is read.
     conn.execute(
         update(sessions)
-        .where(sessions.c.key == key, sessions.c.status != SessionStatus.ACTIVE.value)
+        .where(sessions.c.key == key)
         .values(
             status=SessionStatus.ACTIVE.value,
             finished_ms=None,
             end_reason=None,
-            # Reopening is activity: the next sweep for idle sessions must not end the session at once.
-            last_activity_ms=case((sessions.c.last_activity_ms < at_ms, at_ms), else_=sessions.c.last_activity_ms),
+            last_activity_ms=case((is_activity, at_ms), else_=sessions.c.last_activity_ms),
         )
     )
     session = get(conn, key)

@@ -11,6 +11,7 @@ import signal
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import TypeAlias
 
@@ -26,6 +27,7 @@ from tests.support.ledger import Account
 from tests.support.processes import Writer
 from tests.support.servers import Server, postgres
 from tests.support.soundness import faults
+from tests.support.writer import Task, write_together
 
 pytestmark = pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="no SIGKILL on this system")
 
@@ -92,6 +94,33 @@ def test_writers_continue_when_one_of_them_is_killed(
             account.settle(tasks[agent_id], writers[agent_id].receipts, open_outcome=agent_id == "victim")
     for other in others.values():
         other.finish()
+
+
+@pytest.mark.parametrize("face", ["sync", "async"])
+def test_killed_groups_lose_nothing_acknowledged(
+    url: str, plain: PlainClient, face: str, full: bool, figures: Counter[str]
+) -> None:
+    with SessionManager(url, message_cap=1_000_000) as manager:
+        keys = {name: manager.spawn_subagent("main", name) for name in "abcde"}
+    told: dict[tuple[str, int], str] = {}
+    for number in range(1, (100 if full else 5) + 1):
+        with closing(Writer(url, face, write_together)) as writer:
+            writer.begin(Task(f"round {number}", keys))
+            writer.wait_for(100)
+            time.sleep(random.uniform(0, 0.2))
+            writer.kill()
+        figures.update({"rounds": 1, "kills": 1})
+        wait_for_the_dead(url, living=1)
+        for (receipt,) in writer.receipts:
+            name, text = receipt.session.split("/")
+            told[keys[name], receipt.seq] = text
+
+        assert ailments(url) == []
+        rows = plain("SELECT session_key, seq, content FROM messages")
+        stored = {(key, seq): text for key, seq, text in rows}
+        assert {place: stored.get(place) for place in told} == told
+        assert len(set(stored.values())) == len(stored)
+    figures["appends acknowledged"] += len(told)
 
 
 def test_database_whose_creation_was_killed_is_created_by_the_next_to_open_it(

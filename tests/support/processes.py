@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ProcessPoolExecutor
 from functools import partial
+from multiprocessing.connection import Connection
 from multiprocessing.synchronize import Barrier, Event
 from threading import BrokenBarrierError
 from types import TracebackType
@@ -31,9 +32,9 @@ _PATIENCE_S = 300
 class Writer:
     """A process that writes, and what it has reported of its task so far."""
 
-    def __init__(self, url: str, agent_id: str) -> None:
+    def __init__(self, url: str, agent_id: str, work: Callable[[Connection, str, str], None] = write) -> None:
         self._pipe, theirs = _context.Pipe()
-        self._process = _context.Process(target=write, args=(theirs, url, agent_id), daemon=True)
+        self._process = _context.Process(target=work, args=(theirs, url, agent_id), daemon=True)
         self._process.start()
         theirs.close()
         self._told = threading.Condition()

@@ -6,13 +6,16 @@ import itertools
 import threading
 from collections import Counter
 from collections.abc import Callable
-from typing import Self
+from typing import Final, Self
 
 from sessions_db import DatabaseUnavailable, SessionManager
 
+# So many that nearly all of their appends are stored in groups.
+_WRITERS: Final = 64
+
 
 class RetryingWriters:
-    """Threads that append with idempotency keys, and retry what failed, until they are told to stop."""
+    """64 threads that append with idempotency keys, and retry what failed, until they are told to stop."""
 
     def __init__(self, manager: SessionManager, keys: list[str], figures: Counter[str]) -> None:
         self._manager = manager
@@ -22,7 +25,10 @@ class RetryingWriters:
         self._acknowledged = threading.Condition(self._lock)
         self.stored: dict[str, dict[str, int]] = {key: {} for key in keys}
         self.sent: Counter[str] = Counter()
-        self._threads = [threading.Thread(target=self._append, args=(key,)) for key in keys for _ in range(2)]
+        self._threads = [
+            threading.Thread(target=self._append, args=(key,))
+            for key in itertools.islice(itertools.cycle(keys), _WRITERS)
+        ]
         self._numbers = itertools.count()
         self.failure: BaseException | None = None
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
+import threading
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 
 from sessions_db import DatabaseUnavailable, SessionManager
 from sessions_db.store import SessionStore
+from tests.support.blocking import Blocking
 from tests.support.plan import Append, Complete, Delete, Operation, Spawn, Step, operations
+from tests.support.threads import run_together
 
 
 @dataclass(frozen=True)
@@ -92,3 +96,25 @@ def _step(step: Step, store: SessionStore, agent_id: str, keys: dict[str, str]) 
         case Delete(session):
             store.delete_session(keys.pop(session))
     return []
+
+
+def write_together(pipe: Connection, url: str, face: str) -> None:
+    """Do the one task on the pipe with 64 writers at once, threads or tasks; send each receipt as soon as it is there.
+
+    Each writer numbers its messages. `Receipt.session` is the name of a session, and `/` and the text.
+    """
+    task = pipe.recv()
+    told = threading.Lock()
+    open_manager = SessionManager if face == "sync" else Blocking
+
+    with open_manager(url) as manager:
+
+        def append(name: str, writer: int) -> None:
+            for number in itertools.count():
+                text = f"{task.seed} {writer} {number}"
+                stored = manager.send_message(task.keys[name], text)
+                with told:
+                    pipe.send([Receipt(f"{name}/{text}", stored.seq, stored.timestamp_ms)])
+
+        names = itertools.islice(itertools.cycle(task.keys), 64)
+        run_together(threading.Thread(target=append, args=(name, number)) for number, name in enumerate(names))
