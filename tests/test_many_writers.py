@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
@@ -300,3 +301,17 @@ def test_key_that_comes_twice_in_a_group_while_another_transaction_stores_it_is_
         wait_for_lock(plain)
 
     assert [outcome.result() for outcome in outcomes] == [stored, stored]
+
+
+def test_error_of_an_append_keeps_nothing_of_the_thread_that_stored_it(
+    manager: SessionManager, threads: ThreadPoolExecutor
+) -> None:
+    key = manager.get_or_create_main("main").key
+    calls = [lambda: manager.send_message(key, "1"), lambda: manager.send_message("agent:nobody:main", "2")]
+
+    (_, failed) = together(manager, threads, calls)
+
+    error = failed.exception(timeout=10)
+    assert isinstance(error, SessionNotFound)
+    names = {frame.f_code.co_name for frame, _ in traceback.walk_tb(error.__traceback__)}
+    assert "_sent" not in names

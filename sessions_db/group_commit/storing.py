@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
 from queue import Empty, SimpleQueue
+from typing import Final
 
 from sqlalchemy import Connection, exc
 
@@ -19,6 +20,8 @@ from sessions_db.group_commit.lanes import Answer, Group, Lane, Waiting
 from sessions_db.models import Message
 from sessions_db.operations.appending import SessionLocked, append
 from sessions_db.operations.appending_together import Append, append_together
+
+_LEFT: Final = DatabaseUnavailable("nobody waits for its answer", 0.0)
 
 
 class _WaitingThread(Waiting):
@@ -40,10 +43,12 @@ class _WaitingThread(Waiting):
     def wake(self) -> None:
         """Do nothing: `deliver` has woken it."""
 
-    def leave(self, reason: BaseException) -> None:
+    def leave(self) -> None:
         """Wait no longer; a token that is on its way is returned."""
         self._has_left = True
-        self.withdraw(reason)
+        # Not for the exception that ended the wait. Its traceback refers to this object and may hold the token, which
+        # would be taken until the garbage collector finds the cycle.
+        self.withdraw(_LEFT)
         self._empty()
 
     def _empty(self) -> None:
@@ -158,8 +163,8 @@ class GroupCommit:
                     raise answer  # noqa: TRY301  # the handler below ends the wait, whatever the reason
                 else:
                     return answer
-        except BaseException as error:
-            waiting.leave(error)
+        except BaseException:
+            waiting.leave()
             raise
 
     def _store(self, lane: Lane, leader: Waiting, retry: Retry) -> None:
@@ -258,7 +263,9 @@ class _Storing:
             if error.connection_invalidated:
                 return False
         except SessionsError as error:
-            answers.update((waiting, error) for waiting in members)
+            # Its traceback leads through this thread's frames. Whoever keeps the error would keep them, and with them
+            # the token and the appends of others.
+            answers.update((waiting, error.with_traceback(None)) for waiting in members)
         self._group.sent = ()
         return True
 
