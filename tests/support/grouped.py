@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 from typing import Final
 
-from sessions_db import Message, NewMessage
+from sessions_db import Message, NewMessage, SessionsError
 from sessions_db.database.semaphores import Token
 from sessions_db.group_commit.lanes import Answer, Group, Waiting
 from sessions_db.group_commit.storing import GroupCommit, _WaitingThread
@@ -18,8 +18,8 @@ GROUPED: Final = os.environ.get("SESSIONS_DB_TEST_GROUPED") == "1"
 
 _NOBODY: Final = Append("agent:nobody:partner", [NewMessage("user", "To nobody")])
 
-answers: list[Answer] = []
-"""What the partners were told since this was emptied."""
+wrong_answers: list[Answer] = []
+"""What the partners were told since this was emptied, other than that they failed."""
 
 _fill = Group.fill
 
@@ -31,7 +31,8 @@ class _Partner(Waiting):
         raise AssertionError(self)
 
     def deliver(self, answer: Answer) -> None:
-        answers.append(answer)
+        if not isinstance(answer, SessionsError):
+            wrong_answers.append(answer)
 
     def wake(self) -> None:
         pass
