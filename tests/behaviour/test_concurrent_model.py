@@ -78,7 +78,7 @@ def test_answers_of_concurrent_callers_are_those_of_some_order_of_their_calls(
 ) -> None:
     with open_manager(url, message_cap=CAP) as manager:
 
-        @examples(60)
+        @examples(30)
         @given(st.lists(st.lists(calls, min_size=1, max_size=4), min_size=2, max_size=6))
         def explain(plans: list[list[Call]]) -> None:
             plain("DELETE FROM sessions")
