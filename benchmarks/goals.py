@@ -17,7 +17,7 @@ from benchmarks.names import (
     STATEMENT,
     THREE_STATEMENTS,
 )
-from benchmarks.processes import ALONE, TOGETHER
+from benchmarks.processes import ALONE, STARTS, TOGETHER
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +86,11 @@ _AGAINST_BEFORE = (
     *(
         _before("postgresql", f"{TOGETHER[cell]}, against before", bound, "throughput", (cell,))
         for cell, bound in (("processes.shared", 4), ("processes.own", 1))
+    ),
+    *(
+        _before(backend, f"{STARTS[cell]}, against before", bound, "throughput", (cell,))
+        for backend in TITLES
+        for cell, bound in zip(STARTS, (2.5, 3, 5), strict=True)
     ),
     *(
         _before(

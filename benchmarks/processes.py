@@ -43,7 +43,12 @@ ALONE: Final = {
     "async.own.64": "64 tasks, a session each",
     "async.shared.64": "64 tasks, all in one session",
 }
-"""What one process does, for the comparison with an earlier commit."""
+STARTS: Final = {
+    "start.spawn": "a spawn",
+    "start.spawn with a label": "a spawn with a label",
+    "start.import": "a session imported",
+}
+"""What one process does, for the comparison with an earlier commit: appends, and sessions started one by one."""
 
 ROUNDS = 11
 SLOT_S = 0.8
@@ -63,7 +68,7 @@ def run(bench: Bench) -> Results:
     checkouts = {"now": ROOT} | ({} if bench.before is None else {"before": bench.before.resolve()})
     results = Results(notes={"before": None if bench.before is None else _commit(bench.before)})
     plan = bench.plan(ROUNDS, SLOT_S)
-    names = [_REFERENCE, *TOGETHER] if bench.before is None else [*ALONE, *TOGETHER]
+    names = [_REFERENCE, *TOGETHER] if bench.before is None else [*ALONE, *STARTS, *TOGETHER]
     with ExitStack() as stack:
         pools = {
             (code, processes): stack.enter_context(_pool(checkout, processes, bench.messages))
@@ -103,6 +108,8 @@ def _pool(checkout: Path, processes: int, messages: Sequence[ChatMessage]) -> Pr
 def _slot(pool: ProcessPoolExecutor, url: URL, name: str, keys: list[str], seconds: float) -> Slot:
     """What the writers of that name do together."""
     face, sessions, *writers = name.split(".")
+    if face == "start":
+        return Slot.of(pool.submit(_start, url, sessions, keys[0], seconds).result())
     if face == "processes":
         writing, processes = THREADS, PROCESSES
     else:
@@ -148,3 +155,14 @@ def _write(url: URL, face: str, keys: list[str], seconds: float) -> Taken:
         write(seconds=_WARM_UP_S)
         _together.wait(_PATIENCE_S)
         return write(seconds=seconds)
+
+
+def _start(url: URL, what: str, parent_key: str, seconds: float) -> Taken:
+    """Start one session after the other."""
+    from benchmarks.starting import OPERATIONS  # noqa: PLC0415  # imports the library
+    from sessions_db import SessionManager  # noqa: PLC0415
+
+    with SessionManager(url) as manager:
+        start = OPERATIONS[what](manager, parent_key, _messages)
+        threads([start], _WARM_UP_S)
+        return threads([start], seconds)

@@ -12,7 +12,7 @@ from benchmarks.concurrency import FACES, MANY, READERS, READS, SESSIONS, WRITER
 from benchmarks.databases import TITLES
 from benchmarks.goals import GOALS, Goal
 from benchmarks.names import DRIVER, OURS, OURS_ASYNC, ROW, ROW_ON_DISK, STATEMENT, THREE_STATEMENTS
-from benchmarks.processes import ALONE, TOGETHER
+from benchmarks.processes import ALONE, STARTS, TOGETHER
 from benchmarks.rounds import Figure
 from benchmarks.sections import Results
 from benchmarks.starting import IMPORTED_MESSAGES, OPERATIONS
@@ -194,7 +194,7 @@ def _processes(results: Results, _drawings: Path) -> dict[str, str]:
         "together": table(f"{rounds} rounds", "now", TOGETHER, ("throughput", "p50", "p99", "longest")),
         "before": _LEFT_OUT
         if commit is None
-        else table(f"commit {commit}", "before", ALONE | TOGETHER, ("throughput", "p99", "longest")),
+        else table(f"commit {commit}", "before", ALONE | STARTS | TOGETHER, ("throughput", "p99", "longest")),
     }
 
 
@@ -204,7 +204,7 @@ def _measured(results: Results, name: str, measures: Iterable[str]) -> Iterable[
 
 def _starting(results: Results, _drawings: Path) -> dict[str, str]:
     figures = results.figures
-    rounds = figures[f"sqlite.{OPERATIONS[0]}"].rounds
+    rounds = figures[f"sqlite.{next(iter(OPERATIONS))}"].rounds
     rows = [
         (operation, *(_spread(figures[f"{backend}.{operation}"]) for backend in TITLES)) for operation in OPERATIONS
     ]
