@@ -240,11 +240,14 @@ def test_every_operation_is_tried() -> None:
     assert public(SessionManager) - public(SessionStore) == {
         "close",
         "closed",
+        "follow",
         "found_revision",
         "pool_status",
         "revision",
         "snapshot",
         "transaction",
+        "wait_for_end",
+        "wait_for_messages",
     }
 
 

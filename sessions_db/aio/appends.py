@@ -61,6 +61,7 @@ class Appends:
     def __init__(self, manager: SessionManager, writers: ThreadPoolExecutor) -> None:
         self.group_commit = manager._group_commit  # noqa: SLF001  # not for the manager's users
         self.writers = writers
+        self._board = manager._board  # noqa: SLF001
         # Threads of their own: a group never waits behind other calls for a thread.
         self.groups = ThreadPoolExecutor(self.group_commit.groups_at_once, "sessions-db-group")
         self._mailboxes: WeakKeyDictionary[AbstractEventLoop, _Mailbox] = WeakKeyDictionary()
@@ -84,6 +85,8 @@ class Appends:
         answer = waiting.answer
         if isinstance(answer, BaseException):
             raise answer
+        if self._board.entries:
+            self._board.appended(new.key)
         return cast(list[Message], answer)
 
     def close(self) -> None:

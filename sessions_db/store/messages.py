@@ -100,7 +100,9 @@ class Messages(Runner):
         """
         batch = _batch(messages)
         if any(new.idempotency_key is not None for new in batch):
-            return self._run(appending.append_many_once, validation.text("key", key), batch)
+            stored = self._run(appending.append_many_once, validation.text("key", key), batch)
+            self._appended(key)
+            return stored
         return self._append(Append(validation.text("key", key), batch))
 
     def archives(self, limit: int = 50) -> list[Archive]:
