@@ -92,6 +92,7 @@ class SessionManager(SessionStore, Waiting):
             pool_size=validation.pool_size(pool_size),
             read_only=read_only,
         )
+        interval_s = validation.poll_interval(poll_interval)
         self._engine = open_engine(database, options) if isinstance(database, str | URL) else adopt(database)
         self._calls = Calls(
             self._engine,
@@ -103,7 +104,7 @@ class SessionManager(SessionStore, Waiting):
         self._connections = self._calls.connections
         self._group_commit = GroupCommit(self._calls)
         self._board = Board()
-        self._polling = Polling(self._calls, self._board, validation.poll_interval(poll_interval))
+        self._polling = Polling(self._calls, self._board, interval_s)
         try:
             self._found_revision = self._ensure_schema(migrate)
         except BaseException:

@@ -59,10 +59,11 @@ class AsyncWaiting(ABC):
     wait_for_messages = _awaitable(Waiting.wait_for_messages)
     wait_for_end = _awaitable(Waiting.wait_for_end)
 
-    @wraps(Waiting.follow)
     def follow(self, key: str, after_seq: int) -> AsyncIterator[Message]:  # noqa: D102  # it has that of the other
         _checking.follow(key, after_seq)
         return self._followed(key, after_seq)
+
+    follow.__doc__ = Waiting.follow.__doc__
 
     async def _followed(self, key: str, after_seq: int) -> AsyncIterator[Message]:
         while found := await self.wait_for_messages(key, after_seq, timeout=None):
