@@ -26,7 +26,7 @@ _T = TypeVar("_T")
 
 
 class Checked(NamedTuple):
-    """A call whose arguments are checked, and which is still to be run."""
+    """A call that appends to a session, whose arguments are checked (the key first), and which is still to be run."""
 
     operation: Operation[Any, Any]
     args: tuple[Any, ...]
@@ -34,7 +34,9 @@ class Checked(NamedTuple):
 
     def run(self, manager: SessionManager) -> object:
         """What the call returns."""
-        return manager._run(self.operation, *self.args, **self.kwargs)  # noqa: SLF001  # not for the manager's users
+        stored = manager._run(self.operation, *self.args, **self.kwargs)  # noqa: SLF001  # not for the manager's users
+        manager._appended(self.args[0])  # noqa: SLF001
+        return stored
 
 
 class Checking(SessionStore):

@@ -51,6 +51,7 @@ def sessions_among(conn: Connection, keys: Collection[str]) -> list[Session]:
     return sessions_of(_AMONG.rows(conn, {"keys": json.dumps([*keys])}))
 
 
+@needs(Needs.READ)
 def changes(conn: Connection, keys: str, seen: str) -> Sequence[Change]:
     """Those of many sessions that have messages after the number seen, are not active, or are gone. One statement.
 

@@ -33,7 +33,7 @@ Start = Callable[[Callable[[], _T]], "Future[_T]"]
 LONG_S = 100
 
 # A poll that finds nothing in time: whoever is woken was woken by the manager itself.
-NO_POLLS = 50
+NO_POLLS = 1000
 
 
 @pytest.fixture
