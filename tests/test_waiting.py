@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
+from functools import partial
 from typing import Any
 
 import pytest
@@ -23,6 +24,8 @@ from tests.support.wire import Wire
 LONG_S = 100
 
 MANY = 2_000
+
+FIRST_MESSAGE = "INSERT INTO messages (session_key, seq, role, content, timestamp_ms) VALUES (?, 1, 'user', '', 1)"
 
 
 @pytest.fixture
@@ -52,7 +55,7 @@ def test_poll_is_one_round_trip_for_all_that_wait_and_none_when_nobody_does(
     with Wire(url) as wire, SessionManager(wire.url, poll_interval=0.02) as manager:
         keys = [manager.spawn_subagent("main", "Test") for _ in range(100)]
         ends = start(lambda: manager.wait_for_end(keys, timeout=LONG_S))
-        messages = [start(lambda key=key: manager.wait_for_messages(key, 0, timeout=LONG_S)) for key in keys[:5]]
+        messages = [start(partial(manager.wait_for_messages, key, 0, timeout=LONG_S)) for key in keys[:5]]
         waits(manager, *keys)
         before, began = wire.round_trips, time.monotonic()
         time.sleep(0.5)
@@ -86,9 +89,7 @@ def test_sqlite_is_asked_only_after_somebody_has_committed(url: str, plain: Plai
             first, polled = sum("json_each" in text for text in sent), len(sent)
             time.sleep(0.1)
             idle = sum("json_each" in text for text in sent)
-            plain(
-                "INSERT INTO messages (session_key, seq, role, content, timestamp_ms) VALUES (?, 1, 'user', '', 1)", key
-            )
+            plain(FIRST_MESSAGE, key)
             waiting.result()
 
         assert (first, idle) == (1, 1)
@@ -107,8 +108,7 @@ def test_thousands_of_tasks_wait_without_a_thread_for_each(url: str) -> None:
             ]
             assert manager._manager is not None
             entries = manager._manager._board.entries
-            while sum(map(len, entries.values())) < MANY:
-                await asyncio.sleep(0.01)
+            await asyncio.to_thread(wait_until, lambda: sum(map(len, entries.values())) == MANY)
             threads = threading.active_count()
             for key in keys[:25]:
                 await manager.send_message(key, "here")
@@ -152,11 +152,10 @@ def test_task_of_a_loop_that_was_stopped_does_not_keep_others_waiting(url: str) 
     manager = AsyncSessionManager(url)
     key = asyncio.run(manager.spawn_subagent("main", "Test"))
     forsaken = asyncio.new_event_loop()
-    forsaken.create_task(manager.wait_for_messages(key, 0, timeout=None))
+    task = forsaken.create_task(manager.wait_for_messages(key, 0, timeout=None))
     assert manager._manager is not None
     while not manager._manager._board.entries:
         forsaken.run_until_complete(asyncio.sleep(0.01))
-    tasks = asyncio.all_tasks(forsaken)
 
     async def talk() -> int:
         waiting = asyncio.create_task(manager.wait_for_messages(key, 0, timeout=LONG_S))
@@ -165,9 +164,8 @@ def test_task_of_a_loop_that_was_stopped_does_not_keep_others_waiting(url: str) 
         return len(await waiting)
 
     assert asyncio.run(talk()) == 1
-    for task in tasks:
-        task.cancel()
-    forsaken.run_until_complete(asyncio.gather(*tasks, return_exceptions=True))
+    task.cancel()
+    forsaken.run_until_complete(asyncio.gather(task, return_exceptions=True))
     forsaken.close()
     asyncio.run(manager.close())
 
@@ -221,9 +219,7 @@ def test_waiting_survives_a_restart_of_the_server_but_not_its_end(start: Start) 
         time.sleep(0.5)
         server.start()
         with closing(PlainClient(server.url())) as plain:
-            plain(
-                "INSERT INTO messages (session_key, seq, role, content, timestamp_ms) VALUES (?, 1, 'user', '', 1)", key
-            )
+            plain(FIRST_MESSAGE, key)
         assert [message.seq for message in first.result()] == [1]
 
         others = [start(lambda: manager.wait_for_messages(key, 1, timeout=LONG_S)) for _ in range(2)]
