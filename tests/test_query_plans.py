@@ -62,6 +62,8 @@ def filled(request: pytest.FixtureRequest) -> Iterator[tuple[SessionManager, Pla
             "INSERT INTO messages (session_key, seq, role, content, timestamp_ms)"
             " SELECT key, 1, 'user', 'some words to fill the page', 1 FROM sessions"
         )
+        columns = "session_key, seq, role, content, timestamp_ms"
+        client(f"INSERT INTO archived_messages ({columns}, archived_ms) SELECT {columns}, 1 FROM messages")
         client("ANALYZE")
         yield manager, client
     databases.drop(url)
