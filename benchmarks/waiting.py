@@ -211,8 +211,8 @@ class _Waiting:
         await asyncio.sleep(0)
         await self._manager.list(limit=1)
         await asyncio.sleep(3 * DEFAULT_POLL_INTERVAL_S)
-        # What was there before is frozen already. The collector would visit the tasks, as all that is left, far more often
-        # than it does in a service.
+        # What was there before is frozen already. The collector would visit the tasks, as all that is left, far more
+        # often than it does in a service.
         gc.collect()
         gc.freeze()
 
