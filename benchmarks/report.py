@@ -16,6 +16,7 @@ from benchmarks.processes import ALONE, STARTS, TOGETHER
 from benchmarks.rounds import Figure
 from benchmarks.sections import Results
 from benchmarks.starting import IMPORTED_MESSAGES, OPERATIONS
+from benchmarks.waiting import HEARD, IDLE, WAITERS
 
 _TEXTS = Path(__file__).with_name("page")
 
@@ -229,12 +230,31 @@ def _growth(results: Results, drawings: Path) -> dict[str, str]:
     return parts | {"bytes_per_session": _table(("", *columns), rows)}
 
 
+def _waiting(results: Results, _drawings: Path) -> dict[str, str]:
+    figures = results.figures
+    rounds = figures["sqlite.append"].rounds
+
+    def table(rows: Mapping[str, str]) -> str:
+        cells = (
+            (title, *(_spread(figures[f"{backend}.{name}"]) for backend in TITLES)) for name, title in rows.items()
+        )
+        return _table((f"{rounds} rounds", *TITLES.values()), cells)
+
+    return {
+        "waiters": f"{WAITERS:,}",
+        "heard": table({f"heard.{name}": title for name, title in HEARD.items()}),
+        "idle": table({f"idle.{number}": f"{number:,} waiting" for number in IDLE}),
+        "append": table({"append": f"{WAITERS:,} waiting"}),
+    }
+
+
 _PARTS: Final[dict[str, Callable[[Results, Path], dict[str, str]]]] = {
     "floor": _floor,
     "peers": _peers,
     "concurrency": _concurrency,
     "starting": _starting,
     "processes": _processes,
+    "waiting": _waiting,
     "growth": _growth,
 }
 

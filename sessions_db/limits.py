@@ -36,6 +36,12 @@ MAX_INTEGER: Final = 2**63 - 1
 MAX_SECONDS: Final = 2_147_483
 """The longest wait, 24 days: the databases count milliseconds in 32 bits."""
 
+MIN_POLL_INTERVAL_S: Final = 0.001
+"""The shortest time between two polls."""
+
+DEFAULT_POLL_INTERVAL_S: Final = 0.1
+"""How soon those who wait notice what other processes commit, unless told otherwise."""
+
 MAX_AGE: Final = timedelta(days=36_500)
 """The longest age that retention accepts: 100 years. A longer one is a mistake."""
 

@@ -21,18 +21,22 @@ from sessions_db.database.engine import open_engine
 from sessions_db.database.urls import shown
 from sessions_db.errors import InvalidInput, SessionsError, Shown
 from sessions_db.group_commit.storing import GroupCommit
-from sessions_db.limits import DEFAULT_MESSAGE_CAP
+from sessions_db.limits import DEFAULT_MESSAGE_CAP, DEFAULT_POLL_INTERVAL_S
 from sessions_db.models import Message
 from sessions_db.operations.appending_together import Append
 from sessions_db.operations.operation import Operation
 from sessions_db.store import SessionStore
 from sessions_db.transaction import Transaction
+from sessions_db.waiting.board import Board
+from sessions_db.waiting.methods import Waiting, wait_in_thread
+from sessions_db.waiting.polling import Polling
+from sessions_db.waiting.waits import Wait
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
 
 
-class SessionManager(SessionStore):
+class SessionManager(SessionStore, Waiting):
     """The sessions, messages and labels of a database. Thread-safe and fork-safe.
 
     Opening creates the schema in an empty database and refuses a database whose schema does not fit.
@@ -53,6 +57,8 @@ class SessionManager(SessionStore):
         retry_budget_s: seconds that a call waits for a lock and for a connection before `DatabaseUnavailable`. On
             Postgres it is also the `lock_timeout`, unless one is set.
         pool_size: the most connections that are kept open; further threads wait for one.
+        poll_interval: seconds within which those who wait notice what other processes commit. Polling takes one more
+            connection, while somebody waits.
 
     Raises:
         InvalidInput: an argument is not valid.
@@ -72,6 +78,7 @@ class SessionManager(SessionStore):
         synchronous: str = "FULL",
         retry_budget_s: float = 10.0,
         pool_size: int = 10,
+        poll_interval: float = DEFAULT_POLL_INTERVAL_S,
     ) -> None:
         super().__init__(message_cap=message_cap, archive_trimmed=archive_trimmed, actor=actor)
         self._read_only = validation.flag("read_only", read_only)
@@ -85,6 +92,7 @@ class SessionManager(SessionStore):
             pool_size=validation.pool_size(pool_size),
             read_only=read_only,
         )
+        interval_s = validation.poll_interval(poll_interval)
         self._engine = open_engine(database, options) if isinstance(database, str | URL) else adopt(database)
         self._calls = Calls(
             self._engine,
@@ -95,6 +103,8 @@ class SessionManager(SessionStore):
         )
         self._connections = self._calls.connections
         self._group_commit = GroupCommit(self._calls)
+        self._board = Board()
+        self._polling = Polling(self._calls, self._board, interval_s)
         try:
             self._found_revision = self._ensure_schema(migrate)
         except BaseException:
@@ -118,7 +128,7 @@ class SessionManager(SessionStore):
         connections = self.__dict__.get("_connections")
         if connections is not None and not connections.closed:
             _warn(f"unclosed {self!r}", ResourceWarning, source=self, stacklevel=2)
-            connections.close()
+            self.close()
 
     @property
     def found_revision(self) -> str | None:
@@ -136,7 +146,12 @@ class SessionManager(SessionStore):
         return self._connections.closed
 
     def close(self) -> None:
-        """Close the manager's connections; further calls raise `SessionsError`. Closing again does nothing."""
+        """Close the manager's connections; further calls, and those that wait, raise `ManagerClosed`.
+
+        Closing again does nothing.
+        """
+        self._board.close()
+        self._polling.stop()
         self._connections.close()
 
     def pool_status(self) -> PoolStatus:
@@ -186,6 +201,8 @@ class SessionManager(SessionStore):
                     raised = error
                     raise
                 tx._refuse_if_lost()  # noqa: SLF001  # not for the caller of the block
+            if self._board.entries:
+                self._board.learn(tx._appended_to, tx._ended_there)  # noqa: SLF001
         except exc.SQLAlchemyError as error:
             if raised is not None:
                 # Either the caller's own error, from a database of its own; or the connection broke, and with it went
@@ -200,7 +217,19 @@ class SessionManager(SessionStore):
         return self._calls.run(operation, *args, **kwargs)
 
     def _append(self, new: Append) -> list[Message]:
-        return self._group_commit.append(new)
+        stored = self._group_commit.append(new)
+        if self._board.entries:
+            self._board.appended(new.key)
+        return stored
+
+    def _appended(self, key: str) -> None:
+        self._board.appended(key)
+
+    def _ended(self, key: str) -> None:
+        self._board.ended(key)
+
+    def _wait(self, wait: Wait[_T], timeout: float | None) -> _T:
+        return wait_in_thread(wait, timeout, self, self._polling)
 
     def _ensure_schema(self, migrate: bool) -> str | None:
         retry = self._calls.retry()

@@ -37,6 +37,8 @@ class Transaction(SessionStore):
         self._conn = conn
         self._read_only = read_only
         self._lost = False
+        self._appended_to: set[str] = set()
+        self._ended_there: set[str] = set()
 
     @property
     def connection(self) -> Connection:
@@ -69,6 +71,12 @@ class Transaction(SessionStore):
             translated = translate(error, backend_of(self._conn), waited_s=0.0, password=password)
             self._lost = isinstance(translated, DatabaseUnavailable)
             raise translated from error
+
+    def _appended(self, key: str) -> None:
+        self._appended_to.add(key)
+
+    def _ended(self, key: str) -> None:
+        self._ended_there.add(key)
 
     def _in_savepoint(self, operation: Operation[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
         _SAVEPOINT.rows(self._conn, {})

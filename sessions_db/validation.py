@@ -25,6 +25,7 @@ from sessions_db.limits import (
     MAX_POOL_SIZE,
     MAX_SECONDS,
     MAX_TEXT_BYTES,
+    MIN_POLL_INTERVAL_S,
 )
 
 JsonValue: TypeAlias = "str | int | float | bool | Mapping[str, JsonValue] | Sequence[JsonValue] | None"
@@ -55,6 +56,13 @@ def text(argument: str, value: object) -> str:
 def optional_text(argument: str, value: object) -> str | None:
     """Like `text`, or None."""
     return None if value is None else text(argument, value)
+
+
+def texts(argument: str, values: object) -> list[str]:
+    """A collection of texts, each once. A single string is refused: its characters are not what was meant."""
+    if isinstance(values, str) or not isinstance(values, Iterable):
+        raise InvalidInput(argument, "must be a collection", values)
+    return [*dict.fromkeys(text(f"{argument}[{position}]", value) for position, value in enumerate(values))]
 
 
 def name(argument: str, value: object) -> str:
@@ -120,6 +128,19 @@ def seconds(argument: str, value: object) -> float:
     if not isinstance(value, int | float) or isinstance(value, bool) or not 0 <= value <= MAX_SECONDS:
         raise InvalidInput(argument, f"must be a number of seconds from 0 to {MAX_SECONDS}", value)
     return float(value)
+
+
+def optional_seconds(argument: str, value: object) -> float | None:
+    """Like `seconds`, or None."""
+    return None if value is None else seconds(argument, value)
+
+
+def poll_interval(value: object) -> float:
+    """A number of seconds between two polls."""
+    checked = seconds("poll_interval", value)
+    if checked < MIN_POLL_INTERVAL_S:
+        raise InvalidInput("poll_interval", f"must be at least {MIN_POLL_INTERVAL_S} seconds", value)
+    return checked
 
 
 def cutoff_ms(older_than: object, before: object) -> int:

@@ -52,9 +52,12 @@ def test_every_method_is_there_with_the_same_signature_and_docstring(sync: type,
     assert expected.keys() - actual.keys() <= {"connection", "found_revision", "revision"}
     assert actual.keys() <= expected.keys()
     for name in actual.keys() - {"transaction", "snapshot", "close", "closed", "pool_status"}:
-        assert inspect.signature(actual[name]) == inspect.signature(expected[name]), name
+        signatures = [inspect.signature(methods[name]) for methods in (actual, expected)]
+        if name == "follow":  # which returns an iterator, or an async one
+            signatures = [signature.replace(return_annotation=None) for signature in signatures]
+        assert signatures[0] == signatures[1], name
         assert actual[name].__doc__ == expected[name].__doc__, name
-        assert inspect.iscoroutinefunction(actual[name]), name
+        assert inspect.iscoroutinefunction(actual[name]) is (name != "follow"), name
     assert inspect.signature(sync) == inspect.signature(awaited) or awaited is AsyncTransaction
 
 

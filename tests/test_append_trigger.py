@@ -39,7 +39,7 @@ def test_statement_over_several_sessions_counts_trims_and_archives_each(
         assert session is not None
         assert session.message_count == count
         assert [message.seq for message in session.messages] == list(range(count - cap + 1, count + 1))
-        archived = manager.archived(key) or []
+        archived = manager.history(key, include_tools=True, archived=True, before_seq=count - cap + 1) or []
         assert [message.seq for message in archived] == ([] if key == forgetful else list(range(1, count - cap + 1)))
 
 

@@ -329,7 +329,7 @@ def test_archive_lists_the_sessions_with_the_most_first(url: str, archived: dict
     assert "--limit shows more" in ok("archive", "--limit", "1", db=url)
 
 
-def test_archive_of_a_session_lists_its_messages(url: str, plain: PlainClient, archived: dict[str, str]) -> None:
+def test_history_reads_on_into_the_archive(url: str, plain: PlainClient, archived: dict[str, str]) -> None:
     times = plain(
         "SELECT seq, timestamp_ms, archived_ms FROM archived_messages WHERE session_key = ? ORDER BY seq",
         archived["seven"],
@@ -348,24 +348,23 @@ def test_archive_of_a_session_lists_its_messages(url: str, plain: PlainClient, a
     ]
 
     assert len(expected) == 7
-    assert ok_json("archive", archived["seven"], db=url) == expected
-    assert ok_json("archive", archived["seven"], "--limit", "2", db=url) == expected[-2:]
-    table = ok("archive", archived["seven"], "--limit", "2", db=url)
-    assert re.findall(r"seven \d", table) == ["seven 5", "seven 6"]
-    assert "--limit shows more" in table
-    assert "--limit shows more" not in ok("archive", archived["seven"], db=url)
+    history = ("history", archived["seven"], "--tools", "--archived")
+    assert ok_json(*history, "--before", "8", db=url) == expected
+    assert [message["seq"] for message in ok_json(*history, db=url)] == [*range(1, 11)]
+    assert ok_json(*history, "--before", "8", "--limit", "2", db=url) == expected[-2:]
+    assert ok_json(*history, "--after", "2", "--limit", "2", db=url) == expected[2:4]
+    assert re.findall(r"seven \d", ok(*history, "--after", "8", db=url)) == ["seven 8", "seven 9"]
 
 
-def test_archive_without_messages_says_so(url: str, archived: dict[str, str], plain: PlainClient) -> None:
-    assert ok("archive", archived["none"], db=url) == "No archived messages.\n"
-    assert ok_json("archive", archived["none"], db=url) == []
+@pytest.mark.usefixtures("archived")
+def test_archive_without_messages_says_so(url: str, plain: PlainClient) -> None:
     plain("DELETE FROM archived_messages")
 
     assert ok("archive", db=url) == "No archived messages.\n"
     assert ok_json("archive", db=url) == []
 
 
-@pytest.mark.parametrize("command", ["tree", "archive"])
+@pytest.mark.parametrize("command", ["tree", "history"])
 def test_an_unknown_key_is_an_error(url: str, command: str) -> None:
     result = run(command, "agent:nobody:main", db=url)
 
@@ -415,7 +414,7 @@ def test_a_shell_can_complete_the_commands() -> None:
 
 
 def test_json_of_each_command_is_one_value(url: str, family: list[str]) -> None:
-    commands = (["stats"], ["archive"], ["archive", family[0]], ["tree", family[0]])
+    commands = (["stats"], ["archive"], ["tree", family[0]])
 
     for command in commands:
         assert isinstance(json.loads(ok(*command, "--json", db=url)), dict | list)

@@ -49,10 +49,11 @@ def test_quickstart_does_what_the_readme_says() -> None:
 
     command = [sys.executable, "-W", "error", "-c", quickstart]
     assert subprocess.check_output(command, text=True).splitlines() == [
+        "completed three sources found 3",
         "1 user      Start with the newest ones.",
         '2 tool      ["a.pdf", "b.pdf", "c.pdf"]',
         "3 assistant Here are three sources.",
-        "completed three sources found 3",
+        "True",
         "['Find three sources']",
     ]
 

@@ -26,6 +26,7 @@ LAYERS = [
         "transaction",
         "calls",
         "group_commit",
+        "waiting",
         "manager",
         "default",
         "aio",

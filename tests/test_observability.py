@@ -230,7 +230,7 @@ def test_values_offer_aware_datetimes(manager: SessionManager) -> None:
     manager.add_messages(key, [NewMessage("user", "one"), NewMessage("user", "two")])
     manager.complete_session(key)
     session = manager.get(key)
-    (archived,) = manager.archived(key) or []
+    archived, _ = manager.history(key, archived=True) or []
     event = manager.events()[-1]
     seal = manager.seal_log()
     assert session is not None

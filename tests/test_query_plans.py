@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from typing import Any
@@ -9,12 +10,16 @@ from typing import Any
 import pytest
 
 from sessions_db import NewMessage, Session, SessionKind, SessionManager, SessionStatus
+from sessions_db.operations.waiting import changes
 from tests.support.client import PlainClient
 from tests.support.clock import at, ms
 from tests.support.databases import PostgresDatabases, SQLiteDatabases
 from tests.support.statements import driver_connection, traced
 
 TARGET = "agent:agent-7:subagent:7"
+
+# A hundred of those that are there.
+KEYS = [f"agent:agent-7:subagent:{number}" for number in range(7, 10_000, 100)]
 
 # The last session of some page.
 LAST = Session(
@@ -57,6 +62,8 @@ def filled(request: pytest.FixtureRequest) -> Iterator[tuple[SessionManager, Pla
             "INSERT INTO messages (session_key, seq, role, content, timestamp_ms)"
             " SELECT key, 1, 'user', 'some words to fill the page', 1 FROM sessions"
         )
+        columns = "session_key, seq, role, content, timestamp_ms"
+        client(f"INSERT INTO archived_messages ({columns}, archived_ms) SELECT {columns}, 1 FROM messages")
         client("ANALYZE")
         yield manager, client
     databases.drop(url)
@@ -73,6 +80,14 @@ READS: dict[str, tuple[Callable[[SessionManager], object], list[str]]] = {
     "get": (lambda m: m.get(TARGET), ["pk_sessions", "pk_messages"]),
     "get_by_label": (lambda m: m.get_by_label("label-7"), ["pk_labels", "pk_sessions", "pk_messages"]),
     "history": (lambda m: m.history(TARGET, 50), ["pk_messages"]),
+    "history of a page": (lambda m: m.history(TARGET, 50, after_seq=0, before_seq=9), ["pk_messages"]),
+    "history with the archive": (
+        lambda m: m.history(TARGET, 50, archived=True),
+        ["pk_messages", "pk_archived_messages"],
+    ),
+    "wait_for_messages": (lambda m: m.wait_for_messages(TARGET, 0, timeout=0), ["pk_sessions", "pk_messages"]),
+    "wait_for_end": (lambda m: m.wait_for_end([TARGET], timeout=0), ["pk_sessions"]),
+    "poll": (lambda m: m._run(changes, json.dumps(KEYS), json.dumps(dict.fromkeys(KEYS, 1))), ["pk_sessions"]),
     "children": (lambda m: m.children(TARGET), ["ix_sessions_parent_created"]),
     "descendants": (lambda m: m.descendants(TARGET), ["ix_sessions_parent_created"]),
     "prune": (lambda m: m.prune(before=at(20), dry_run=True), ["ix_sessions_finished"]),
@@ -91,6 +106,7 @@ SQLITE_NAMES = {
     "pk_sessions": "SEARCH sessions USING PRIMARY KEY",
     "pk_labels": "SEARCH labels USING PRIMARY KEY",
     "pk_messages": "SEARCH messages USING PRIMARY KEY",
+    "pk_archived_messages": "SEARCH archived_messages USING PRIMARY KEY",
 }
 
 

@@ -207,13 +207,12 @@ OPERATIONS: Mapping[str, Callable[[SessionStore, Clock], object]] = {
     "children": lambda store, clock: store.children("agent:assistant:main") if active(store, clock) else None,
     "descendants": lambda store, clock: store.descendants("agent:assistant:main") if active(store, clock) else None,
     "count_sessions": lambda store, clock: store.count_sessions(kinds=["cron"]) if active(store, clock) else None,
-    "archived": lambda store, clock: store.archived(archiving(store, clock)),
     "archives": lambda store, clock: store.archives() if archiving(store, clock) else None,
     "statistics": lambda store, clock: store.statistics().retained if finished(store, clock) else None,
     "export_sessions": lambda store, clock: store.export_sessions() if archiving(store, clock) else None,
     "import_session": imports,
     "import_sessions": imports_many,
-    "history": lambda store, clock: store.history(finished(store, clock), 1, include_tools=True),
+    "history": lambda store, clock: store.history(archiving(store, clock), 10, include_tools=True, archived=True),
     "send_message": lambda store, clock: store.send_message(active(store, clock), "Hello"),
     "add_message": appends_once,
     "add_messages": trims,
@@ -241,11 +240,14 @@ def test_every_operation_is_tried() -> None:
     assert public(SessionManager) - public(SessionStore) == {
         "close",
         "closed",
+        "follow",
         "found_revision",
         "pool_status",
         "revision",
         "snapshot",
         "transaction",
+        "wait_for_end",
+        "wait_for_messages",
     }
 
 

@@ -26,7 +26,7 @@ _T = TypeVar("_T")
 
 
 class Checked(NamedTuple):
-    """A call whose arguments are checked, and which is still to be run."""
+    """A call that appends to a session, whose arguments are checked (the key first), and which is still to be run."""
 
     operation: Operation[Any, Any]
     args: tuple[Any, ...]
@@ -34,7 +34,9 @@ class Checked(NamedTuple):
 
     def run(self, manager: SessionManager) -> object:
         """What the call returns."""
-        return manager._run(self.operation, *self.args, **self.kwargs)  # noqa: SLF001  # not for the manager's users
+        stored = manager._run(self.operation, *self.args, **self.kwargs)  # noqa: SLF001  # not for the manager's users
+        manager._appended(self.args[0])  # noqa: SLF001
+        return stored
 
 
 class Checking(SessionStore):
@@ -61,6 +63,7 @@ class Appends:
     def __init__(self, manager: SessionManager, writers: ThreadPoolExecutor) -> None:
         self.group_commit = manager._group_commit  # noqa: SLF001  # not for the manager's users
         self.writers = writers
+        self._board = manager._board  # noqa: SLF001
         # Threads of their own: a group never waits behind other calls for a thread.
         self.groups = ThreadPoolExecutor(self.group_commit.groups_at_once, "sessions-db-group")
         self._mailboxes: WeakKeyDictionary[AbstractEventLoop, _Mailbox] = WeakKeyDictionary()
@@ -84,6 +87,8 @@ class Appends:
         answer = waiting.answer
         if isinstance(answer, BaseException):
             raise answer
+        if self._board.entries:
+            self._board.appended(new.key)
         return cast(list[Message], answer)
 
     def close(self) -> None:

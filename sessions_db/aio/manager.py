@@ -17,6 +17,7 @@ from sessions_db import validation
 from sessions_db.aio.appends import Appends, Checked, Checking
 from sessions_db.aio.store import APPENDING, READING, AsyncSessionStore, AsyncTransaction
 from sessions_db.aio.threads import called, outcome
+from sessions_db.aio.waiting import AsyncWaiting, CheckedWait, Waits
 from sessions_db.database.connections import PoolStatus
 from sessions_db.database.fork import in_child
 from sessions_db.database.retry import begun_at
@@ -41,7 +42,7 @@ def _parameters_of(
     return decorate
 
 
-class AsyncSessionManager(AsyncSessionStore):
+class AsyncSessionManager(AsyncSessionStore, AsyncWaiting):
     """`SessionManager` for asyncio. Tasks, threads and event loops may share it.
 
     Takes the same arguments. `async with`, or the first call without it, opens the database and raises what
@@ -66,6 +67,7 @@ class AsyncSessionManager(AsyncSessionStore):
         self._readers = ThreadPoolExecutor(self._pool_size, "sessions-db-reader")
         self._writers = ThreadPoolExecutor(self._pool_size, "sessions-db-writer")
         self._appends = None if self._manager is None else Appends(self._manager, self._writers)
+        self._waits = None if self._manager is None else Waits(self._manager)
 
     async def __aenter__(self) -> Self:
         try:
@@ -99,9 +101,9 @@ class AsyncSessionManager(AsyncSessionStore):
         return self._closed
 
     async def close(self) -> None:
-        """Close the manager's connections; further calls raise `ManagerClosed`. Closing again does nothing.
+        """Close the manager's connections; further calls, and those that wait, raise `ManagerClosed`.
 
-        Calls that have begun finish first. An open transaction may run to its end.
+        Closing again does nothing. Other calls that have begun finish first. An open transaction may run to its end.
         """
         if self._closed:
             return
@@ -110,6 +112,8 @@ class AsyncSessionManager(AsyncSessionStore):
             await outcome(thread.submit(self._close), skippable=False)
 
     def _close(self) -> None:
+        if self._manager is not None:
+            self._manager._board.close()  # noqa: SLF001  # not for the manager's users
         self._readers.shutdown()
         if self._appends is not None:
             self._appends.close()
@@ -179,6 +183,21 @@ class AsyncSessionManager(AsyncSessionStore):
         (new,) = cast(list[Append], checked)
         return await self._appends.append(new)
 
+    async def _waited(self, checked: CheckedWait) -> object:
+        if self._waits is None:
+            await self._run(self._readers, self._opened)
+        if self._closed or self._waits is None:
+            raise ManagerClosed
+        return await self._waits.wait(checked, self._look)
+
+    async def _look(self, look: Callable[[], None]) -> None:
+        try:
+            # Its retry budget does not count from here: thousands may be woken at once, and take turns.
+            future = self._readers.submit(called, look)
+        except RuntimeError:  # the threads were shut down
+            raise ManagerClosed from None
+        await outcome(future)
+
     async def _run(self, threads: ThreadPoolExecutor, call: Callable[[], _T]) -> _T:
         try:
             future = threads.submit(called, begun_at(time.monotonic())(call))
@@ -191,6 +210,7 @@ class AsyncSessionManager(AsyncSessionStore):
             if self._manager is None:
                 self._manager = self._open()
                 self._appends = Appends(self._manager, self._writers)
+                self._waits = Waits(self._manager)
             return self._manager
 
     def _begin_in_child(self) -> None:

@@ -54,7 +54,6 @@ class AsyncSessionStore(ABC):
     send_message = _awaitable(SessionStore.send_message)
     add_message = _awaitable(SessionStore.add_message)
     add_messages = _awaitable(SessionStore.add_messages)
-    archived = _awaitable(SessionStore.archived)
     archives = _awaitable(SessionStore.archives)
     complete_session = _awaitable(SessionStore.complete_session)
     error_session = _awaitable(SessionStore.error_session)
@@ -76,8 +75,8 @@ class AsyncSessionStore(ABC):
 READING = frozenset(
     getattr(SessionStore, name)
     for name in (
-        *("get", "get_by_label", "list", "children", "count_sessions", "descendants", "history", "archived"),
-        *("archives", "events", "verify_log", "statistics", "export_sessions"),
+        *("get", "get_by_label", "list", "children", "count_sessions", "descendants", "history", "archives"),
+        *("events", "verify_log", "statistics", "export_sessions"),
     )
 )
 """The methods that wait for no writer."""

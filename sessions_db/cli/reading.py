@@ -61,18 +61,33 @@ def list_(
 
 @cli.command()
 @click.argument("key")
-@click.option("--limit", type=click.IntRange(min=0), help="Only the newest messages, at most this many.")
+@click.option("--limit", type=click.IntRange(min=0), help="At most this many messages, the newest.")
 @click.option("--tools", is_flag=True, help="Tool messages too.")
+@click.option("--after", "after_seq", type=click.IntRange(min=0), help="Only messages after this number.")
+@click.option("--before", "before_seq", type=click.IntRange(min=0), help="Only messages before this number.")
+@click.option("--archived", is_flag=True, help="Archived messages too.")
 @as_json
 @database
 @click.pass_obj
-def history(url: str | None, key: str, limit: int | None, tools: bool, as_json: bool) -> None:
+def history(
+    url: str | None,
+    key: str,
+    limit: int | None,
+    tools: bool,
+    after_seq: int | None,
+    before_seq: int | None,
+    archived: bool,
+    as_json: bool,
+) -> None:
     """Show the messages of session KEY.
 
     They come oldest first, as many as the session retains. Long ones are shortened in the table.
+
+    With --archived, also those that the session no longer retains, where it was made with `archive_trimmed`; elsewhere
+    they are deleted. With --after, --limit keeps the oldest messages instead of the newest.
     """
     with reader(url) as manager:
-        messages = manager.history(key, limit, tools)
+        messages = manager.history(key, limit, tools, after_seq=after_seq, before_seq=before_seq, archived=archived)
     if messages is None:
         raise SessionNotFound(key)
     if as_json:

@@ -12,8 +12,6 @@ from rich.progress import MofNCompleteColumn
 from sessions_db.cli import terminal
 from sessions_db.cli.group import Duration, acting, as_json, cli, database, one_of, progress_bar, reader, writer
 from sessions_db.enums import SessionKind
-from sessions_db.errors import SessionNotFound
-from sessions_db.models import Archive
 
 _kinds = click.option(
     "--kind", "kinds", type=one_of(SessionKind), multiple=True, help="Only this kind; may be repeated."
@@ -100,36 +98,18 @@ def _report(what: str, keys: Sequence[str], *, dry_run: bool, as_json: bool) -> 
 
 
 @cli.command()
-@click.argument("key", required=False)
 @click.option("--limit", type=click.IntRange(min=0), default=50, show_default=True, help="How many at most.")
 @as_json
 @database
 @click.pass_obj
-def archive(url: str | None, key: str | None, limit: int, as_json: bool) -> None:
-    """List archived messages.
+def archive(url: str | None, limit: int, as_json: bool) -> None:
+    """List the sessions that have archived messages.
 
     Messages that a session no longer retains are archived where the session was made with `archive_trimmed`; elsewhere
-    they are deleted. With KEY, list the newest archived messages of that session, oldest first; without, list the
-    sessions that have any, those with the most first.
+    they are deleted. Those with the most come first. `history --archived` shows the messages of one.
     """
     with reader(url) as manager:
-        if key is None:
-            _print_archives(manager.archives(limit), limit, as_json=as_json)
-            return
-        messages = manager.archived(key, limit)
-    if messages is None:
-        raise SessionNotFound(key)
-    if as_json:
-        click.echo(terminal.to_json([message.to_dict() for message in messages]))
-    elif messages:
-        terminal.print_messages(Console(), messages)
-        if len(messages) == limit:
-            click.echo(f"These are the newest {limit:,}; --limit shows more.")
-    else:
-        click.echo("No archived messages.")
-
-
-def _print_archives(archives: Sequence[Archive], limit: int, *, as_json: bool) -> None:
+        archives = manager.archives(limit)
     if as_json:
         click.echo(terminal.to_json([archive.to_dict() for archive in archives]))
     elif archives:

@@ -103,6 +103,10 @@ class Backend(ABC):
 
     # Transactions and locks
 
+    def data_version(self, conn: Connection) -> int | None:
+        """A number that differs from the last one on this connection if another one has committed since; or None."""
+        return None
+
     @abstractmethod
     def begin(self, conn: Connection, *, read_only: bool) -> None:
         """Begin a transaction on a connection in autocommit mode; a read-only one sees a single snapshot."""

@@ -65,6 +65,8 @@ class Connections:
     def __init__(self, engine: Engine, *, owned: bool) -> None:
         self.engine = engine
         self.closed = False
+        self.generation = 0
+        """How often all idle connections were dropped, because one of them broke or before a fork."""
         self._backend = BACKENDS[engine.dialect.name]
         self._owned = owned
         self._idle: list[Connection] = []
@@ -192,6 +194,7 @@ class Connections:
     def drop_idle(self) -> None:
         """Return idle connections to the engine's pool, and those in use as soon as they are free."""
         idle, self._idle = self._idle, []
+        self.generation += 1
         self._close_all(idle)
 
     def close(self) -> None:

@@ -47,3 +47,21 @@ def open_engine(url: str | URL, options: EngineOptions) -> Engine:
     backend.configure(engine, options)
     guard(engine)
     return engine
+
+
+def engine_beside(engine: Engine) -> Engine | None:
+    """An engine for the same database and with the same settings that has connections of its own.
+
+    None for a database in memory, where another connection would open another database.
+    """
+    if BACKENDS[engine.dialect.name].is_in_memory(engine.url):
+        return None
+    beside = Engine(
+        engine.pool.recreate(),
+        engine.dialect,
+        engine.url,
+        hide_parameters=True,
+        execution_options=engine.get_execution_options(),
+    )
+    guard(beside)
+    return beside

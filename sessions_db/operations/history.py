@@ -3,9 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 from typing import Any
 
-from sqlalchemy import BigInteger, ColumnElement, Connection, bindparam, func, select
+from sqlalchemy import (
+    BigInteger,
+    ClauseElement,
+    ColumnElement,
+    CompoundSelect,
+    Connection,
+    Select,
+    Table,
+    bindparam,
+    func,
+    literal_column,
+    null,
+    select,
+    union_all,
+)
 
 from sessions_db.database.statement import Statement
 from sessions_db.enums import Role
@@ -18,26 +33,33 @@ from sessions_db.schema import archived_messages, messages
 
 
 @needs(Needs.READ)
-def history(conn: Connection, key: str, *, limit: int | None, include_tools: bool) -> list[Message] | None:
-    """The newest retained messages, oldest first. A second statement only if there are none."""
-    query = _HISTORY if include_tools else _HISTORY_WITHOUT_TOOLS
+def history(
+    conn: Connection,
+    key: str,
+    *,
+    limit: int | None,
+    include_tools: bool,
+    after_seq: int | None,
+    before_seq: int | None,
+    archived: bool,
+) -> list[Message] | None:
+    """A page of messages, oldest first. A second statement only if there are none."""
+    query = _page(
+        include_tools=include_tools, after=after_seq is not None, before=before_seq is not None, archived=archived
+    )
     rows: Sequence[Any] = ()
     if limit != 0:
-        rows = query.rows(conn, {"key": key, "limit": MAX_INTEGER if limit is None else limit})
+        parameters: dict[str, object] = {"key": key, "limit": MAX_INTEGER if limit is None else limit}
+        if after_seq is not None:
+            parameters["after_seq"] = after_seq
+        if before_seq is not None:
+            parameters["before_seq"] = before_seq
+        rows = query.rows(conn, parameters)
     if not rows and status_of(conn, key) is None:
         return None
-    return messages_of(reversed(rows))
-
-
-@needs(Needs.READ)
-def archived(conn: Connection, key: str, *, limit: int | None) -> list[Message] | None:
-    """The newest archived messages, oldest first. A second statement only if there are none."""
-    table = archived_messages.c
-    query = select(*ARCHIVED_COLUMNS).where(table.session_key == key).order_by(table.seq.desc()).limit(limit)
-    rows = conn.execute(query).all()
-    if not rows and status_of(conn, key) is None:
-        return None
-    return archived_of(reversed(rows))
+    if after_seq is None:
+        rows = rows[::-1]
+    return archived_of(rows) if archived else messages_of(rows)
 
 
 @needs(Needs.READ)
@@ -54,16 +76,23 @@ def archives(conn: Connection, *, limit: int) -> list[Archive]:
     return [Archive(**row) for row in conn.execute(query).mappings()]
 
 
-def _history(*conditions: ColumnElement[bool]) -> Statement:
-    return Statement(
-        lambda _: (
-            select(*MESSAGE_COLUMNS)
-            .where(messages.c.session_key == bindparam("key"), *conditions)
-            .order_by(messages.c.seq.desc())
-            .limit(bindparam("limit", type_=BigInteger))
-        )
-    )
+@cache
+def _page(*, include_tools: bool, after: bool, before: bool, archived: bool) -> Statement:
+    def of(table: Table, columns: Sequence[ColumnElement[Any]]) -> Select[Any]:
+        query = select(*columns).where(table.c.session_key == bindparam("key"))
+        if not include_tools:
+            query = query.where(table.c.role != Role.TOOL.value)
+        if after:
+            query = query.where(table.c.seq > bindparam("after_seq", type_=BigInteger))
+        return query.where(table.c.seq < bindparam("before_seq", type_=BigInteger)) if before else query
 
+    def build(_dialect: str) -> ClauseElement:
+        query: Select[Any] | CompoundSelect[Any] = of(messages, MESSAGE_COLUMNS)
+        if archived:
+            # Both in the order of their primary keys, which the databases merge, reading no more than the page.
+            retained = of(messages, (*MESSAGE_COLUMNS, null().cast(BigInteger).label("archived_ms")))
+            query = union_all(retained, of(archived_messages, ARCHIVED_COLUMNS))
+        seq: ColumnElement[int] = literal_column("seq")
+        return query.order_by(seq if after else seq.desc()).limit(bindparam("limit", type_=BigInteger))
 
-_HISTORY = _history()
-_HISTORY_WITHOUT_TOOLS = _history(messages.c.role != Role.TOOL.value)
+    return Statement(build)

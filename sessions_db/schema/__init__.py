@@ -16,6 +16,7 @@ from sessions_db.schema.expressions import (
     insert_if_free,
     insert_into,
     is_one_of,
+    json_pairs,
     json_rows,
 )
 from sessions_db.schema.json import Json, from_json, to_json
@@ -54,6 +55,7 @@ __all__ = [
     "insert_if_free",
     "insert_into",
     "is_one_of",
+    "json_pairs",
     "json_rows",
     "labels",
     "messages",

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 from sqlalchemy import (
+    BigInteger,
     ClauseElement,
     Column,
     ColumnElement,
@@ -79,6 +80,24 @@ def is_one_of(dialect: str, column: ColumnElement[str], parameter: str) -> Colum
         # would rather read a table of some thousand rows whole.
         return column == any_(func.array(texts, type_=postgresql.ARRAY(Text)))
     return column.in_(select(func.json_each(bindparam(parameter, type_=Text)).table_valued("value").c.value))
+
+
+class JsonPairs(NamedTuple):
+    """A JSON object of integers, as rows: the rows, the name and the number."""
+
+    rows: TableValuedAlias
+    name: ColumnElement[str]
+    number: ColumnElement[int]
+
+
+def json_pairs(dialect: str, parameter: str) -> JsonPairs:
+    """The rows of the JSON object of integers that this parameter holds as text."""
+    if dialect == "postgresql":
+        pairs = func.json_each_text(bindparam(parameter, type_=Json))
+        rows = pairs.table_valued("key", "value").render_derived(name="pair")
+    else:
+        rows = func.json_each(bindparam(parameter, type_=Text)).table_valued("key", "value", name="pair")
+    return JsonPairs(rows, rows.c.key, cast(rows.c.value, BigInteger))
 
 
 # Local to the transaction on both. Behind PgBouncer the next transaction may be another client's.

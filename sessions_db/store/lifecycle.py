@@ -60,12 +60,14 @@ class Lifecycle(Runner):
         return self._end(key, SessionStatus.STOPPED, reason)
 
     def _end(self, key: str, status: SessionStatus, reason: str | None) -> bool:
-        return self._run(
+        has_ended = self._run(
             ending.end,
             validation.text("key", key),
             status,
             validation.optional_text("reason", reason),
         )
+        self._ended(key)
+        return has_ended
 
     def reopen_session(self, key: str) -> Session:
         """The session, active again, with its end and end reason cleared. An active session stays as it is.
@@ -110,7 +112,9 @@ class Lifecycle(Runner):
 
     def delete_session(self, key: str) -> bool:
         """Delete the session, ended or not, with its messages and labels; False if there is no such session."""
-        return self._run(ending.remove, validation.text("key", key))
+        is_gone = self._run(ending.remove, validation.text("key", key))
+        self._ended(key)
+        return is_gone
 
     def prune(
         self,
@@ -163,6 +167,8 @@ class Lifecycle(Runner):
         while left := self._run(ending.swept_keys, sweep, limit=1):
             batch = change(SWEEP_BATCH)
             swept += batch
+            for key in batch:
+                self._ended(key)
             # An empty batch means that somebody else took these sessions, and there may be more; or that something
             # keeps them as they are, and then this loop would never end.
             if not batch:

@@ -18,19 +18,35 @@ from sessions_db.validation import JsonValue
 class Messages(Runner):
     """Operations that append messages and read them."""
 
-    def history(self, key: str, limit: int | None = None, include_tools: bool = False) -> list[Message] | None:
+    def history(
+        self,
+        key: str,
+        limit: int | None = None,
+        include_tools: bool = False,
+        *,
+        after_seq: int | None = None,
+        before_seq: int | None = None,
+        archived: bool = False,
+    ) -> list[Message] | None:
         """The newest retained messages, oldest first, or None if there is no such session.
 
         Args:
             key: the session's key.
             limit: at most this many messages (default: all that are retained).
             include_tools: False leaves tool messages out before the limit is applied.
+            after_seq: only messages after this number; the limit then keeps the oldest of them, for paging forward.
+            before_seq: only messages before this number, for paging back.
+            archived: True reads on into the archive: the messages that a session with `archive_trimmed` no longer
+                retains, with their `archived_ms`.
         """
         return self._run(
             reading.history,
             validation.text("key", key),
             limit=None if limit is None else validation.integer("limit", limit, minimum=0),
             include_tools=validation.flag("include_tools", include_tools),
+            after_seq=None if after_seq is None else validation.integer("after_seq", after_seq, minimum=0),
+            before_seq=None if before_seq is None else validation.integer("before_seq", before_seq, minimum=0),
+            archived=validation.flag("archived", archived),
         )
 
     def send_message(self, key: str, message: str) -> Message:
@@ -84,23 +100,10 @@ class Messages(Runner):
         """
         batch = _batch(messages)
         if any(new.idempotency_key is not None for new in batch):
-            return self._run(appending.append_many_once, validation.text("key", key), batch)
+            stored = self._run(appending.append_many_once, validation.text("key", key), batch)
+            self._appended(key)
+            return stored
         return self._append(Append(validation.text("key", key), batch))
-
-    def archived(self, key: str, limit: int | None = None) -> list[Message] | None:
-        """The newest archived messages, oldest first, or None if there is no such session.
-
-        These are the messages that the session no longer retains, if it was created with `archive_trimmed`.
-
-        Args:
-            key: the session's key.
-            limit: at most this many messages (default: all of them).
-        """
-        return self._run(
-            reading.archived,
-            validation.text("key", key),
-            limit=None if limit is None else validation.integer("limit", limit, minimum=0),
-        )
 
     def archives(self, limit: int = 50) -> list[Archive]:
         """The sessions that have archived messages, those with the most first."""

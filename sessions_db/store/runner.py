@@ -27,4 +27,12 @@ class Runner(ABC):
     def _run(self, operation: Operation[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T: ...
 
     def _append(self, new: Append) -> list[Message]:
-        return self._run(append, new)
+        stored = self._run(append, new)
+        self._appended(new.key)
+        return stored
+
+    def _appended(self, key: str) -> None:  # noqa: B027  # not everybody has to tell
+        """Tell those who wait: messages were appended to the session."""
+
+    def _ended(self, key: str) -> None:  # noqa: B027
+        """Tell those who wait: the session has ended, or was deleted."""

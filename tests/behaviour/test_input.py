@@ -180,6 +180,9 @@ REFUSED: dict[str, tuple[str, Callable[[SessionManager], object]]] = {
     "before of another key": ("before.key", lambda m: m.list(before=position(key="\ud800"))),
     "task unprintable": ("task", lambda m: m.spawn_subagent("main", 10**5000)),  # type: ignore[arg-type]
     "history limit": ("limit", lambda m: m.history(KEY, -1)),
+    "history after_seq": ("after_seq", lambda m: m.history(KEY, after_seq=-1)),
+    "history before_seq": ("before_seq", lambda m: m.history(KEY, before_seq=2**63)),
+    "history archived": ("archived", lambda m: m.history(KEY, archived=1)),  # type: ignore[arg-type]
     "history include_tools": ("include_tools", lambda m: m.history(KEY, 1, "yes")),  # type: ignore[arg-type]
     "role": ("role", lambda m: m.add_message(KEY, "robot", "Hello")),
     "role type": ("role", lambda m: m.add_message(KEY, None, "Hello")),  # type: ignore[arg-type]

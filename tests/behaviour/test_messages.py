@@ -451,3 +451,42 @@ def test_history_of_only_tool_messages_is_empty_without_tools(manager: SessionMa
     manager.add_message(key, "tool", "result")
 
     assert manager.history(key) == []
+
+
+# Pages of the history
+
+
+@pytest.mark.parametrize("archived", [False, True])
+def test_history_is_paged_forward_and_back(manager: SessionManager, archived: bool) -> None:
+    key = manager.spawn_subagent("main", "Test", message_cap=5, archive_trimmed=True)
+    roles = ("user", "assistant", "tool")
+    manager.add_messages(key, [NewMessage(roles[number % 3], str(number)) for number in range(1, 13)])
+    numbers = [*range(1 if archived else 8, 13)]
+
+    for include_tools in (True, False):
+        expected = [number for number in numbers if include_tools or number % 3 != 2]
+
+        def page(**bounds: int) -> list[int]:
+            found = manager.history(key, 2, include_tools, archived=archived, **bounds)  # noqa: B023  # called here
+            return [message.seq for message in found or []]
+
+        forward, back = page(after_seq=0), page()
+        while more := page(after_seq=forward[-1]):
+            forward += more
+        while more := page(before_seq=back[0]):
+            back = more + back
+
+        assert forward == back == expected
+        assert page(after_seq=8, before_seq=11) == [number for number in expected if 8 < number < 11][:2]
+
+
+def test_archived_message_says_when_it_was_archived_and_a_retained_one_does_not(manager: SessionManager) -> None:
+    key = manager.spawn_subagent("main", "Test", message_cap=1, archive_trimmed=True)
+    manager.add_messages(key, [NewMessage("user", "one", metadata={"a": 1}), NewMessage("user", "two")])
+
+    (one, two) = manager.history(key, archived=True) or []
+
+    assert (one.content, one.metadata, one.archived_ms is None) == ("one", {"a": 1}, False)
+    assert (two.content, two.archived_ms) == ("two", None)
+    assert manager.history(key, after_seq=2, archived=True) == []
+    assert manager.history("agent:nobody:main", after_seq=2, archived=True) is None

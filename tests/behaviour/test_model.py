@@ -200,12 +200,20 @@ class Comparison(RuleBasedStateMachine):
             lambda: self.model.list(only, active_only, limit, **cast(Any, filters)),
         )
 
-    @rule(position=st.integers(0, 9), limit=st.none() | st.integers(0, 5), include_tools=st.booleans())
-    def history(self, position: int, limit: int | None, include_tools: bool) -> None:
+    @rule(
+        position=st.integers(0, 9),
+        limit=st.none() | st.integers(0, 5),
+        include_tools=st.booleans(),
+        after_seq=st.none() | st.integers(0, 9),
+        before_seq=st.none() | st.integers(0, 9),
+    )
+    def history(
+        self, position: int, limit: int | None, include_tools: bool, after_seq: int | None, before_seq: int | None
+    ) -> None:
         key = self.key(position)
         self.same(
-            lambda: self.manager.history(key, limit, include_tools),
-            lambda: self.model.history(key, limit, include_tools),
+            lambda: self.manager.history(key, limit, include_tools, after_seq=after_seq, before_seq=before_seq),
+            lambda: self.model.history(key, limit, include_tools, after_seq, before_seq),
         )
 
     @rule(label=labels)

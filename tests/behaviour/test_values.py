@@ -36,7 +36,13 @@ def stored(manager: SessionManager) -> list[Session | Message | NewMessage]:
     history = manager.history(key, include_tools=True) or []
     manager.add_messages(key, [NewMessage("user", "more")] * 3)
     (session,) = manager.list()
-    return [session, new, *sent, *history, *(manager.archived(key) or [])]
+    return [
+        session,
+        new,
+        *sent,
+        *history,
+        *(manager.history(key, include_tools=True, archived=True, before_seq=3) or []),
+    ]
 
 
 @pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Coroutine, Iterator
+from collections.abc import AsyncIterator, Coroutine, Iterator
 from contextlib import contextmanager
 from typing import Any, Self
 
-from sessions_db import AsyncSessionManager
+from sessions_db import AsyncSessionManager, Message
 
 
 class Blocking:
@@ -46,6 +46,10 @@ class Blocking:
         else:
             self._wait(entered.__aexit__(None, None, None))
 
+    def follow(self, key: str, after_seq: int) -> Iterator[Message]:
+        messages = self._manager.follow(key, after_seq)
+        return iter(lambda: self._wait(_next(messages)), None)
+
     def __enter__(self) -> Self:
         return self
 
@@ -60,3 +64,7 @@ class Blocking:
 
     def _wait(self, call: Coroutine[Any, Any, Any]) -> Any:
         return asyncio.run_coroutine_threadsafe(call, self._loop).result()
+
+
+async def _next(messages: AsyncIterator[Message]) -> Message | None:
+    return await anext(messages, None)

@@ -139,10 +139,16 @@ class Model:
         found.sort(key=lambda record: (record.created_ms, record.key), reverse=True)
         return [record.snapshot(message_limit) for record in found[:limit]]
 
-    def history(self, key: str, limit: int | None, include_tools: bool) -> builtins.list[Message] | None:
+    def history(
+        self, key: str, limit: int | None, include_tools: bool, after_seq: int | None, before_seq: int | None
+    ) -> builtins.list[Message] | None:
         if key not in self.sessions:
             return None
         kept = [m for m in self.sessions[key].messages if include_tools or m.role != Role.TOOL]
+        if before_seq is not None:
+            kept = [m for m in kept if m.seq < before_seq]
+        if after_seq is not None:
+            return [m for m in kept if m.seq > after_seq][:limit]
         return kept if limit is None else kept[max(0, len(kept) - limit) :]
 
     def send_message(self, key: str, message: str) -> Message:
