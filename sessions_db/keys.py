@@ -38,6 +38,11 @@ def conversation_key(agent_id: str, name: str) -> str:
     return f"agent:{agent_id}:{SessionKind.CONVERSATION}:{name}"
 
 
+def agent_of(key: str) -> str:
+    """The agent of a session, which is part of its key."""
+    return key.split(":", 2)[1] if key.count(":") > 1 else key
+
+
 def checked_key(argument: str, value: object) -> str:
     """A string that is no longer than the longest key."""
     key = validation.text(argument, value)

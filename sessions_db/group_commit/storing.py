@@ -214,13 +214,22 @@ class _Storing:
         """
         group = self._group
         skip_locked = not group.lane.waits
-        # One alone goes the way below: its idempotency key may be stored by someone else at this moment.
-        members = _with_different_keys(group.members)
-        if len(members) > 1 and not self._sent(members, self._together, skip_locked):
-            return
-        for waiting in group.unanswered():
-            if waiting.append.key not in group.locked and not self._sent([waiting], self._alone, skip_locked):
+        for part in _parts(_with_different_keys(group.members)):
+            # One alone goes the way below: its idempotency key may be stored by someone else at this moment.
+            if len(part) > 1 and not self._sent(part, self._together, skip_locked):
                 return
+            if not self._sent_each(part, skip_locked):
+                return
+        self._sent_each(group.members, skip_locked)
+
+    def _sent_each(self, members: Sequence[Waiting], skip_locked: bool) -> bool:
+        """Send those by themselves that have no answer; whether the connection is of further use."""
+        group = self._group
+        return all(
+            self._sent([waiting], self._alone, skip_locked)
+            for waiting in members
+            if waiting not in group.answers and waiting.append.key not in group.locked
+        )
 
     def _together(self, members: Sequence[Waiting], skip_locked: bool) -> dict[Waiting, Answer]:
         appends = [waiting.append for waiting in members]
@@ -268,6 +277,21 @@ class _Storing:
             answers.update((waiting, error.with_traceback(None)) for waiting in members)
         self._group.sent = ()
         return True
+
+
+def _parts(members: Sequence[Waiting]) -> Iterator[Sequence[Waiting]]:
+    """The members, in their order, in parts that can be stored together: one with an expected count is alone."""
+    part: list[Waiting] = []
+    for waiting in members:
+        if waiting.append.expected_count is None:
+            part.append(waiting)
+            continue
+        if part:
+            yield part
+            part = []
+        yield [waiting]
+    if part:
+        yield part
 
 
 def _with_different_keys(members: Sequence[Waiting]) -> list[Waiting]:
