@@ -206,7 +206,7 @@ OPERATIONS: Mapping[str, Callable[[SessionStore, Clock], object]] = {
     "list": lambda store, clock: store.list(active_only=True, message_limit=5) if active(store, clock) else None,
     "children": lambda store, clock: store.children("agent:assistant:main") if active(store, clock) else None,
     "descendants": lambda store, clock: store.descendants("agent:assistant:main") if active(store, clock) else None,
-    "count_sessions": lambda store, clock: store.count_sessions(kinds=["cron"]) if active(store, clock) else None,
+    "count": lambda store, clock: store.count(["cron"]) if active(store, clock) else None,
     "archived": lambda store, clock: store.archived(archiving(store, clock)),
     "archives": lambda store, clock: store.archives() if archiving(store, clock) else None,
     "statistics": lambda store, clock: store.statistics().retained if finished(store, clock) else None,

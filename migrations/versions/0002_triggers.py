@@ -77,7 +77,8 @@ BEGIN
   SELECT RAISE(ABORT, 'messages_place: a message keeps its session and its number');
 END""",
         "sessions_identity": """\
-CREATE TRIGGER sessions_identity BEFORE UPDATE OF key, agent_id, kind, run_id, parent_key, forked_at_seq, created_ms ON sessions
+CREATE TRIGGER sessions_identity
+BEFORE UPDATE OF key, agent_id, kind, run_id, parent_key, forked_at_seq, created_ms ON sessions
 WHEN NEW.key <> OLD.key OR NEW.agent_id <> OLD.agent_id OR NEW.kind <> OLD.kind OR NEW.run_id IS NOT OLD.run_id
   OR NEW.parent_key IS NOT OLD.parent_key OR NEW.forked_at_seq IS NOT OLD.forked_at_seq
   OR NEW.created_ms <> OLD.created_ms
@@ -374,14 +375,11 @@ FOR EACH ROW WHEN (NEW.status IS DISTINCT FROM OLD.status OR NEW.finished_ms IS 
         f"""\
 CREATE FUNCTION sessions_log_fields() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER AS $$
 BEGIN
-  INSERT INTO session_events
-    (at_ms, actor, db_user, event, session_key, from_status, to_status, reason, message_count)
-  VALUES ({POSTGRESQL_NOW}, {POSTGRESQL_ACTOR}, session_user,
-    'session_updated', NEW.key, OLD.status, NEW.status,
+  INSERT INTO session_events (at_ms, actor, db_user, event, session_key, from_status, to_status, reason, message_count)
+  VALUES ({POSTGRESQL_NOW}, {POSTGRESQL_ACTOR}, session_user, 'session_updated', NEW.key, OLD.status, NEW.status,
     concat_ws(', ', CASE WHEN NEW.label IS DISTINCT FROM OLD.label THEN 'label' END,
       CASE WHEN NEW.task IS DISTINCT FROM OLD.task THEN 'task' END,
-      CASE WHEN NEW.metadata::text IS DISTINCT FROM OLD.metadata::text THEN 'metadata' END),
-    NEW.last_seq);
+      CASE WHEN NEW.metadata::text IS DISTINCT FROM OLD.metadata::text THEN 'metadata' END), NEW.last_seq);
   RETURN NULL;
 END
 $$""",

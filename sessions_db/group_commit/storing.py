@@ -16,7 +16,7 @@ from sessions_db.database.fork import in_child
 from sessions_db.database.retry import Retry, begun_at
 from sessions_db.database.semaphores import FairSemaphore, Token
 from sessions_db.errors import DatabaseUnavailable, ReadOnly, SessionsError
-from sessions_db.group_commit.lanes import Answer, Group, Lane, Waiting
+from sessions_db.group_commit.lanes import Answer, Group, Lane, Waiting, parts, with_different_keys
 from sessions_db.models import Message
 from sessions_db.operations.appending import SessionLocked, append
 from sessions_db.operations.appending_together import Append, append_together
@@ -214,7 +214,7 @@ class _Storing:
         """
         group = self._group
         skip_locked = not group.lane.waits
-        for part in _parts(_with_different_keys(group.members)):
+        for part in parts(with_different_keys(group.members)):
             # One alone goes the way below: its idempotency key may be stored by someone else at this moment.
             if len(part) > 1 and not self._sent(part, self._together, skip_locked):
                 return
@@ -277,32 +277,3 @@ class _Storing:
             answers.update((waiting, error.with_traceback(None)) for waiting in members)
         self._group.sent = ()
         return True
-
-
-def _parts(members: Sequence[Waiting]) -> Iterator[Sequence[Waiting]]:
-    """The members, in their order, in parts that can be stored together: one with an expected count is alone."""
-    part: list[Waiting] = []
-    for waiting in members:
-        if waiting.append.expected_count is None:
-            part.append(waiting)
-            continue
-        if part:
-            yield part
-            part = []
-        yield [waiting]
-    if part:
-        yield part
-
-
-def _with_different_keys(members: Sequence[Waiting]) -> list[Waiting]:
-    """The members without those whose idempotency key one before them has."""
-    seen: set[tuple[str, str]] = set()
-    different = []
-    for waiting in members:
-        idempotency_key = waiting.append.idempotency_key
-        if idempotency_key is not None:
-            if (waiting.append.key, idempotency_key) in seen:
-                continue
-            seen.add((waiting.append.key, idempotency_key))
-        different.append(waiting)
-    return different

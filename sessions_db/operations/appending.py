@@ -65,16 +65,19 @@ def append(conn: Connection, new: Append, *, skip_locked: bool = False) -> list[
                 return [known[idempotency_key]]
         if new.active_only and state.status is not SessionStatus.ACTIVE:
             raise SessionNotActive(key, state.status)
-        # Who has locked the session may be about to store what is missing.
-        if new.expected_count is not None and (
-            state.last_seq > new.expected_count or (state.last_seq < new.expected_count and not skip_locked)
-        ):
-            raise SessionChanged(key, new.expected_count, state.last_seq)
+        _check_count(new, state.last_seq, skip_locked=skip_locked)
         if not new.messages:
             return []
         if skip_locked:
             raise SessionLocked
         # Between the statements the session was reopened, or deleted and made again.
+
+
+def _check_count(new: Append, count: int, *, skip_locked: bool) -> None:
+    # Who has locked the session may be about to store what is missing.
+    expected = new.expected_count
+    if expected is not None and (count > expected or (count < expected and not skip_locked)):
+        raise SessionChanged(new.key, expected, count)
 
 
 @needs(Needs.TRANSACTION)
@@ -100,8 +103,8 @@ def append_many_once(
             check_message(key, new.idempotency_key, first, new)
     if not fresh:
         expected_count = None
-    new = Append(key, list(fresh.values()), expected_count=expected_count)
-    stored = dict(zip(fresh, append(conn, new), strict=True))
+    rest = Append(key, list(fresh.values()), expected_count=expected_count)
+    stored = dict(zip(fresh, append(conn, rest), strict=True))
     return [
         stored[position] if new.idempotency_key is None else (known | stored)[new.idempotency_key]
         for position, new in enumerate(batch)

@@ -91,9 +91,10 @@ def fork_session(conn: Connection, fork: Fork, idempotency_key: str | None) -> s
 
 
 def _copy_messages(conn: Connection, fork: Fork, key: str, limit: int | None) -> None:
-    """Copy the newest messages of the origin up to there, retained and archived; the trigger trims those beyond the cap.
+    """Copy the newest messages of the origin up to there, retained and archived.
 
-    They are numbered from 1: the origin's may have gaps, where messages were trimmed or removed.
+    The trigger trims, or archives, those beyond the cap. They are numbered from 1: the origin's numbers may have gaps,
+    where messages were trimmed or removed.
     """
 
     def stored_in(table: Table) -> Any:

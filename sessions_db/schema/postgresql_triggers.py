@@ -180,14 +180,11 @@ FOR EACH ROW WHEN (NEW.status IS DISTINCT FROM OLD.status OR NEW.finished_ms IS 
     "sessions_log_fields": f"""\
 CREATE FUNCTION sessions_log_fields() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER AS $$
 BEGIN
-  INSERT INTO session_events
-    (at_ms, actor, db_user, event, session_key, from_status, to_status, reason, message_count)
-  VALUES ({_NOW}, {_ACTOR}, session_user,
-    'session_updated', NEW.key, OLD.status, NEW.status,
+  INSERT INTO session_events (at_ms, actor, db_user, event, session_key, from_status, to_status, reason, message_count)
+  VALUES ({_NOW}, {_ACTOR}, session_user, 'session_updated', NEW.key, OLD.status, NEW.status,
     concat_ws(', ', CASE WHEN NEW.label IS DISTINCT FROM OLD.label THEN 'label' END,
       CASE WHEN NEW.task IS DISTINCT FROM OLD.task THEN 'task' END,
-      CASE WHEN NEW.metadata::text IS DISTINCT FROM OLD.metadata::text THEN 'metadata' END),
-    NEW.last_seq);
+      CASE WHEN NEW.metadata::text IS DISTINCT FROM OLD.metadata::text THEN 'metadata' END), NEW.last_seq);
   RETURN NULL;
 END
 $$;

@@ -79,7 +79,8 @@ BEGIN
   SELECT RAISE(ABORT, 'messages_place: a message keeps its session and its number');
 END""",
         "sessions_identity": """\
-CREATE TRIGGER sessions_identity BEFORE UPDATE OF key, agent_id, kind, run_id, parent_key, forked_at_seq, created_ms ON sessions
+CREATE TRIGGER sessions_identity
+BEFORE UPDATE OF key, agent_id, kind, run_id, parent_key, forked_at_seq, created_ms ON sessions
 WHEN NEW.key <> OLD.key OR NEW.agent_id <> OLD.agent_id OR NEW.kind <> OLD.kind OR NEW.run_id IS NOT OLD.run_id
   OR NEW.parent_key IS NOT OLD.parent_key OR NEW.forked_at_seq IS NOT OLD.forked_at_seq
   OR NEW.created_ms <> OLD.created_ms
@@ -216,5 +217,5 @@ STORED: Final = "SELECT name, tbl_name, '', '', sql FROM sqlite_master WHERE typ
 
 def stored(statement: str) -> Iterator[tuple[str, str, str, str]]:
     """What `STORED` gives for the trigger in an entry of `TRIGGERS`: name, table, nothing, statement."""
-    for name, table in re.findall(r"^CREATE TRIGGER (\w+) .*? ON (\w+)", statement):
+    for name, table in re.findall(r"^CREATE TRIGGER (\w+)\s.*? ON (\w+)", statement, re.DOTALL):
         yield name, table, "", statement

@@ -98,7 +98,8 @@ class Lifecycle(Runner):
         """End, as timed out, the active sessions of these kinds that have been idle for a while.
 
         Activity is creation, an append, a reopening or a `touch`. A service calls this on startup, to end what a crash
-        left active; where several share a database, each with its own `agent_id`. A manager ends them in batches, each in a transaction of its own, so that no lock is held for long.
+        left active; where several share a database, each with its own `agent_id`. A manager ends them in
+        batches, each in a transaction of its own, so that no lock is held for long.
 
         Args:
             older_than: how long they have been idle, from 1 ms to 100 years. Either this or `before`.
