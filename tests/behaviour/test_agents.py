@@ -496,17 +496,21 @@ def test_all_of_it_works_in_a_transaction_and_is_undone_with_it(manager: Session
     manager.send_message(key, "Hello")
     before = manager.list(message_limit=9)
 
-    with pytest.raises(ZeroDivisionError), manager.transaction() as tx:
-        fork = tx.fork_session(key, 1)
-        tx.update_session(fork, label="again", metadata={"a": 1})
-        tx.touch(fork)
-        tx.send_message(fork, "More", idempotency_key="more")
-        with pytest.raises(SessionChanged):
-            tx.add_message(fork, "user", "late", expected_count=1)
-        talk = tx.get_or_create("main", "talk").key
-        assert {session.key for session in tx.iterate()} == {key, fork, talk}
-        assert tx.count(under=key) == 1
-        raise ZeroDivisionError
+    def change_and_fail() -> None:
+        with manager.transaction() as tx:
+            fork = tx.fork_session(key, 1)
+            tx.update_session(fork, label="again", metadata={"a": 1})
+            tx.touch(fork)
+            tx.send_message(fork, "More", idempotency_key="more")
+            with pytest.raises(SessionChanged):
+                tx.add_message(fork, "user", "late", expected_count=1)
+            talk = tx.get_or_create("main", "talk").key
+            assert {session.key for session in tx.iterate()} == {key, fork, talk}
+            assert tx.count(under=key) == 1
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        change_and_fail()
 
     assert manager.list(message_limit=9) == before
     assert plain("SELECT count(*) FROM labels") == [(0,)]
