@@ -74,10 +74,13 @@ def append(conn: Connection, new: Append, *, skip_locked: bool = False) -> list[
 
 
 def _check_count(new: Append, count: int, *, skip_locked: bool) -> None:
-    # Who has locked the session may be about to store what is missing.
     expected = new.expected_count
-    if expected is not None and (count > expected or (count < expected and not skip_locked)):
-        raise SessionChanged(new.key, expected, count)
+    if expected is None or count == expected:
+        return
+    if skip_locked and count < expected:
+        # Who has locked the session may be about to store what is missing.
+        raise SessionLocked
+    raise SessionChanged(new.key, expected, count)
 
 
 @needs(Needs.TRANSACTION)

@@ -260,6 +260,9 @@ def test_append_that_expects_another_count_stores_nothing(manager: SessionManage
             manager.add_messages(key, [], expected_count=expected)
     with pytest.raises(SessionNotFound):
         manager.add_message(NOBODY, "user", "d", expected_count=0)
+    empty = manager.get_or_create_main("empty").key
+    with pytest.raises(SessionChanged):
+        manager.add_messages(empty, [], expected_count=1)
     assert manager.add_messages(key, [], expected_count=3) == []
     assert contents(manager, key) == ["a", "b", "c"]
 

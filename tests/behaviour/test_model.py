@@ -92,7 +92,8 @@ class Comparison(RuleBasedStateMachine):
             made.append(self.manager.fork_session(key, at_seq, label=label, **options))
 
         self.same(real, lambda: self.model.check_fork(key, at_seq, label, on_label_conflict))
-        for new in made:
+        if made:
+            (new,) = made
             session = self.manager.get(new)
             assert session is not None
             assert (session.agent_id, session.kind, session.label, session.parent_key) == (
@@ -245,7 +246,7 @@ class Comparison(RuleBasedStateMachine):
     ) -> None:
         before_ms = self.clock.now_ms - age_ms
         options: Any = {"agent_id": agent, "status": status, "dry_run": dry_run}
-        of_kinds = {} if only is None else {"kinds": only}
+        of_kinds: Any = {} if only is None else {"kinds": only}
         self.same(
             lambda: self.manager.prune(before=at(before_ms), **of_kinds, **options),
             lambda: self.model.prune(before_ms, only, **options),

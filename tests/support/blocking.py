@@ -35,7 +35,7 @@ class Blocking:
         return lambda *args, **kwargs: self._wait(method(*args, **kwargs))
 
     def _iterate(self, items: AsyncIterator[Any]) -> Iterator[Any]:
-        while (item := self._wait(anext(items, None))) is not None:  # type: ignore[arg-type]
+        while (item := self._wait(anext(items, None))) is not None:
             yield item
 
     @contextmanager

@@ -9,7 +9,7 @@ import builtins
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import Any, cast
+from typing import Any
 
 from sessions_db import (
     IdempotencyConflict,
@@ -237,8 +237,8 @@ class Model:
                 if differing:
                     raise IdempotencyConflict(new.idempotency_key, key, tuple(differing))
         are_known = bool(batch) and all(new.idempotency_key in known for new in batch)
-        if expected_count not in (None, record.count) and not are_known:
-            raise SessionChanged(key, cast(int, expected_count), record.count)
+        if expected_count is not None and expected_count != record.count and not are_known:
+            raise SessionChanged(key, expected_count, record.count)
         stored = []
         for new in batch:
             if new.idempotency_key is None:
