@@ -94,7 +94,7 @@ READS: dict[str, tuple[Callable[[SessionManager], object], list[str]]] = {
     ),
     "list under a session": (lambda m: m.list(under=TARGET, limit=20), ["ix_sessions_parent_created"]),
     "list of a span of time": (
-        lambda m: m.list(created_after=at(5000), created_before=at(5010)),
+        lambda m: m.list(created_after=at(5000), created_before=at(6000), limit=20),
         ["ix_sessions_created"],
     ),
     "iterate": (lambda m: next(m.iterate(agent_id="agent-7")), ["ix_sessions_agent_created"]),
@@ -105,7 +105,7 @@ READS: dict[str, tuple[Callable[[SessionManager], object], list[str]]] = {
     ),
     "get_or_create": (lambda m: m.get_or_create("agent-7", "talk"), ["pk_sessions", "pk_messages"]),
     "idempotent send_message": (
-        lambda m: [m.send_message("agent:agent-20:cron:2000", "Hello", idempotency_key="1") for _ in range(2)],
+        lambda m: [m.send_message("agent:agent-0:cron:2000", "Hello", idempotency_key="1") for _ in range(2)],
         ["pk_sessions"],
     ),
     "append that expects a count": (

@@ -183,6 +183,19 @@ def starts_a_main_session(store: SessionStore, clock: Clock) -> bool:
     return store.get_or_create_main(f"agent-{clock.now_ms}").status is SessionStatus.ACTIVE
 
 
+def forks(store: SessionStore, clock: Clock) -> bool:
+    key = archiving(store, clock)
+    first = store.fork_session(key, 2, label="branch", idempotency_key=f"fork {clock.now_ms}")
+    return first == store.fork_session(key, 2, label="branch", idempotency_key=f"fork {clock.now_ms}")
+
+
+def updates(store: SessionStore, clock: Clock) -> bool:
+    key = store.spawn_subagent("assistant", "Look", "look", idempotency_key="update", metadata={"n": 1})
+    changed = store.update_session(key, label="found", task=None, metadata={"n": 2})
+    again = store.spawn_subagent("assistant", "Look", "look", idempotency_key="update", metadata={"n": 1})
+    return changed.metadata == {"n": 2} and again == key
+
+
 def prunes(store: SessionStore, clock: Clock) -> bool:
     key = finished(store, clock)
     counted: list[tuple[int, int]] = []
@@ -199,6 +212,11 @@ def times_out(store: SessionStore, clock: Clock) -> bool:
 
 OPERATIONS: Mapping[str, Callable[[SessionStore, Clock], object]] = {
     "get_or_create_main": starts_a_main_session,
+    "get_or_create": lambda store, clock: store.get_or_create(f"agent-{clock.now_ms}", "talk"),
+    "fork_session": forks,
+    "update_session": updates,
+    "touch": lambda store, clock: store.touch(active(store, clock)) is None,
+    "iterate": lambda store, clock: [*store.iterate()] if active(store, clock) else None,
     "spawn_subagent": spawns_with_a_label,
     "spawn_cron": lambda store, clock: store.get(active(store, clock)),
     "get": lambda store, clock: store.get(finished(store, clock)),

@@ -374,7 +374,7 @@ MESSAGE = {"seq": 3, "role": "user", "content": "x", "timestamp_ms": 1}
         ({"key": None}, "key must be a str, got None"),
         ({"key": "agent:worker:main"}, "key must be made of the session's agent_id and kind"),
         ({"key": "agent:other:subagent:1"}, "key must be made of the session's agent_id and kind"),
-        ({"key": "agent:worker:subagent:" + "x" * 500}, "key must be at most 307 characters"),
+        ({"key": "agent:worker:subagent:" + "x" * 1300}, "key must be at most 1295 bytes of UTF-8"),
         ({"agent_id": "a:b"}, "agent_id must not contain ':'"),
         ({"kind": "daemon"}, "kind must be one of main, subagent, cron, got 'daemon'"),
         ({"status": "gone"}, "status must be one of"),

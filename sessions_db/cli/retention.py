@@ -56,8 +56,8 @@ def timeout_idle(
     """End active sessions that have gone idle.
 
     Sessions without activity (their creation, a message, a reopening, a sign of life) for the given time get the status
-    "timeout". A duration looks like 30d, 2h, 15m or 90s. It works in batches, so that nobody waits for long; what an interrupted
-    run has ended stays ended.
+    "timeout". A duration looks like 30d, 2h, 15m or 90s. It works in batches, so that nobody waits for long; what an
+    interrupted run has ended stays ended.
     """
     with reader(url) if dry_run else writer(url, actor) as manager:
         ended = _with_progress(

@@ -1,4 +1,4 @@
-"""What agents need besides: safe sending, named conversations, updates, expectations, signs of life, trees, branches."""
+"""What agents need besides: safe sending, conversations, updates, expectations, signs of life, trees, branches."""
 
 from __future__ import annotations
 
