@@ -217,8 +217,8 @@ EXPECTED: dict[str, list[tuple[object, ...]]] = {
 }
 
 COLUMNS = {
-    "audit_sessions": "session_key agent_id kind status end_reason label owns_label task run_id parent_key forked_at_seq created_at"
-    " finished_at last_activity_at created_ms finished_ms last_activity_ms runtime_seconds idle_seconds message_count"
+    "audit_sessions": "session_key agent_id kind status end_reason label owns_label task run_id parent_key forked_at_seq"
+    " created_at finished_at last_activity_at created_ms finished_ms last_activity_ms runtime_seconds idle_seconds message_count"
     " retained_count trimmed_count archived_count message_cap archive_trimmed metadata",
     "audit_messages": "stored session_key seq role tool_name content metadata idempotency_key sent_at timestamp_ms"
     " archived_at",

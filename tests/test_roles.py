@@ -185,15 +185,24 @@ def starts_a_main_session(store: SessionStore, clock: Clock) -> bool:
 
 def forks(store: SessionStore, clock: Clock) -> bool:
     key = archiving(store, clock)
-    first = store.fork_session(key, 2, label="branch", idempotency_key=f"fork {clock.now_ms}")
-    return first == store.fork_session(key, 2, label="branch", idempotency_key=f"fork {clock.now_ms}")
+    first = store.fork_session(key, 2, label="branch", idempotency_key=f"fork {key}")
+    return first == store.fork_session(key, 2, label="branch", idempotency_key=f"fork {key}")
 
 
 def updates(store: SessionStore, clock: Clock) -> bool:
+    clock.now_ms += 1
     key = store.spawn_subagent("assistant", "Look", "look", idempotency_key="update", metadata={"n": 1})
     changed = store.update_session(key, label="found", task=None, metadata={"n": 2})
     again = store.spawn_subagent("assistant", "Look", "look", idempotency_key="update", metadata={"n": 1})
     return changed.metadata == {"n": 2} and again == key
+
+
+def touches(store: SessionStore, clock: Clock) -> bool:
+    key = active(store, clock)
+    clock.now_ms += 1000
+    store.touch(key)
+    session = store.get(key)
+    return session is not None and session.last_activity_ms == clock.now_ms
 
 
 def prunes(store: SessionStore, clock: Clock) -> bool:
@@ -215,7 +224,7 @@ OPERATIONS: Mapping[str, Callable[[SessionStore, Clock], object]] = {
     "get_or_create": lambda store, clock: store.get_or_create(f"agent-{clock.now_ms}", "talk"),
     "fork_session": forks,
     "update_session": updates,
-    "touch": lambda store, clock: store.touch(active(store, clock)) is None,
+    "touch": touches,
     "iterate": lambda store, clock: [*store.iterate()] if active(store, clock) else None,
     "spawn_subagent": spawns_with_a_label,
     "spawn_cron": lambda store, clock: store.get(active(store, clock)),
@@ -403,10 +412,9 @@ FOR_NOBODY = [
     "UPDATE archived_messages SET content = ''",
     "DELETE FROM archived_messages",
     "TRUNCATE archived_messages",
-    "UPDATE sessions SET task = ''",
+    "UPDATE sessions SET forked_at_seq = 1",
     "UPDATE sessions SET archive_trimmed = 0",
     "UPDATE sessions SET message_cap = 1",
-    "DELETE FROM labels",
     f"UPDATE {VERSION_TABLE} SET version_num = '0001'",
     f"DELETE FROM {VERSION_TABLE}",
 ]
