@@ -21,6 +21,7 @@ def test_newsroom_writes_one_article_and_passes_its_audit(url: str) -> None:
     assert lines[3:] == [
         "researcher: Find what is new, completed (5 messages)",
         "writer: Write it down, completed (3 messages)",
+        "writer: Write it shorter, completed (3 messages), forked at 2",
         "session_updated: metadata",
         "log: as it was sealed",
     ]
