@@ -501,6 +501,7 @@ def test_roles_hold_no_more_than_the_script_says(owner: PlainClient) -> None:
         *((name, "INSERT") for name in ("sessions", "messages", "archived_messages", "labels")),
         *((name, "DELETE") for name in ("sessions", "messages")),
         ("labels", "UPDATE"),
+        ("labels", "DELETE"),
     }
 
 

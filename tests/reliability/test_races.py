@@ -190,7 +190,7 @@ def test_processes_that_fork_update_and_continue_one_session_do_each_thing_once(
 ) -> None:
     number, turns = (8, 50) if full else (4, 10)
     with SessionManager(url) as manager:
-        key = manager.get_or_create("main", "talk").key
+        key = manager.get_or_create("main", "talk", message_cap=1000).key
         manager.add_messages(key, [NewMessage("user", str(position)) for position in range(150)])
 
     with Processes(number) as processes:
@@ -205,7 +205,7 @@ def test_processes_that_fork_update_and_continue_one_session_do_each_thing_once(
             assert [continued for _, continued in of_turn].count(True) == 1
             session = manager.get(fork)
             assert session is not None
-            assert [message.content for message in session.messages] == [str(each) for each in range(50, 150)]
+            assert [message.content for message in session.messages] == [str(each) for each in range(150)]
             assert session.metadata == {f"process-{each}": position for each in range(number)}
         assert manager.count(under=key) == turns
         session = manager.get(key)
