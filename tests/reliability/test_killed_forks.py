@@ -19,7 +19,8 @@ from sessions_db import SessionManager
 
 with SessionManager(sys.argv[1], synchronous="NORMAL") as manager:
     for number in count():
-        fork = manager.fork_session(sys.argv[2], 300, label=f"label {number}", idempotency_key=f"{sys.argv[3]} {number}")
+        once = f"{sys.argv[3]} {number}"
+        fork = manager.fork_session(sys.argv[2], 300, label=f"label {number}", idempotency_key=once)
         manager.update_session(fork, label=f"moved {number % 3}", task="Moved", metadata={"moved": True})
         print(fork, flush=True)
 """

@@ -224,8 +224,7 @@ def branch(url: str, key: str, name: str, turns: int) -> list[tuple[str, bool]]:
             try:
                 manager.add_message(key, "assistant", f"turn {turn}", expected_count=150 + turn)
                 done.append((fork, True))
-            except SessionChanged as changed:
-                assert changed.count == 151 + turn
+            except SessionChanged:
                 done.append((fork, False))
     return done
 
