@@ -376,7 +376,7 @@ MESSAGE = {"seq": 3, "role": "user", "content": "x", "timestamp_ms": 1}
         ({"key": "agent:other:subagent:1"}, "key must be made of the session's agent_id and kind"),
         ({"key": "agent:worker:subagent:" + "x" * 1300}, "key must be at most 1295 bytes of UTF-8"),
         ({"agent_id": "a:b"}, "agent_id must not contain ':'"),
-        ({"kind": "daemon"}, "kind must be one of main, subagent, cron, got 'daemon'"),
+        ({"kind": "daemon"}, "kind must be one of main, subagent, cron, conversation, got 'daemon'"),
         ({"status": "gone"}, "status must be one of"),
         ({"status": "active"}, "finished_ms must be left out for an active session"),
         ({"status": "active", "finished_ms": None}, "end_reason must be left out for an active session"),
