@@ -52,16 +52,17 @@ REVOKE ALL ON SEQUENCE session_events_id_seq FROM PUBLIC, sessions_service, sess
 
 -- They write to the log as its owner. Anyone who may execute them could make them the trigger of a temporary table and
 -- log what never happened. Existing triggers fire without this right.
-REVOKE ALL ON FUNCTION sessions_log(), labels_log() FROM PUBLIC, sessions_service, sessions_auditor;
+REVOKE ALL ON FUNCTION sessions_log(), sessions_log_fields(), labels_log() FROM PUBLIC, sessions_service, sessions_auditor;
 
--- A session's identity, task and metadata are written once.
+-- A session's identity is written once. The log records who changes the others, but for the counters.
 GRANT SELECT, INSERT, DELETE ON sessions TO sessions_service;
-GRANT UPDATE (status, finished_ms, end_reason, last_seq, last_activity_ms) ON sessions TO sessions_service;
+GRANT UPDATE (status, finished_ms, end_reason, label, task, metadata, last_seq, last_activity_ms)
+  ON sessions TO sessions_service;
 -- The trim query deletes messages, and archives them, with the rights of the client that appends.
 GRANT SELECT, INSERT, DELETE ON messages TO sessions_service;
 GRANT SELECT, INSERT ON archived_messages TO sessions_service;
 -- Foreign keys delete the messages and labels of a deleted session, with the rights of the owner.
-GRANT SELECT, INSERT, UPDATE ON labels TO sessions_service;
+GRANT SELECT, INSERT, UPDATE, DELETE ON labels TO sessions_service;
 GRANT SELECT ON
   session_events, event_digests, event_seals, sessions_db_version,
   audit_sessions, audit_messages, audit_events, audit_seals, audit_lineage
@@ -107,7 +108,7 @@ BEGIN
       AND NOT (role = 'sessions_service'::regrole AND (
         privilege = 'INSERT' AND relname IN ('sessions', 'messages', 'archived_messages', 'labels')
         OR privilege = 'UPDATE' AND relname = 'labels'
-        OR privilege = 'DELETE' AND relname IN ('sessions', 'messages')))
+        OR privilege = 'DELETE' AND relname IN ('sessions', 'messages', 'labels')))
     UNION ALL
     SELECT format('%s may %s %s (%s)', role, privilege, relname, attname)
     FROM unnest(subjects) AS role,
@@ -118,14 +119,15 @@ BEGIN
       AND has_column_privilege(role, c.oid, attnum, privilege)
       AND NOT has_table_privilege(role, c.oid, privilege)
       AND NOT (role = 'sessions_service'::regrole AND privilege = 'UPDATE' AND relname = 'sessions'
-        AND attname IN ('status', 'finished_ms', 'end_reason', 'last_seq', 'last_activity_ms'))
+        AND attname IN ('status', 'finished_ms', 'end_reason', 'label', 'task', 'metadata', 'last_seq',
+          'last_activity_ms'))
     UNION ALL
     SELECT format('%s may use the sequence session_events_id_seq', role)
     FROM unnest(subjects) AS role
     WHERE has_sequence_privilege(role, 'session_events_id_seq', 'USAGE, SELECT, UPDATE')
     UNION ALL
     SELECT format('%s may execute %s', role, function)
-    FROM unnest(subjects) AS role, unnest(ARRAY['sessions_log()', 'labels_log()']) AS function
+    FROM unnest(subjects) AS role, unnest(ARRAY['sessions_log()', 'sessions_log_fields()', 'labels_log()']) AS function
     WHERE has_function_privilege(role, function, 'EXECUTE')
     UNION ALL
     -- Owned or granted, in this database or for all of the server: functions, parameters, languages and the like.

@@ -9,6 +9,7 @@ class SessionKind(StrEnum):
     MAIN = "main"
     SUBAGENT = "subagent"
     CRON = "cron"
+    CONVERSATION = "conversation"
 
 
 class SessionStatus(StrEnum):
@@ -36,6 +37,7 @@ class EventKind(StrEnum):
     CREATED = "created"
     STATUS_CHANGED = "status_changed"
     END_CHANGED = "end_changed"
+    SESSION_UPDATED = "session_updated"
     LABEL_ASSIGNED = "label_assigned"
     LABEL_MOVED = "label_moved"
     LABEL_REMOVED = "label_removed"

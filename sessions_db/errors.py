@@ -3,6 +3,7 @@
     SessionsError
     ├── SessionNotFound (LookupError)
     ├── SessionNotActive
+    ├── SessionChanged
     ├── LabelInUse
     ├── IdempotencyConflict
     ├── InvalidInput (ValueError)
@@ -55,6 +56,19 @@ class SessionNotActive(SessionsError):
 
     def __str__(self) -> str:
         return f"Session is not active: {self.status.value.capitalize()} ({self.key})"
+
+
+class SessionChanged(SessionsError):
+    """The session `key` has had `count` messages, and not `expected_count`; nothing was stored."""
+
+    def __init__(self, key: str, expected_count: int, count: int) -> None:
+        super().__init__(key, expected_count, count)
+        self.key = key
+        self.expected_count = expected_count
+        self.count = count
+
+    def __str__(self) -> str:
+        return f"Session has changed: it has had {self.count} messages, not {self.expected_count} ({self.key})"
 
 
 class LabelInUse(SessionsError):

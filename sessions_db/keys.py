@@ -3,8 +3,10 @@
     agent:<agent_id>:main
     agent:<agent_id>:subagent:<uuid>
     agent:<agent_id>:cron:<uuid>
+    agent:<agent_id>:conversation:<name>
 
-The CHECK `ck_sessions_key` in `schema/tables.py` enforces it for every writer; the view `audit_events` splits keys.
+The CHECK `ck_sessions_key` in `schema/tables.py` enforces it for every writer; the view `audit_events` splits keys. A
+name comes last and may hold colons: an agent id and a kind never do.
 """
 
 from __future__ import annotations
@@ -15,10 +17,10 @@ from typing import Final
 from sessions_db import validation
 from sessions_db.enums import SessionKind
 from sessions_db.errors import InvalidInput
-from sessions_db.limits import MAX_NAME_LENGTH
+from sessions_db.limits import MAX_CONVERSATION_NAME_BYTES, MAX_NAME_LENGTH
 
-MAX_KEY_LENGTH: Final = len("agent::subagent:") + MAX_NAME_LENGTH + len(str(uuid.UUID(int=0)))
-"""The longest key that the library makes; two of these fit into an index row on Postgres."""
+MAX_KEY_BYTES: Final = len("agent::conversation:") + 4 * MAX_NAME_LENGTH + MAX_CONVERSATION_NAME_BYTES
+"""The longest key that the library makes, in UTF-8; two of these fit into an index row on Postgres."""
 
 
 def main_key(agent_id: str) -> str:
@@ -31,11 +33,21 @@ def spawned_key(agent_id: str, kind: SessionKind, session_id: uuid.UUID) -> str:
     return f"agent:{agent_id}:{kind}:{session_id}"
 
 
+def conversation_key(agent_id: str, name: str) -> str:
+    """The key of an agent's conversation of this name."""
+    return f"agent:{agent_id}:{SessionKind.CONVERSATION}:{name}"
+
+
+def agent_of(key: str) -> str:
+    """The agent of a session, which is part of its key."""
+    return key.split(":", 2)[1] if key.count(":") > 1 else key
+
+
 def checked_key(argument: str, value: object) -> str:
     """A string that is no longer than the longest key."""
     key = validation.text(argument, value)
-    if len(key) > MAX_KEY_LENGTH:
-        raise InvalidInput(argument, f"must be at most {MAX_KEY_LENGTH} characters", key)
+    if len(key.encode()) > MAX_KEY_BYTES:
+        raise InvalidInput(argument, f"must be at most {MAX_KEY_BYTES} bytes of UTF-8", key)
     return key
 
 

@@ -18,6 +18,9 @@ MAX_NAME_LENGTH: Final = 255
 Postgres refuses index rows of more than about 2,700 bytes, and an index holds at most two of these.
 """
 
+MAX_CONVERSATION_NAME_BYTES: Final = 255
+"""Bytes of UTF-8 in the name of a conversation: it is part of a key, of which an index row holds two."""
+
 MAX_TEXT_BYTES: Final = 256 * 1024 * 1024
 """Bytes of UTF-8 in any other text. Postgres limits a value to 1 GB, SQLite a row to 1,000,000,000 bytes."""
 
@@ -47,6 +50,9 @@ MAX_AGE: Final = timedelta(days=36_500)
 
 MAX_POOL_SIZE: Final = 10_000
 """The most connections that a manager may keep."""
+
+PAGE: Final = 100
+"""How many sessions `iterate` reads at once."""
 
 SWEEP_BATCH: Final = 500
 """How many sessions one statement of `prune` or `timeout_idle` changes, so that locks are held for milliseconds."""

@@ -17,6 +17,7 @@ from sessions_db import clock
 from sessions_db.errors import InvalidInput, Shown
 from sessions_db.limits import (
     MAX_AGE,
+    MAX_CONVERSATION_NAME_BYTES,
     MAX_INTEGER,
     MAX_JSON_DEPTH,
     MAX_JSON_INTEGER_BITS,
@@ -104,6 +105,18 @@ def agent_id(value: object) -> str:
     return checked
 
 
+def conversation_name(value: object) -> str:
+    """What a conversation's key ends with: not empty, no control character, short in bytes."""
+    checked = text("name", value)
+    if not checked:
+        raise InvalidInput("name", "must not be empty", value)
+    if any(unicodedata.category(character) == "Cc" for character in checked):
+        raise InvalidInput("name", "must not contain control characters", value)
+    if len(checked.encode()) > MAX_CONVERSATION_NAME_BYTES:
+        raise InvalidInput("name", f"must be at most {MAX_CONVERSATION_NAME_BYTES} bytes of UTF-8", value)
+    return checked
+
+
 def integer(argument: str, value: object, *, minimum: int, maximum: int = MAX_INTEGER) -> int:
     """An int within bounds, and not a bool."""
     if not isinstance(value, int) or isinstance(value, bool):
@@ -164,6 +177,16 @@ def cutoff_ms(older_than: object, before: object) -> int:
     if before_ms > now:
         raise InvalidInput("before", "must not be in the future", before)
     return before_ms
+
+
+def optional_moment_ms(argument: str, value: object) -> int | None:
+    """The first millisecond, since the epoch, that is not before this aware datetime; or None."""
+    if value is None:
+        return None
+    if not isinstance(value, datetime) or value.utcoffset() is None:
+        raise InvalidInput(argument, "must be an aware datetime.datetime", value)
+    before_ms = clock.to_ms(value)
+    return before_ms + (clock.to_datetime(before_ms) < value)
 
 
 def flag(argument: str, value: object) -> bool:

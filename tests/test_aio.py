@@ -57,7 +57,10 @@ def test_every_method_is_there_with_the_same_signature_and_docstring(sync: type,
             signatures = [signature.replace(return_annotation=None) for signature in signatures]
         assert signatures[0] == signatures[1], name
         assert actual[name].__doc__ == expected[name].__doc__, name
-        assert inspect.iscoroutinefunction(actual[name]) is (name != "follow"), name
+        if name == "follow":  # a function that returns an async iterator
+            continue
+        is_awaitable = inspect.isasyncgenfunction if name == "iterate" else inspect.iscoroutinefunction
+        assert is_awaitable(actual[name]), name
     assert inspect.signature(sync) == inspect.signature(awaited) or awaited is AsyncTransaction
 
 
@@ -365,9 +368,10 @@ def test_forked_child_and_its_parent_keep_working(url: str) -> None:
 
 
 def test_reading_methods_are_those_that_a_read_only_manager_has(url: str) -> None:
-    reading = {method.__name__ for method in READING}
+    reading = {method.__name__ for method in READING} - {"_next_page"}
     arguments = {"key": "agent:main:main", "label": "l", "agent_id": "main", "task": "t", "role": "user"} | {
-        "message": "m", "content": "c", "messages": [], "older_than": ms(1), "session": exported(url), "sessions": []
+        "at_seq": 0, "name": "n", "message": "m", "content": "c", "messages": [],
+        "older_than": ms(1), "session": exported(url), "sessions": [],
     }  # fmt: skip
     writing = set()
     with SessionManager(url, read_only=True) as manager:

@@ -206,11 +206,11 @@ def test_async_manager_that_was_never_closed_is_collected_with_a_warning(url: st
 def test_snapshot_sees_one_moment_and_blocks_no_writer(manager: SessionManager) -> None:
     key = manager.get_or_create_main("main").key
     with manager.snapshot() as tx:
-        assert tx.count_sessions() == 1
+        assert tx.count() == 1
         manager.spawn_subagent("main", "Meanwhile", parent_key=key)
-        assert tx.count_sessions() == 1
+        assert tx.count() == 1
 
-    assert manager.count_sessions() == 2
+    assert manager.count() == 2
 
 
 def test_snapshot_refuses_to_write(manager: SessionManager, plain: PlainClient) -> None:

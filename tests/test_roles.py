@@ -183,6 +183,28 @@ def starts_a_main_session(store: SessionStore, clock: Clock) -> bool:
     return store.get_or_create_main(f"agent-{clock.now_ms}").status is SessionStatus.ACTIVE
 
 
+def forks(store: SessionStore, clock: Clock) -> bool:
+    key = archiving(store, clock)
+    first = store.fork_session(key, 2, label="branch", idempotency_key=f"fork {key}")
+    return first == store.fork_session(key, 2, label="branch", idempotency_key=f"fork {key}")
+
+
+def updates(store: SessionStore, clock: Clock) -> bool:
+    clock.now_ms += 1
+    key = store.spawn_subagent("assistant", "Look", "look", idempotency_key="update", metadata={"n": 1})
+    changed = store.update_session(key, label="found", task=None, metadata={"n": 2})
+    again = store.spawn_subagent("assistant", "Look", "look", idempotency_key="update", metadata={"n": 1})
+    return changed.metadata == {"n": 2} and again == key
+
+
+def touches(store: SessionStore, clock: Clock) -> bool:
+    key = active(store, clock)
+    clock.now_ms += 1000
+    store.touch(key)
+    session = store.get(key)
+    return session is not None and session.last_activity_ms == clock.now_ms
+
+
 def prunes(store: SessionStore, clock: Clock) -> bool:
     key = finished(store, clock)
     counted: list[tuple[int, int]] = []
@@ -199,6 +221,11 @@ def times_out(store: SessionStore, clock: Clock) -> bool:
 
 OPERATIONS: Mapping[str, Callable[[SessionStore, Clock], object]] = {
     "get_or_create_main": starts_a_main_session,
+    "get_or_create": lambda store, clock: store.get_or_create(f"agent-{clock.now_ms}", "talk"),
+    "fork_session": forks,
+    "update_session": updates,
+    "touch": touches,
+    "iterate": lambda store, clock: [*store.iterate()] if active(store, clock) else None,
     "spawn_subagent": spawns_with_a_label,
     "spawn_cron": lambda store, clock: store.get(active(store, clock)),
     "get": lambda store, clock: store.get(finished(store, clock)),
@@ -206,7 +233,7 @@ OPERATIONS: Mapping[str, Callable[[SessionStore, Clock], object]] = {
     "list": lambda store, clock: store.list(active_only=True, message_limit=5) if active(store, clock) else None,
     "children": lambda store, clock: store.children("agent:assistant:main") if active(store, clock) else None,
     "descendants": lambda store, clock: store.descendants("agent:assistant:main") if active(store, clock) else None,
-    "count_sessions": lambda store, clock: store.count_sessions(kinds=["cron"]) if active(store, clock) else None,
+    "count": lambda store, clock: store.count(["cron"]) if active(store, clock) else None,
     "archives": lambda store, clock: store.archives() if archiving(store, clock) else None,
     "statistics": lambda store, clock: store.statistics().retained if finished(store, clock) else None,
     "export_sessions": lambda store, clock: store.export_sessions() if archiving(store, clock) else None,
@@ -387,10 +414,9 @@ FOR_NOBODY = [
     "UPDATE archived_messages SET content = ''",
     "DELETE FROM archived_messages",
     "TRUNCATE archived_messages",
-    "UPDATE sessions SET task = ''",
+    "UPDATE sessions SET forked_at_seq = 1",
     "UPDATE sessions SET archive_trimmed = 0",
     "UPDATE sessions SET message_cap = 1",
-    "DELETE FROM labels",
     f"UPDATE {VERSION_TABLE} SET version_num = '0001'",
     f"DELETE FROM {VERSION_TABLE}",
 ]
@@ -477,6 +503,7 @@ def test_roles_hold_no_more_than_the_script_says(owner: PlainClient) -> None:
         *((name, "INSERT") for name in ("sessions", "messages", "archived_messages", "labels")),
         *((name, "DELETE") for name in ("sessions", "messages")),
         ("labels", "UPDATE"),
+        ("labels", "DELETE"),
     }
 
 

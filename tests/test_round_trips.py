@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from sessions_db import AsyncSessionManager, NewMessage, SessionManager
-from tests.support.clock import ms
+from sessions_db import AsyncSessionManager, NewMessage, SessionChanged, SessionManager
+from tests.support.clock import at, ms
 from tests.support.wire import Wire
 
 pytestmark = pytest.mark.parametrize("backend", ["postgresql"], indirect=True)
@@ -41,6 +41,15 @@ CALLS: dict[str, Callable[[SessionManager, str], object]] = {
     "list with messages": lambda manager, _: manager.list(limit=20, message_limit=5),
     "descendants": lambda manager, key: manager.descendants(key),
     "timeout_idle": lambda manager, _: manager.timeout_idle(ms(1_000_000)),
+    "timeout_idle of an agent": lambda manager, _: manager.timeout_idle(ms(1_000_000), agent_id="main"),
+    "idempotent send_message": lambda manager, key: manager.send_message(
+        key, "Hello", metadata={"a": 1}, idempotency_key=str(uuid.uuid4())
+    ),
+    "get_or_create": lambda manager, _: manager.get_or_create("main", "talk"),
+    "touch": lambda manager, key: manager.touch(key),
+    "list under a session": lambda manager, key: manager.list(under=key, created_after=at(0)),
+    "count": lambda manager, key: manager.count(under=key),
+    "iterate": lambda manager, _: [*manager.iterate(["main"])],
 }
 
 
@@ -77,6 +86,51 @@ def test_first_end_of_a_session_is_one_round_trip(wire: Wire) -> None:
             manager.complete_session(key)
 
         assert wire.round_trips - before == 10
+
+
+def test_append_that_expects_a_count_is_one_round_trip(wire: Wire) -> None:
+    with SessionManager(wire.url) as manager:
+        key = manager.get_or_create_main("main").key
+        for count in range(10):
+            manager.add_message(key, "user", "Hello", expected_count=count)
+            manager.add_messages(key, [], expected_count=count + 1)
+        before = wire.round_trips
+        for count in range(10, 20):
+            manager.add_message(key, "user", "Hello", expected_count=count)
+
+        assert wire.round_trips - before == 10
+        with pytest.raises(SessionChanged):
+            manager.add_messages(key, [NewMessage("user", "Hello")] * 2, expected_count=19)
+        before = wire.round_trips
+        manager.add_messages(key, [NewMessage("user", "Hello")] * 2, expected_count=20)
+        assert wire.round_trips - before == 1
+
+
+# Transactions of several statements, among them BEGIN and COMMIT.
+OF_SEVERAL: dict[str, tuple[int, Callable[[SessionManager, str], object]]] = {
+    "update_session": (5, lambda manager, key: manager.update_session(key, metadata={str(uuid.uuid4()): 1})),
+    "update_session with a label": (8, lambda manager, key: manager.update_session(key, label=str(uuid.uuid4()))),
+    "fork_session": (5, lambda manager, key: manager.fork_session(key, 1)),
+    "fork_session with keys": (
+        7,
+        lambda manager, key: manager.fork_session(key, 1, label=str(uuid.uuid4()), idempotency_key=str(uuid.uuid4())),
+    ),
+}
+
+
+@pytest.mark.parametrize("call", OF_SEVERAL)
+def test_call_is_a_transaction_of_few_round_trips(wire: Wire, call: str) -> None:
+    expected, operation = OF_SEVERAL[call]
+    with SessionManager(wire.url) as manager:
+        key = manager.spawn_subagent("main", "Test")
+        manager.send_message(key, "first")
+        for _ in range(10):
+            operation(manager, key)
+        before = wire.round_trips
+        for _ in range(10):
+            operation(manager, key)
+
+        assert wire.round_trips - before == 10 * expected
 
 
 def test_async_calls_take_as_many_round_trips_as_sync_ones(wire: Wire) -> None:

@@ -64,6 +64,7 @@ def create_sessions() -> None:
         sa.Column("task", sa.Text()),
         sa.Column("run_id", sa.Text()),
         sa.Column("parent_key", KEY),
+        sa.Column("forked_at_seq", INT64),
         sa.Column("created_ms", INT64, nullable=False),
         sa.Column("finished_ms", INT64),
         sa.Column("end_reason", sa.Text()),
@@ -80,7 +81,7 @@ def create_sessions() -> None:
         ),
         sa.PrimaryKeyConstraint("key", name="pk_sessions"),
         sa.UniqueConstraint("run_id", name="uq_sessions_run_id"),
-        sa.CheckConstraint("kind IN ('main', 'subagent', 'cron')", name="ck_sessions_kind"),
+        sa.CheckConstraint("kind IN ('main', 'subagent', 'cron', 'conversation')", name="ck_sessions_kind"),
         sa.CheckConstraint(
             "status IN ('active', 'completed', 'error', 'timeout', 'stopped')", name="ck_sessions_status"
         ),
@@ -91,7 +92,10 @@ def create_sessions() -> None:
             name="ck_sessions_key",
         ),
         sa.CheckConstraint("label <> ''", name="ck_sessions_label"),
-        sa.CheckConstraint("(kind = 'main') = (run_id IS NULL)", name="ck_sessions_run_id"),
+        sa.CheckConstraint("(kind IN ('main', 'conversation')) = (run_id IS NULL)", name="ck_sessions_run_id"),
+        sa.CheckConstraint(
+            "forked_at_seq IS NULL OR forked_at_seq >= 0 AND parent_key IS NOT NULL", name="ck_sessions_forked_at_seq"
+        ),
         sa.CheckConstraint("(status = 'active') = (finished_ms IS NULL)", name="ck_sessions_finished_ms"),
         sa.CheckConstraint("status <> 'active' OR end_reason IS NULL", name="ck_sessions_end_reason"),
         sa.CheckConstraint("message_cap >= 1", name="ck_sessions_message_cap"),
@@ -208,8 +212,8 @@ def create_log() -> None:
         sa.PrimaryKeyConstraint("id", name="pk_session_events"),
         sa.CheckConstraint("id >= 1", name="ck_session_events_id"),
         sa.CheckConstraint(
-            "event IN ('created', 'status_changed', 'end_changed', 'label_assigned', 'label_moved', 'label_removed', "
-            "'deleted')",
+            "event IN ('created', 'status_changed', 'end_changed', 'session_updated', 'label_assigned', 'label_moved', "
+            "'label_removed', 'deleted')",
             name="ck_session_events_event",
         ),
         sqlite_autoincrement=True,

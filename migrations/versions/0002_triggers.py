@@ -77,11 +77,13 @@ BEGIN
   SELECT RAISE(ABORT, 'messages_place: a message keeps its session and its number');
 END""",
         "sessions_identity": """\
-CREATE TRIGGER sessions_identity BEFORE UPDATE OF key, agent_id, kind, run_id, parent_key, created_ms ON sessions
+CREATE TRIGGER sessions_identity
+BEFORE UPDATE OF key, agent_id, kind, run_id, parent_key, forked_at_seq, created_ms ON sessions
 WHEN NEW.key <> OLD.key OR NEW.agent_id <> OLD.agent_id OR NEW.kind <> OLD.kind OR NEW.run_id IS NOT OLD.run_id
-  OR NEW.parent_key IS NOT OLD.parent_key OR NEW.created_ms <> OLD.created_ms
+  OR NEW.parent_key IS NOT OLD.parent_key OR NEW.forked_at_seq IS NOT OLD.forked_at_seq
+  OR NEW.created_ms <> OLD.created_ms
 BEGIN
-  SELECT RAISE(ABORT, 'sessions_identity: a session keeps its key, agent, kind, run, parent and time of creation');
+  SELECT RAISE(ABORT, 'sessions_identity: a session keeps its key, agent, kind, run, origin and time of creation');
 END""",
         "sessions_delete": """\
 CREATE TRIGGER sessions_delete AFTER DELETE ON sessions
@@ -117,6 +119,18 @@ BEGIN
   SELECT {SQLITE_NOW}, {SQLITE_ACTOR},
     CASE WHEN NEW.status = OLD.status THEN 'end_changed' ELSE 'status_changed' END,
     NEW.key, OLD.status, NEW.status, NEW.end_reason, NEW.last_seq;
+END""",
+        "sessions_log_fields": f"""\
+CREATE TRIGGER sessions_log_fields AFTER UPDATE OF label, task, metadata ON sessions
+WHEN NEW.label IS NOT OLD.label OR NEW.task IS NOT OLD.task OR NEW.metadata IS NOT OLD.metadata
+BEGIN
+  INSERT INTO session_events (at_ms, actor, event, session_key, from_status, to_status, reason, message_count)
+  SELECT {SQLITE_NOW}, {SQLITE_ACTOR},
+    'session_updated', NEW.key, OLD.status, NEW.status,
+    substr(CASE WHEN NEW.label IS NOT OLD.label THEN ', label' ELSE '' END
+      || CASE WHEN NEW.task IS NOT OLD.task THEN ', task' ELSE '' END
+      || CASE WHEN NEW.metadata IS NOT OLD.metadata THEN ', metadata' ELSE '' END, 3),
+    NEW.last_seq;
 END""",
         "sessions_log_delete": f"""\
 CREATE TRIGGER sessions_log_delete BEFORE DELETE ON sessions
@@ -315,12 +329,13 @@ FOR EACH ROW WHEN (NEW.message_cap < OLD.message_cap) EXECUTE FUNCTION sessions_
     ),
     "sessions_identity": refusal(
         "sessions_identity",
-        "UPDATE OF key, agent_id, kind, run_id, parent_key, created_ms ON sessions",
-        "a session keeps its key, agent, kind, run, parent and time of creation",
+        "UPDATE OF key, agent_id, kind, run_id, parent_key, forked_at_seq, created_ms ON sessions",
+        "a session keeps its key, agent, kind, run, origin and time of creation",
         condition="""
 WHEN (NEW.key IS DISTINCT FROM OLD.key OR NEW.agent_id IS DISTINCT FROM OLD.agent_id
   OR NEW.kind IS DISTINCT FROM OLD.kind OR NEW.run_id IS DISTINCT FROM OLD.run_id
-  OR NEW.parent_key IS DISTINCT FROM OLD.parent_key OR NEW.created_ms IS DISTINCT FROM OLD.created_ms)""",
+  OR NEW.parent_key IS DISTINCT FROM OLD.parent_key OR NEW.forked_at_seq IS DISTINCT FROM OLD.forked_at_seq
+  OR NEW.created_ms IS DISTINCT FROM OLD.created_ms)""",
     ),
     "sessions_log": (
         f"""\
@@ -355,6 +370,25 @@ FOR EACH ROW WHEN (NEW.status IS DISTINCT FROM OLD.status OR NEW.finished_ms IS 
   OR NEW.end_reason IS DISTINCT FROM OLD.end_reason) EXECUTE FUNCTION sessions_log()""",
         in_its_schema("sessions_log"),
         owners_only("sessions_log"),
+    ),
+    "sessions_log_fields": (
+        f"""\
+CREATE FUNCTION sessions_log_fields() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER AS $$
+BEGIN
+  INSERT INTO session_events (at_ms, actor, db_user, event, session_key, from_status, to_status, reason, message_count)
+  VALUES ({POSTGRESQL_NOW}, {POSTGRESQL_ACTOR}, session_user, 'session_updated', NEW.key, OLD.status, NEW.status,
+    concat_ws(', ', CASE WHEN NEW.label IS DISTINCT FROM OLD.label THEN 'label' END,
+      CASE WHEN NEW.task IS DISTINCT FROM OLD.task THEN 'task' END,
+      CASE WHEN NEW.metadata::text IS DISTINCT FROM OLD.metadata::text THEN 'metadata' END), NEW.last_seq);
+  RETURN NULL;
+END
+$$""",
+        """\
+CREATE TRIGGER sessions_log_fields AFTER UPDATE OF label, task, metadata ON sessions
+FOR EACH ROW WHEN (NEW.label IS DISTINCT FROM OLD.label OR NEW.task IS DISTINCT FROM OLD.task
+  OR NEW.metadata::text IS DISTINCT FROM OLD.metadata::text) EXECUTE FUNCTION sessions_log_fields()""",
+        in_its_schema("sessions_log_fields"),
+        owners_only("sessions_log_fields"),
     ),
     "labels_log": (
         f"""\

@@ -43,6 +43,7 @@ SELECT
   s.task,
   s.run_id,
   s.parent_key,
+  s.forked_at_seq,
   {utc(dialect, "s.created_ms")} AS created_at,
   {utc(dialect, "s.finished_ms")} AS finished_at,
   {utc(dialect, "s.last_activity_ms")} AS last_activity_at,

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial, wraps
-from typing import Any, Concatenate, ParamSpec, TypeVar
+from itertools import islice
+from typing import Any, Concatenate, ParamSpec, TypeVar, cast
 
 from sessions_db.aio.threads import called, outcome
 from sessions_db.errors import TransactionOver
+from sessions_db.limits import PAGE
 from sessions_db.store import SessionStore
 from sessions_db.transaction import Transaction
 
@@ -29,6 +31,25 @@ def _awaitable(
     return call
 
 
+def _iterable(
+    method: Callable[Concatenate[SessionStore, _P], Iterator[_T]],
+) -> Callable[Concatenate[AsyncSessionStore, _P], AsyncIterator[_T]]:
+    """The method as a function that returns an asynchronous iterator. Each page is a call of its own."""
+
+    @wraps(method)
+    async def call(self: AsyncSessionStore, /, *args: _P.args, **kwargs: _P.kwargs) -> AsyncIterator[_T]:
+        items = await self._call(method, *args, **kwargs)
+        while page := await self._call(_next_page, cast(Iterator[Any], items)):
+            for item in page:
+                yield item
+
+    return call
+
+
+def _next_page(_store: SessionStore, items: Iterator[_T]) -> list[_T]:
+    return [*islice(items, PAGE)]
+
+
 class AsyncSessionStore(ABC):
     """The operations that `AsyncSessionManager` and `AsyncTransaction` share.
 
@@ -41,14 +62,18 @@ class AsyncSessionStore(ABC):
         self, method: Callable[Concatenate[SessionStore, _P], _T], *args: _P.args, **kwargs: _P.kwargs
     ) -> Awaitable[_T]: ...
 
+    get_or_create = _awaitable(SessionStore.get_or_create)
     get_or_create_main = _awaitable(SessionStore.get_or_create_main)
     spawn_subagent = _awaitable(SessionStore.spawn_subagent)
     spawn_cron = _awaitable(SessionStore.spawn_cron)
     get = _awaitable(SessionStore.get)
     get_by_label = _awaitable(SessionStore.get_by_label)
+    fork_session = _awaitable(SessionStore.fork_session)
+    update_session = _awaitable(SessionStore.update_session)
     list = _awaitable(SessionStore.list)
+    iterate = _iterable(SessionStore.iterate)
+    count = _awaitable(SessionStore.count)
     children = _awaitable(SessionStore.children)
-    count_sessions = _awaitable(SessionStore.count_sessions)
     descendants = _awaitable(SessionStore.descendants)
     history = _awaitable(SessionStore.history)
     send_message = _awaitable(SessionStore.send_message)
@@ -60,6 +85,7 @@ class AsyncSessionStore(ABC):
     timeout_session = _awaitable(SessionStore.timeout_session)
     stop_session = _awaitable(SessionStore.stop_session)
     reopen_session = _awaitable(SessionStore.reopen_session)
+    touch = _awaitable(SessionStore.touch)
     timeout_idle = _awaitable(SessionStore.timeout_idle)
     delete_session = _awaitable(SessionStore.delete_session)
     prune = _awaitable(SessionStore.prune)
@@ -72,10 +98,10 @@ class AsyncSessionStore(ABC):
     import_sessions = _awaitable(SessionStore.import_sessions)
 
 
-READING = frozenset(
+READING = frozenset((_next_page,)) | frozenset(
     getattr(SessionStore, name)
     for name in (
-        *("get", "get_by_label", "list", "children", "count_sessions", "descendants", "history", "archives"),
+        *("get", "get_by_label", "list", "iterate", "children", "count", "descendants", "history", "archives"),
         *("events", "verify_log", "statistics", "export_sessions"),
     )
 )

@@ -41,7 +41,7 @@ def tree(url: str | None, key: str, depth: int, limit: int, as_json: bool) -> No
         children = _children(tx, key, depth, limit)
         shown = [*_in_order(root, children)]
         # The root is one of its own descendants where a cycle was made by hand.
-        left_out = tx.count_sessions(descendants_of=key) - (len(shown) - 1)
+        left_out = tx.count(under=key) - (len(shown) - 1)
     if as_json:
         sessions: list[JsonValue] = [
             {"depth": level, **terminal.without_messages(session)} for session, level, _ in shown

@@ -11,11 +11,9 @@ from rich.progress import MofNCompleteColumn
 
 from sessions_db.cli import terminal
 from sessions_db.cli.group import Duration, acting, as_json, cli, database, one_of, progress_bar, reader, writer
-from sessions_db.enums import SessionKind
+from sessions_db.enums import SessionKind, SessionStatus
 
-_kinds = click.option(
-    "--kind", "kinds", type=one_of(SessionKind), multiple=True, help="Only this kind; may be repeated."
-)
+_agent = click.option("--agent", "agent_id", metavar="ID", help="Only this agent's.")
 _dry_run = click.option("--dry-run", is_flag=True, help="Change nothing, and report what would be done.")
 
 
@@ -23,59 +21,85 @@ def _older_than(help_: str) -> Callable[[Callable[..., None]], Callable[..., Non
     return click.option("--older-than", "age", type=Duration(), required=True, metavar="DURATION", help=help_)
 
 
+def _kinds(*default: SessionKind) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    return click.option(
+        "--kind",
+        "kinds",
+        type=one_of(SessionKind),
+        multiple=True,
+        default=[kind.value for kind in default],
+        show_default=True,
+        help="Only this kind; may be repeated.",
+    )
+
+
 @cli.command("timeout-idle")
 @_older_than("End what had no activity for this long, such as 2h.")
-@click.option(
-    "--kind",
-    "kinds",
-    type=one_of(SessionKind),
-    multiple=True,
-    default=[SessionKind.SUBAGENT.value, SessionKind.CRON.value],
-    show_default=True,
-    help="Only this kind; may be repeated.",
-)
+@_kinds(SessionKind.SUBAGENT, SessionKind.CRON)
+@_agent
 @_dry_run
 @as_json
 @acting
 @database
 @click.pass_obj
 def timeout_idle(
-    url: str | None, age: timedelta, kinds: Sequence[str], dry_run: bool, as_json: bool, actor: str | None
+    url: str | None,
+    age: timedelta,
+    kinds: Sequence[str],
+    agent_id: str | None,
+    dry_run: bool,
+    as_json: bool,
+    actor: str | None,
 ) -> None:
     """End active sessions that have gone idle.
 
-    Sessions without activity (their creation, a message, a reopening) for the given time get the status "timeout".
-    A duration looks like 30d, 2h, 15m or 90s. It works in batches, so that nobody waits for long; what an interrupted
-    run has ended stays ended.
+    Sessions without activity (their creation, a message, a reopening, a sign of life) for the given time get the status
+    "timeout". A duration looks like 30d, 2h, 15m or 90s. It works in batches, so that nobody waits for long; what an
+    interrupted run has ended stays ended.
     """
     with reader(url) if dry_run else writer(url, actor) as manager:
         ended = _with_progress(
-            "Ending", lambda progress: manager.timeout_idle(age, kinds, dry_run=dry_run, progress=progress)
+            "Ending",
+            lambda progress: manager.timeout_idle(age, kinds, agent_id=agent_id, dry_run=dry_run, progress=progress),
         )
     _report("ended as timed out", ended, dry_run=dry_run, as_json=as_json)
 
 
 @cli.command()
 @_older_than("Delete what ended this long ago or longer, such as 30d.")
-@_kinds
+@_kinds(SessionKind.MAIN, SessionKind.SUBAGENT, SessionKind.CRON)
+@click.option(
+    "--status", "statuses", type=one_of(SessionStatus), multiple=True, help="Only what ended so; may be repeated."
+)
+@_agent
 @_dry_run
 @as_json
 @acting
 @database
 @click.pass_obj
 def prune(
-    url: str | None, age: timedelta, kinds: Sequence[str], dry_run: bool, as_json: bool, actor: str | None
+    url: str | None,
+    age: timedelta,
+    kinds: Sequence[str],
+    statuses: Sequence[str],
+    agent_id: str | None,
+    dry_run: bool,
+    as_json: bool,
+    actor: str | None,
 ) -> None:
     """Delete sessions that ended long ago.
 
     Their messages, archived ones too, and their labels go with them; the log records the deletion. Active
-    sessions are never deleted, however old. A duration looks like 30d, 2h, 15m or 90s. It works in batches, so that
-    nobody waits for long; what an interrupted run has deleted stays deleted.
+    sessions are never deleted, however old. Conversations are deleted only where --kind says so. A duration looks like
+    30d, 2h, 15m or 90s. It works in batches, so that nobody waits for long; what an interrupted run has deleted stays
+    deleted.
     """
     with reader(url) if dry_run else writer(url, actor) as manager:
         deleted = _with_progress(
             "Deleting",
-            lambda progress: manager.prune(age, kinds=kinds or None, dry_run=dry_run, progress=progress),
+            lambda progress: manager.prune(
+                age, kinds=kinds, agent_id=agent_id, status=statuses or None, dry_run=dry_run, progress=progress
+            ),
         )
     _report("deleted", deleted, dry_run=dry_run, as_json=as_json)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Final, TypeAlias
 
 from sessions_db.database.semaphores import FairSemaphore, Token
@@ -227,3 +227,32 @@ class Group:
 
 def _interrupted() -> DatabaseUnavailable:
     return DatabaseUnavailable("the thread that stored the message was interrupted", 0.0, outcome_unknown=True)
+
+
+def parts(members: Sequence[Waiting]) -> Iterator[Sequence[Waiting]]:
+    """The members, in their order, in parts that can be stored together: one with an expected count is alone."""
+    part: list[Waiting] = []
+    for waiting in members:
+        if waiting.append.expected_count is None:
+            part.append(waiting)
+            continue
+        if part:
+            yield part
+            part = []
+        yield [waiting]
+    if part:
+        yield part
+
+
+def with_different_keys(members: Sequence[Waiting]) -> list[Waiting]:
+    """The members without those whose idempotency key one before them has."""
+    seen: set[tuple[str, str]] = set()
+    different = []
+    for waiting in members:
+        idempotency_key = waiting.append.idempotency_key
+        if idempotency_key is not None:
+            if (waiting.append.key, idempotency_key) in seen:
+                continue
+            seen.add((waiting.append.key, idempotency_key))
+        different.append(waiting)
+    return different

@@ -16,7 +16,7 @@ from sessions_db.database.fork import in_child
 from sessions_db.database.retry import Retry, begun_at
 from sessions_db.database.semaphores import FairSemaphore, Token
 from sessions_db.errors import DatabaseUnavailable, ReadOnly, SessionsError
-from sessions_db.group_commit.lanes import Answer, Group, Lane, Waiting
+from sessions_db.group_commit.lanes import Answer, Group, Lane, Waiting, parts, with_different_keys
 from sessions_db.models import Message
 from sessions_db.operations.appending import SessionLocked, append
 from sessions_db.operations.appending_together import Append, append_together
@@ -216,13 +216,22 @@ class _Storing:
         """
         group = self._group
         skip_locked = not group.lane.waits
-        # One alone goes the way below: its idempotency key may be stored by someone else at this moment.
-        members = _with_different_keys(group.members)
-        if len(members) > 1 and not self._sent(members, self._together, skip_locked):
-            return
-        for waiting in group.unanswered():
-            if waiting.append.key not in group.locked and not self._sent([waiting], self._alone, skip_locked):
+        for part in parts(with_different_keys(group.members)):
+            # One alone goes the way below: its idempotency key may be stored by someone else at this moment.
+            if len(part) > 1 and not self._sent(part, self._together, skip_locked):
                 return
+            if not self._sent_each(part, skip_locked):
+                return
+        self._sent_each(group.members, skip_locked)
+
+    def _sent_each(self, members: Sequence[Waiting], skip_locked: bool) -> bool:
+        """Send those by themselves that have no answer; whether the connection is of further use."""
+        group = self._group
+        return all(
+            self._sent([waiting], self._alone, skip_locked)
+            for waiting in members
+            if waiting not in group.answers and waiting.append.key not in group.locked
+        )
 
     def _together(self, members: Sequence[Waiting], skip_locked: bool) -> dict[Waiting, Answer]:
         appends = [waiting.append for waiting in members]
@@ -270,17 +279,3 @@ class _Storing:
             answers.update((waiting, error.with_traceback(None)) for waiting in members)
         self._group.sent = ()
         return True
-
-
-def _with_different_keys(members: Sequence[Waiting]) -> list[Waiting]:
-    """The members without those whose idempotency key one before them has."""
-    seen: set[tuple[str, str]] = set()
-    different = []
-    for waiting in members:
-        idempotency_key = waiting.append.idempotency_key
-        if idempotency_key is not None:
-            if (waiting.append.key, idempotency_key) in seen:
-                continue
-            seen.add((waiting.append.key, idempotency_key))
-        different.append(waiting)
-    return different

@@ -36,10 +36,18 @@ class Session:
     messages: tuple[Message, ...] = field(default=(), repr=False)
     run_id: str | None = None
     parent_key: str | None = None
+    forked_at_seq: int | None = None
     message_count: int
     last_activity_ms: int
     end_reason: str | None = None
     metadata: Mapping[str, JsonValue] | None = field(default=None, hash=False)
+
+    @property
+    def name(self) -> str | None:
+        """A conversation's name; None for sessions of other kinds."""
+        if self.kind is not SessionKind.CONVERSATION:
+            return None
+        return self.key.removeprefix(keys.conversation_key(self.agent_id, ""))
 
     @property
     def created_at(self) -> datetime:
@@ -70,7 +78,7 @@ class Session:
         """What to tell the agent that spawned this session.
 
         Raises:
-            InvalidInput: this is a main session, which nobody spawned.
+            InvalidInput: this is a main session or a conversation, which nobody spawned.
         """
         if self.run_id is None:
             raise InvalidInput("session", "must be a spawned session", self.key)
@@ -99,6 +107,7 @@ class NewSession:
     task: str | None = None
     label: str | None = None
     parent_key: str | None = None
+    forked_at_seq: int | None = None
     metadata: Mapping[str, JsonValue] | None = field(default=None, hash=False)
     message_cap: int
     archive_trimmed: bool
@@ -147,6 +156,7 @@ class StoredSession:
     task: str | None = optional(validation.text)
     run_id: str | None = optional(validation.name)
     parent_key: str | None = optional(keys.checked_key)
+    forked_at_seq: int | None = optional(stored.count)
     created_ms: int = required(stored.integer)
     finished_ms: int | None = optional(stored.integer)
     end_reason: str | None = optional(validation.text)
@@ -168,12 +178,15 @@ class StoredSession:
         session = stored.checked(self)
         kind, status = SessionKind(session.kind), SessionStatus(session.status)
         keys.own_key("key", session.key, session.agent_id, kind)
-        if kind is not SessionKind.MAIN and session.run_id is None:
+        is_run = kind in (SessionKind.SUBAGENT, SessionKind.CRON)
+        if is_run and session.run_id is None:
             raise InvalidInput("run_id", "must be given", None)
         if status is not SessionStatus.ACTIVE and session.finished_ms is None:
             raise InvalidInput("finished_ms", "must be given", None)
-        if kind is SessionKind.MAIN:
-            _leave_out(session, "run_id", "for a main session")
+        if not is_run:
+            _leave_out(session, "run_id", f"for a {kind} session")
+        if session.parent_key is None:
+            _leave_out(session, "forked_at_seq", "without parent_key")
         if status is SessionStatus.ACTIVE:
             _leave_out(session, "finished_ms", "for an active session")
             _leave_out(session, "end_reason", "for an active session")

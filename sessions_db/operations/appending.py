@@ -11,12 +11,20 @@ from sqlalchemy import ClauseElement, Connection, bindparam, exists, select
 from sessions_db import clock
 from sessions_db.database.statement import Statement
 from sessions_db.enums import SessionStatus
-from sessions_db.errors import SessionNotActive, SessionNotFound
+from sessions_db.errors import SessionChanged, SessionNotActive, SessionNotFound
 from sessions_db.models import Message, NewMessage
-from sessions_db.operations.appending_together import COLUMNS, GIVEN, Append, append_together, row_of, stored_message
+from sessions_db.operations.appending_together import (
+    COLUMNS,
+    GIVEN,
+    Append,
+    append_together,
+    has_had_expected_count,
+    row_of,
+    stored_message,
+)
 from sessions_db.operations.attempts import attempts
 from sessions_db.operations.operation import Needs, needs
-from sessions_db.operations.reading import status_of
+from sessions_db.operations.reading import state_of
 from sessions_db.operations.repeating import check_message
 from sessions_db.operations.rows import MESSAGE_COLUMNS, messages_of
 from sessions_db.schema import insert_into, messages, sessions
@@ -45,27 +53,44 @@ def append(conn: Connection, new: Append, *, skip_locked: bool = False) -> list[
             (stored,) = append_together(conn, [new], skip_locked=skip_locked)
         if stored:
             return stored
-        status = status_of(conn, key)
-        if status is None:
+        state = state_of(conn, key)
+        if state is None:
             raise SessionNotFound(key)
-        if new.active_only and status is not SessionStatus.ACTIVE:
-            raise SessionNotActive(key, status)
-        if not new.messages:
-            return []
         if idempotency_key is not None:
-            # It was stored before. If not, it was trimmed since.
+            # It was stored before, perhaps while the session was still active or had fewer messages. If not, it was
+            # trimmed since.
             known = _known(conn, key, idempotency_key)
             if idempotency_key in known:
                 check_message(key, idempotency_key, known[idempotency_key], new.messages[0])
                 return [known[idempotency_key]]
+        if new.active_only and state.status is not SessionStatus.ACTIVE:
+            raise SessionNotActive(key, state.status)
+        _check_count(new, state.last_seq, skip_locked=skip_locked)
+        if not new.messages:
+            return []
         if skip_locked:
             raise SessionLocked
         # Between the statements the session was reopened, or deleted and made again.
 
 
+def _check_count(new: Append, count: int, *, skip_locked: bool) -> None:
+    expected = new.expected_count
+    if expected is None or count == expected:
+        return
+    if skip_locked and count < expected:
+        # Who has locked the session may be about to store what is missing.
+        raise SessionLocked
+    raise SessionChanged(new.key, expected, count)
+
+
 @needs(Needs.TRANSACTION)
-def append_many_once(conn: Connection, key: str, batch: Sequence[NewMessage]) -> list[Message]:
-    """Like `append`, but messages with a known idempotency key are stored only once."""
+def append_many_once(
+    conn: Connection, key: str, batch: Sequence[NewMessage], expected_count: int | None
+) -> list[Message]:
+    """Like `append`, but messages with a known idempotency key are stored only once.
+
+    If all of them are known, nothing is stored, and it does not matter how many messages the session has had.
+    """
     # With the row locked, no other writer can add a key between the look-up and the statement.
     lock = select(sessions.c.key).where(sessions.c.key == key).with_for_update(key_share=True)
     if conn.execute(lock).scalar_one_or_none() is None:
@@ -79,7 +104,10 @@ def append_many_once(conn: Connection, key: str, batch: Sequence[NewMessage]) ->
             fresh[new.idempotency_key] = new
         else:
             check_message(key, new.idempotency_key, first, new)
-    stored = dict(zip(fresh, append(conn, Append(key, list(fresh.values()))), strict=True))
+    if not fresh:
+        expected_count = None
+    rest = Append(key, list(fresh.values()), expected_count=expected_count)
+    stored = dict(zip(fresh, append(conn, rest), strict=True))
     return [
         stored[position] if new.idempotency_key is None else (known | stored)[new.idempotency_key]
         for position, new in enumerate(batch)
@@ -93,14 +121,17 @@ def _append_one(conn: Connection, new: Append, *, skip_locked: bool) -> list[Mes
     parameters = dict(zip(_PARAMETERS, row_of(message), strict=True))
     parameters["key"] = new.key
     parameters["new_timestamp_ms"] = at_ms
-    statement = _append(active_only=new.active_only, keyed=keyed, skip_locked=skip_locked)
+    expecting = new.expected_count is not None
+    if expecting:
+        parameters["expected_count"] = new.expected_count
+    statement = _append(active_only=new.active_only, keyed=keyed, skip_locked=skip_locked, expecting=expecting)
     for (seq,) in statement.rows(conn, parameters):
         return [stored_message(message, seq, at_ms)]
     return None
 
 
 @cache
-def _append(*, active_only: bool, keyed: bool, skip_locked: bool) -> Statement:
+def _append(*, active_only: bool, keyed: bool, skip_locked: bool, expecting: bool) -> Statement:
     # The lock makes writers to one session queue, so that each reads the last_seq left by the one before it. SQLite
     # has one writer at a time and ignores FOR UPDATE.
     session = (
@@ -114,6 +145,9 @@ def _append(*, active_only: bool, keyed: bool, skip_locked: bool) -> Statement:
     )
     if active_only:
         session = session.where(sessions.c.status == SessionStatus.ACTIVE.value)
+    if expecting:
+        # Checked again after a wait for the lock.
+        session = session.where(has_had_expected_count())
 
     if keyed:
         # SQLite's triggers refuse a conflict before ON CONFLICT sees it.

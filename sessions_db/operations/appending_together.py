@@ -11,7 +11,7 @@ from itertools import repeat
 from operator import attrgetter
 from typing import Any, Final, cast
 
-from sqlalchemy import ClauseElement, Connection, bindparam, exists, func, or_, select
+from sqlalchemy import ClauseElement, ColumnElement, Connection, bindparam, exists, func, or_, select
 
 from sessions_db import clock
 from sessions_db.database.statement import Statement
@@ -47,11 +47,13 @@ class Append:
         key: the session's key.
         messages: in order. One with an idempotency key is the only one.
         active_only: whether the session must be active.
+        expected_count: how many messages the session must have had. Such an append is sent by itself.
     """
 
     key: str
     messages: Sequence[NewMessage]
     active_only: bool = False
+    expected_count: int | None = None
 
     @property
     def idempotency_key(self) -> str | None:
@@ -99,7 +101,7 @@ def append_together(
     """For each append its stored messages, or None if nothing of it was stored. One statement.
 
     Nothing is stored in a session that does not exist or is not active as asked, and no message whose idempotency key
-    the session retains. No key may come twice.
+    the session retains. No key may come twice. One with an expected count is the only one.
 
     Args:
         conn: a connection.
@@ -115,8 +117,11 @@ def append_together(
         raise InvalidInput("messages", limit, Shown(f"{size} bytes"))
     at_ms = clock.now_ms()
     keys = _encode([*{append.key for append in appends}])
-    parameters = {"keys": keys, "rows": text, "new_timestamp_ms": at_ms}
-    found = _statement(skip_locked=skip_locked).rows(conn, parameters)
+    parameters: dict[str, object] = {"keys": keys, "rows": text, "new_timestamp_ms": at_ms}
+    expecting = appends[0].expected_count is not None
+    if expecting:
+        parameters["expected_count"] = appends[0].expected_count
+    found = _statement(skip_locked=skip_locked, expecting=expecting).rows(conn, parameters)
     # A session's numbers follow each other, in the order of its appends.
     next_seq: dict[str, int] = {}
     for key, seq, _ in found:
@@ -156,14 +161,19 @@ def _are_stored(appends: Sequence[Append], found: Sequence[Sequence[Any]], sent:
     ]
 
 
+def has_had_expected_count() -> ColumnElement[bool]:
+    """Whether the session has had as many messages as the parameter `expected_count` says."""
+    return sessions.c.last_seq == bindparam("expected_count", type_=sessions.c.last_seq.type)
+
+
 @cache
-def _statement(*, skip_locked: bool) -> Statement:
+def _statement(*, skip_locked: bool, expecting: bool) -> Statement:
     def build(dialect: str) -> ClauseElement:
         rows, number, value = json_rows(dialect, "rows")
         # Locked in the order of their keys, so that two statements over the same sessions never deadlock.
         session = (
             select(sessions.c.key, sessions.c.last_seq, sessions.c.status)
-            .where(is_one_of(dialect, sessions.c.key, "keys"))
+            .where(is_one_of(dialect, sessions.c.key, "keys"), *([has_had_expected_count()] if expecting else []))
             .order_by(sessions.c.key)
             .with_for_update(key_share=True, skip_locked=skip_locked)
             .subquery("session")

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from dataclasses import dataclass
 
 from sqlalchemy import (
+    ClauseElement,
     Column,
     ColumnElement,
     Connection,
@@ -14,6 +14,7 @@ from sqlalchemy import (
     Select,
     Update,
     and_,
+    bindparam,
     case,
     delete,
     func,
@@ -22,12 +23,14 @@ from sqlalchemy import (
 )
 
 from sessions_db import clock
-from sessions_db.enums import SessionKind, SessionStatus
+from sessions_db.database.statement import Statement
+from sessions_db.enums import SessionStatus
 from sessions_db.errors import SessionNotActive, SessionNotFound
 from sessions_db.models import Session
 from sessions_db.operations.attempts import attempts
 from sessions_db.operations.operation import Needs, needs
 from sessions_db.operations.reading import get, status_of
+from sessions_db.operations.selecting import Selection
 from sessions_db.schema import sessions
 
 
@@ -77,6 +80,34 @@ def reopen(conn: Connection, key: str) -> Session:
     return session
 
 
+@needs(Needs.STATEMENT)
+def touch(conn: Connection, key: str) -> None:
+    """Note that the session is active now. One statement, unless it is not."""
+    tries = attempts(key)
+    while not _TOUCH.rows(conn, {"key": key, "at_ms": clock.now_ms()}):
+        next(tries)
+        status = status_of(conn, key)
+        if status is None:
+            raise SessionNotFound(key)
+        # The loop continues only if the session was reopened between the two statements.
+        if status is not SessionStatus.ACTIVE:
+            raise SessionNotActive(key, status)
+
+
+def _touch(_dialect: str) -> ClauseElement:
+    at_ms = bindparam("at_ms", type_=sessions.c.last_activity_ms.type)
+    later = case((sessions.c.last_activity_ms < at_ms, at_ms), else_=sessions.c.last_activity_ms)
+    return (
+        update(sessions)
+        .where(sessions.c.key == bindparam("key"), sessions.c.status == SessionStatus.ACTIVE.value)
+        .values(last_activity_ms=later)
+        .returning(sessions.c.key)
+    )
+
+
+_TOUCH = Statement(_touch)
+
+
 @needs(Needs.LOGGED_STATEMENT)
 def remove(conn: Connection, key: str) -> bool:
     """Whether there was such a session; its messages and labels are deleted with it."""
@@ -95,22 +126,20 @@ class Sweep:
         return select(*self.order).where(*self.conditions).order_by(*self.order).limit(limit)
 
 
-def idle(idle_since_ms: int, kinds: Collection[SessionKind]) -> Sweep:
-    """The active sessions of these kinds whose last activity was at that time or before, the oldest first."""
+def idle(idle_since_ms: int, selection: Selection) -> Sweep:
+    """The active ones among the selected whose last activity was at that time or before, the oldest first."""
     conditions = (
         sessions.c.status == SessionStatus.ACTIVE.value,
-        sessions.c.kind.in_(kinds),
         sessions.c.last_activity_ms <= idle_since_ms,
+        *selection.conditions(),
     )
     return Sweep(conditions, (sessions.c.created_ms, sessions.c.key))
 
 
-def finished(finished_before_ms: int, kinds: Collection[SessionKind] | None) -> Sweep:
-    """The sessions (of these kinds) that ended before that time, in the order in which they ended."""
-    conditions = [sessions.c.finished_ms < finished_before_ms]
-    if kinds is not None:
-        conditions.append(sessions.c.kind.in_(kinds))
-    return Sweep(tuple(conditions), (sessions.c.finished_ms, sessions.c.key))
+def finished(finished_before_ms: int, selection: Selection) -> Sweep:
+    """Those among the selected that ended before that time, in the order in which they ended."""
+    conditions = (sessions.c.finished_ms < finished_before_ms, *selection.conditions())
+    return Sweep(conditions, (sessions.c.finished_ms, sessions.c.key))
 
 
 @needs(Needs.READ)

@@ -7,6 +7,7 @@ from typing import Final
 from sqlalchemy import Connection, bindparam, select, update
 
 from sessions_db.database.statement import Statement
+from sessions_db.enums import LabelConflict
 from sessions_db.errors import LabelInUse
 from sessions_db.operations.attempts import attempts
 from sessions_db.schema import insert_if_free, labels
@@ -22,7 +23,7 @@ def assign(conn: Connection, label: str, key: str, at_ms: int) -> None:
     while not _assign_if_free(conn, label, key, at_ms):
         next(tries)
         # The loop continues only if the owner was deleted between the two statements.
-        if (session_key := _owner(conn, label)) is not None:
+        if (session_key := owner(conn, label)) is not None:
             raise LabelInUse(label, session_key)
 
 
@@ -34,8 +35,20 @@ def take_over(conn: Connection, label: str, key: str, at_ms: int, *, only_from_o
         next(tries)
         # As above.
         moved = move.rows(conn, {"of_label": label, "new_session_key": key, "new_assigned_ms": at_ms})
-        if moved or (only_from_older and _owner(conn, label) is not None):
+        if moved or (only_from_older and owner(conn, label) is not None):
             return
+
+
+def give(conn: Connection, label: str, key: str, at_ms: int, conflict: LabelConflict) -> None:
+    """Give the label to the session; what to do if another session has it, `conflict` says.
+
+    Raises:
+        LabelInUse: the label belongs to another session, and is not to be taken over.
+    """
+    if conflict is LabelConflict.REPLACE:
+        take_over(conn, label, key, at_ms)
+    else:
+        assign(conn, label, key, at_ms)
 
 
 def _assign_if_free(conn: Connection, label: str, key: str, at_ms: int) -> bool:
@@ -43,7 +56,8 @@ def _assign_if_free(conn: Connection, label: str, key: str, at_ms: int) -> bool:
     return bool(_ASSIGN_IF_FREE.rows(conn, row))
 
 
-def _owner(conn: Connection, label: str) -> str | None:
+def owner(conn: Connection, label: str) -> str | None:
+    """The session that owns the label, or None."""
     for (session_key,) in _OWNER.rows(conn, {"of_label": label}):
         return str(session_key)
     return None

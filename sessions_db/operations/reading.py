@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
-from typing import Any
+from typing import Any, NamedTuple
 
 from sqlalchemy import (
-    CTE,
-    ColumnElement,
     CompoundSelect,
     Connection,
     Select,
@@ -23,10 +20,11 @@ from sqlalchemy import (
 )
 
 from sessions_db.database.statement import Statement
-from sessions_db.enums import SessionKind, SessionStatus
+from sessions_db.enums import SessionStatus
 from sessions_db.models import Session
 from sessions_db.operations.operation import Needs, needs
 from sessions_db.operations.rows import MESSAGE_COLUMNS, SESSION_COLUMNS, sessions_of, status_from
+from sessions_db.operations.selecting import Selection, is_below
 from sessions_db.schema import labels, messages, sessions
 
 
@@ -44,49 +42,32 @@ def get_by_label(conn: Connection, label: str) -> Session | None:
     return found[0] if found else None
 
 
-def status_of(conn: Connection, key: str) -> SessionStatus | None:
-    """The session's status, or None if there is no such session."""
-    for (status,) in _STATUS.rows(conn, {"key": key}):
-        return status_from(status)
+class State(NamedTuple):
+    """What decides whether a message can be stored: the session's status, and how many messages it has had."""
+
+    status: SessionStatus
+    last_seq: int
+
+
+def state_of(conn: Connection, key: str) -> State | None:
+    """The session's state, or None if there is no such session."""
+    for status, last_seq in _STATE.rows(conn, {"key": key}):
+        return State(status_from(status), last_seq)
     return None
 
 
-def filters(
-    *,
-    agent_id: str | None = None,
-    kinds: Collection[SessionKind] | None = None,
-    statuses: Collection[SessionStatus] | None = None,
-) -> list[ColumnElement[bool]]:
-    """The conditions for each filter that is given."""
-    conditions: list[ColumnElement[bool]] = []
-    if agent_id is not None:
-        conditions.append(sessions.c.agent_id == agent_id)
-    if kinds is not None:
-        conditions.append(sessions.c.kind.in_(kinds))
-    if statuses is not None:
-        conditions.append(sessions.c.status.in_(statuses))
-    return conditions
+def status_of(conn: Connection, key: str) -> SessionStatus | None:
+    """The session's status, or None if there is no such session."""
+    state = state_of(conn, key)
+    return None if state is None else state.status
 
 
 @needs(Needs.READ)
 def page(
-    conn: Connection,
-    *,
-    kinds: Collection[SessionKind] | None,
-    statuses: Collection[SessionStatus] | None,
-    agent_id: str | None,
-    parent_key: str | None,
-    active_since_ms: int | None,
-    before: Session | None,
-    limit: int,
-    message_limit: int,
+    conn: Connection, selection: Selection, *, before: Session | None, limit: int, message_limit: int
 ) -> list[Session]:
-    """The sessions that pass every filter, newest first, from one statement."""
-    query = select(*SESSION_COLUMNS).where(*filters(agent_id=agent_id, kinds=kinds, statuses=statuses))
-    if parent_key is not None:
-        query = query.where(sessions.c.parent_key == parent_key)
-    if active_since_ms is not None:
-        query = query.where(sessions.c.last_activity_ms >= active_since_ms)
+    """The selected sessions, newest first, from one statement."""
+    query = select(*SESSION_COLUMNS).where(*selection.conditions())
     if before is not None:
         position = tuple_(literal(before.created_ms), literal(before.key))
         query = query.where(tuple_(sessions.c.created_ms, sessions.c.key) < position)
@@ -95,20 +76,9 @@ def page(
 
 
 @needs(Needs.READ)
-def count(
-    conn: Connection,
-    *,
-    agent_id: str | None,
-    kinds: Collection[SessionKind] | None,
-    statuses: Collection[SessionStatus] | None,
-    descendants_of: str | None,
-) -> int:
-    """How many sessions pass every filter."""
-    query = select(func.count()).select_from(sessions)
-    query = query.where(*filters(agent_id=agent_id, kinds=kinds, statuses=statuses))
-    if descendants_of is not None:
-        query = query.where(*_is_below()).params(key=descendants_of)
-    return conn.execute(query).scalar_one()
+def count(conn: Connection, selection: Selection) -> int:
+    """How many sessions are selected."""
+    return conn.execute(select(func.count()).select_from(sessions).where(*selection.conditions())).scalar_one()
 
 
 @needs(Needs.READ)
@@ -159,17 +129,13 @@ _CHILDREN = Statement(
 )
 
 
-_STATUS = Statement(lambda _: select(sessions.c.status).where(sessions.c.key == bindparam("key")))
-
-
-def _is_below() -> tuple[ColumnElement[bool], ColumnElement[bool]]:
-    """The conditions for a session that the one named by the parameter `key` spawned, directly or indirectly."""
-    tree: CTE = select(sessions.c.key).where(sessions.c.parent_key == bindparam("key")).cte("tree", recursive=True)
-    # UNION drops keys that were met before, unlike UNION ALL: it ends a cycle, which only SQL by hand can make.
-    tree = tree.union(select(sessions.c.key).where(sessions.c.parent_key == tree.c.key))
-    return sessions.c.key.in_(select(tree.c.key)), sessions.c.key != bindparam("key")
+_STATE = Statement(lambda _: select(sessions.c.status, sessions.c.last_seq).where(sessions.c.key == bindparam("key")))
 
 
 _DESCENDANTS = Statement(
-    lambda _: select(*SESSION_COLUMNS).where(*_is_below()).order_by(sessions.c.created_ms, sessions.c.key)
+    lambda _: (
+        select(*SESSION_COLUMNS)
+        .where(*is_below(bindparam("key", type_=sessions.c.key.type)))
+        .order_by(sessions.c.created_ms, sessions.c.key)
+    )
 )

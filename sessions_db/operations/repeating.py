@@ -11,7 +11,7 @@ from sessions_db.models import Message, NewMessage, NewSession, Session
 
 _OF_A_MESSAGE: Final = ("role", "content", "tool_name", "metadata")
 # Not message_cap and archive_trimmed: their defaults are the manager's, and may change between two calls.
-_OF_A_SPAWN: Final = ("task", "label", "parent_key", "metadata")
+_OF_A_SPAWN: Final = ("task", "label", "parent_key", "forked_at_seq", "metadata")
 
 
 def check_message(session_key: str, idempotency_key: str, first: Message | NewMessage, again: NewMessage) -> None:

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import uuid
+from collections.abc import Callable
 from dataclasses import fields
 from functools import cache
 from operator import attrgetter
 from typing import Any, Final
 
-from sqlalchemy import ClauseElement, Connection, bindparam, exists, select
+from sqlalchemy import ClauseElement, Connection, bindparam, exists, func, select
 
 from sessions_db import clock
 from sessions_db.database import backend_of
 from sessions_db.database.statement import Statement
-from sessions_db.enums import SessionKind, SessionStatus
-from sessions_db.errors import SessionNotFound
-from sessions_db.keys import main_key, spawned_key
+from sessions_db.enums import EventKind, SessionKind, SessionStatus
+from sessions_db.errors import IdempotencyConflict, SessionNotFound
+from sessions_db.keys import spawned_key
 from sessions_db.models import NewSession, Session
 from sessions_db.operations.attempts import attempts
 from sessions_db.operations.labels import assign, take_over
@@ -23,7 +24,7 @@ from sessions_db.operations.operation import Needs, needs
 from sessions_db.operations.reading import get, status_of
 from sessions_db.operations.repeating import check_spawn
 from sessions_db.operations.rows import SESSION_COLUMNS, sessions_of
-from sessions_db.schema import insert_if_free, insert_into, labels, sessions, to_json
+from sessions_db.schema import insert_if_free, insert_into, labels, session_events, sessions, to_json
 
 try:
     from uuid import uuid7  # type: ignore[attr-defined, unused-ignore]
@@ -40,10 +41,13 @@ _PARAMETERS: Final = tuple(f"new_{name}" for name in _GIVEN)
 _values = attrgetter(*_GIVEN)
 
 
+# A main session and a conversation are no runs: nobody spawns them.
+_RUNS: Final = (SessionKind.SUBAGENT, SessionKind.CRON)
+
+
 @needs(Needs.LOGGED_STATEMENT)
-def get_or_create_main(conn: Connection, new: NewSession) -> Session:
-    """The agent's main session. Racing writers insert one row, because the key is the same."""
-    key = main_key(new.agent_id)
+def get_or_create(conn: Connection, key: str, new: NewSession) -> Session:
+    """The session with this key. Racing writers insert one row, because the key is the same."""
     tries = attempts(key)
     while True:
         next(tries)
@@ -55,7 +59,7 @@ def get_or_create_main(conn: Connection, new: NewSession) -> Session:
 @needs(Needs.LOGGED_STATEMENT)
 def spawn(conn: Connection, new: NewSession, idempotency_key: str | None) -> str:
     """The key of the new session, or of the one that this idempotency key made before. It gets no label."""
-    key, _ = _spawn(conn, new, idempotency_key)
+    key, _ = insert_session(conn, new, idempotency_key)
     return key
 
 
@@ -63,7 +67,7 @@ def spawn(conn: Connection, new: NewSession, idempotency_key: str | None) -> str
 def spawn_with_label(conn: Connection, new: NewSession, idempotency_key: str | None) -> str:
     """Like `spawn`; a new session gets its label, whichever session has it."""
     in_one = backend_of(conn).has_writing_ctes
-    key, created_ms = _spawn(conn, new, idempotency_key, with_label=in_one)
+    key, created_ms = insert_session(conn, new, idempotency_key, with_label=in_one)
     if not in_one and new.label is not None and created_ms is not None:
         take_over(conn, new.label, key, created_ms)
     return key
@@ -76,23 +80,21 @@ def spawn_with_free_label(conn: Connection, new: NewSession, idempotency_key: st
     Raises:
         LabelInUse: another session has the label.
     """
-    key, created_ms = _spawn(conn, new, idempotency_key)
+    key, created_ms = insert_session(conn, new, idempotency_key)
     if new.label is not None and created_ms is not None:
         assign(conn, new.label, key, created_ms)
     return key
 
 
-def _spawn(
+def insert_session(
     conn: Connection, new: NewSession, idempotency_key: str | None, *, with_label: bool = False
 ) -> tuple[str, int | None]:
     """The session's key, and when it was created; None if this idempotency key made it before."""
-    # The same idempotency key gives the same session key, and the primary key allows only one row with it.
-    session_id = uuid7() if idempotency_key is None else uuid.uuid5(_SPAWN_NAMESPACE, idempotency_key)
-    key = spawned_key(new.agent_id, new.kind, session_id)
+    key = _new_key(new.agent_id, new.kind, idempotency_key)
     tries = attempts(key)
     while (created_ms := _insert(conn, key, new, with_label=with_label)) is None:
         next(tries)
-        if idempotency_key is not None and _was_spawned(conn, key, new, idempotency_key):
+        if idempotency_key is not None and _was_spawned(conn, key, idempotency_key, lambda _: new):
             return key, None
         if new.parent_key is not None and status_of(conn, new.parent_key) is None:
             raise SessionNotFound(new.parent_key)
@@ -100,7 +102,29 @@ def _spawn(
     return key, created_ms
 
 
-def _was_spawned(conn: Connection, key: str, new: NewSession, idempotency_key: str) -> bool:
+def spawned_before(
+    conn: Connection,
+    idempotency_key: str,
+    agent_id: str,
+    kind: SessionKind,
+    again: Callable[[Session], NewSession],
+) -> str | None:
+    """The key of the session that this idempotency key made; None if it is not there.
+
+    Raises:
+        IdempotencyConflict: it was spawned with other arguments than `again` gives for it.
+    """
+    key = _new_key(agent_id, kind, idempotency_key)
+    return key if _was_spawned(conn, key, idempotency_key, again) else None
+
+
+def _new_key(agent_id: str, kind: SessionKind, idempotency_key: str | None) -> str:
+    # The same idempotency key gives the same session key, and the primary key allows only one row with it.
+    session_id = uuid7() if idempotency_key is None else uuid.uuid5(_SPAWN_NAMESPACE, idempotency_key)
+    return spawned_key(agent_id, kind, session_id)
+
+
+def _was_spawned(conn: Connection, key: str, idempotency_key: str, again: Callable[[Session], NewSession]) -> bool:
     """Whether the session that this idempotency key makes is there.
 
     Raises:
@@ -108,8 +132,25 @@ def _was_spawned(conn: Connection, key: str, new: NewSession, idempotency_key: s
     """
     found = sessions_of(_SPAWNED.rows(conn, {"key": key}))
     for first in found:
-        check_spawn(idempotency_key, first, new)
+        try:
+            check_spawn(idempotency_key, first, again(first))
+        except IdempotencyConflict as conflict:
+            # What was changed since is not what the first call said.
+            if not _updated(conn, key).issuperset(conflict.differing):
+                raise
     return bool(found)
+
+
+def _updated(conn: Connection, key: str) -> set[str]:
+    """The columns that the log says were changed since the session was created."""
+    log, later = session_events, session_events.alias("created")
+    created = select(func.max(later.c.id)).where(later.c.session_key == key, later.c.event == EventKind.CREATED.value)
+    query = select(log.c.reason).where(
+        log.c.session_key == key,
+        log.c.event == EventKind.SESSION_UPDATED.value,
+        log.c.id > created.scalar_subquery(),
+    )
+    return {name for (reason,) in conn.execute(query) for name in reason.split(", ")}
 
 
 _SPAWNED = Statement(lambda _: select(*SESSION_COLUMNS).where(sessions.c.key == bindparam("key")))
@@ -121,7 +162,7 @@ def _insert(conn: Connection, key: str, new: NewSession, *, with_label: bool = F
     row: dict[str, Any] = dict(zip(_PARAMETERS, _values(new), strict=True))
     row["new_key"] = key
     row["new_status"] = SessionStatus.ACTIVE.value
-    row["new_run_id"] = None if new.kind is SessionKind.MAIN else str(uuid7())
+    row["new_run_id"] = str(uuid7()) if new.kind in _RUNS else None
     row["new_created_ms"] = row["new_last_activity_ms"] = at_ms
     row["new_kind"] = new.kind.value
     row["new_archive_trimmed"] = int(new.archive_trimmed)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import fields, replace
 from itertools import groupby
 from typing import Any
@@ -27,13 +27,12 @@ from sqlalchemy import (
 )
 
 from sessions_db.database.statement import Statement
-from sessions_db.enums import SessionKind, SessionStatus
 from sessions_db.errors import InvalidInput, Shown
 from sessions_db.models import StoredMessage, StoredSession
 from sessions_db.operations.labels import take_over
 from sessions_db.operations.operation import Needs, needs
-from sessions_db.operations.reading import filters
 from sessions_db.operations.rows import as_read
+from sessions_db.operations.selecting import Selection
 from sessions_db.schema import Json, archived_messages, insert_if_free, labels, messages, sessions
 
 SESSION_FIELDS = [field.name for field in fields(StoredSession) if field.name in sessions.c]
@@ -41,17 +40,9 @@ MESSAGE_FIELDS = [field.name for field in fields(StoredMessage)]
 
 
 @needs(Needs.SNAPSHOT)
-def export(
-    conn: Connection,
-    *,
-    agent_id: str | None,
-    kinds: Collection[SessionKind] | None,
-    statuses: Collection[SessionStatus] | None,
-    after: StoredSession | None,
-    limit: int,
-) -> list[StoredSession]:
-    """The sessions that pass every filter, oldest first, ties broken by the bytes of the key."""
-    query = _sessions().where(*filters(agent_id=agent_id, kinds=kinds, statuses=statuses))
+def export(conn: Connection, selection: Selection, *, after: StoredSession | None, limit: int) -> list[StoredSession]:
+    """The selected sessions, oldest first, ties broken by the bytes of the key."""
+    query = _sessions().where(*selection.conditions())
     if after is not None:
         # The first condition lets an index scan start here.
         later = or_(sessions.c.created_ms > after.created_ms, sessions.c.key > after.key)

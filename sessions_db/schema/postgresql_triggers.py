@@ -138,12 +138,13 @@ FOR EACH ROW WHEN (NEW.message_cap < OLD.message_cap) EXECUTE FUNCTION sessions_
     ),
     "sessions_identity": _refusal(
         "sessions_identity",
-        "UPDATE OF key, agent_id, kind, run_id, parent_key, created_ms ON sessions",
-        "a session keeps its key, agent, kind, run, parent and time of creation",
+        "UPDATE OF key, agent_id, kind, run_id, parent_key, forked_at_seq, created_ms ON sessions",
+        "a session keeps its key, agent, kind, run, origin and time of creation",
         condition="""
 WHEN (NEW.key IS DISTINCT FROM OLD.key OR NEW.agent_id IS DISTINCT FROM OLD.agent_id
   OR NEW.kind IS DISTINCT FROM OLD.kind OR NEW.run_id IS DISTINCT FROM OLD.run_id
-  OR NEW.parent_key IS DISTINCT FROM OLD.parent_key OR NEW.created_ms IS DISTINCT FROM OLD.created_ms)""",
+  OR NEW.parent_key IS DISTINCT FROM OLD.parent_key OR NEW.forked_at_seq IS DISTINCT FROM OLD.forked_at_seq
+  OR NEW.created_ms IS DISTINCT FROM OLD.created_ms)""",
     ),
     # The log. Its functions run as their owner, so a writer needs no right on the log itself.
     "sessions_log": f"""\
@@ -176,6 +177,22 @@ FOR EACH ROW WHEN (NEW.status IS DISTINCT FROM OLD.status OR NEW.finished_ms IS 
   OR NEW.end_reason IS DISTINCT FROM OLD.end_reason) EXECUTE FUNCTION sessions_log();
 {_in_its_schema("sessions_log")};
 {_owners_only("sessions_log")}""",
+    "sessions_log_fields": f"""\
+CREATE FUNCTION sessions_log_fields() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER AS $$
+BEGIN
+  INSERT INTO session_events (at_ms, actor, db_user, event, session_key, from_status, to_status, reason, message_count)
+  VALUES ({_NOW}, {_ACTOR}, session_user, 'session_updated', NEW.key, OLD.status, NEW.status,
+    concat_ws(', ', CASE WHEN NEW.label IS DISTINCT FROM OLD.label THEN 'label' END,
+      CASE WHEN NEW.task IS DISTINCT FROM OLD.task THEN 'task' END,
+      CASE WHEN NEW.metadata::text IS DISTINCT FROM OLD.metadata::text THEN 'metadata' END), NEW.last_seq);
+  RETURN NULL;
+END
+$$;
+CREATE TRIGGER sessions_log_fields AFTER UPDATE OF label, task, metadata ON sessions
+FOR EACH ROW WHEN (NEW.label IS DISTINCT FROM OLD.label OR NEW.task IS DISTINCT FROM OLD.task
+  OR NEW.metadata::text IS DISTINCT FROM OLD.metadata::text) EXECUTE FUNCTION sessions_log_fields();
+{_in_its_schema("sessions_log_fields")};
+{_owners_only("sessions_log_fields")}""",
     "labels_log": f"""\
 CREATE FUNCTION labels_log() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER AS $$
 BEGIN

@@ -79,11 +79,13 @@ BEGIN
   SELECT RAISE(ABORT, 'messages_place: a message keeps its session and its number');
 END""",
         "sessions_identity": """\
-CREATE TRIGGER sessions_identity BEFORE UPDATE OF key, agent_id, kind, run_id, parent_key, created_ms ON sessions
+CREATE TRIGGER sessions_identity
+BEFORE UPDATE OF key, agent_id, kind, run_id, parent_key, forked_at_seq, created_ms ON sessions
 WHEN NEW.key <> OLD.key OR NEW.agent_id <> OLD.agent_id OR NEW.kind <> OLD.kind OR NEW.run_id IS NOT OLD.run_id
-  OR NEW.parent_key IS NOT OLD.parent_key OR NEW.created_ms <> OLD.created_ms
+  OR NEW.parent_key IS NOT OLD.parent_key OR NEW.forked_at_seq IS NOT OLD.forked_at_seq
+  OR NEW.created_ms <> OLD.created_ms
 BEGIN
-  SELECT RAISE(ABORT, 'sessions_identity: a session keeps its key, agent, kind, run, parent and time of creation');
+  SELECT RAISE(ABORT, 'sessions_identity: a session keeps its key, agent, kind, run, origin and time of creation');
 END""",
         "sessions_delete": """\
 CREATE TRIGGER sessions_delete AFTER DELETE ON sessions
@@ -120,6 +122,18 @@ BEGIN
   SELECT {_NOW}, {_ACTOR},
     CASE WHEN NEW.status = OLD.status THEN 'end_changed' ELSE 'status_changed' END,
     NEW.key, OLD.status, NEW.status, NEW.end_reason, NEW.last_seq;
+END""",
+        "sessions_log_fields": f"""\
+CREATE TRIGGER sessions_log_fields AFTER UPDATE OF label, task, metadata ON sessions
+WHEN NEW.label IS NOT OLD.label OR NEW.task IS NOT OLD.task OR NEW.metadata IS NOT OLD.metadata
+BEGIN
+  INSERT INTO session_events (at_ms, actor, event, session_key, from_status, to_status, reason, message_count)
+  SELECT {_NOW}, {_ACTOR},
+    'session_updated', NEW.key, OLD.status, NEW.status,
+    substr(CASE WHEN NEW.label IS NOT OLD.label THEN ', label' ELSE '' END
+      || CASE WHEN NEW.task IS NOT OLD.task THEN ', task' ELSE '' END
+      || CASE WHEN NEW.metadata IS NOT OLD.metadata THEN ', metadata' ELSE '' END, 3),
+    NEW.last_seq;
 END""",
         "sessions_log_delete": f"""\
 CREATE TRIGGER sessions_log_delete BEFORE DELETE ON sessions
@@ -203,5 +217,5 @@ STORED: Final = "SELECT name, tbl_name, '', '', sql FROM sqlite_master WHERE typ
 
 def stored(statement: str) -> Iterator[tuple[str, str, str, str]]:
     """What `STORED` gives for the trigger in an entry of `TRIGGERS`: name, table, nothing, statement."""
-    for name, table in re.findall(r"^CREATE TRIGGER (\w+) .*? ON (\w+)", statement):
+    for name, table in re.findall(r"^CREATE TRIGGER (\w+)\s.*? ON (\w+)", statement, re.DOTALL):
         yield name, table, "", statement

@@ -66,6 +66,7 @@ sessions = Table(
     Column("run_id", Text),
     # Not a foreign key: pruning a parent must not rewrite its children's rows.
     Column("parent_key", _Key),
+    Column("forked_at_seq", _Int64),
     Column("created_ms", _Int64, nullable=False),
     Column("finished_ms", _Int64),
     Column("end_reason", Text),
@@ -95,7 +96,10 @@ sessions = Table(
     ),
     # An empty label would be shared by all sessions whose callers have none to give.
     CheckConstraint("label <> ''", name="ck_sessions_label"),
-    CheckConstraint("(kind = 'main') = (run_id IS NULL)", name="ck_sessions_run_id"),
+    CheckConstraint("(kind IN ('main', 'conversation')) = (run_id IS NULL)", name="ck_sessions_run_id"),
+    CheckConstraint(
+        "forked_at_seq IS NULL OR forked_at_seq >= 0 AND parent_key IS NOT NULL", name="ck_sessions_forked_at_seq"
+    ),
     CheckConstraint("(status = 'active') = (finished_ms IS NULL)", name="ck_sessions_finished_ms"),
     CheckConstraint("status <> 'active' OR end_reason IS NULL", name="ck_sessions_end_reason"),
     CheckConstraint("message_cap >= 1", name="ck_sessions_message_cap"),

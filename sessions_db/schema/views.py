@@ -40,6 +40,7 @@ SELECT
   s.task,
   s.run_id,
   s.parent_key,
+  s.forked_at_seq,
   {_utc(dialect, "s.created_ms")} AS created_at,
   {_utc(dialect, "s.finished_ms")} AS finished_at,
   {_utc(dialect, "s.last_activity_ms")} AS last_activity_at,
@@ -89,7 +90,7 @@ FROM archived_messages"""
 
 
 def _events(dialect: str) -> str:
-    # The grammar of `keys.py`: agent:<agent_id>:<kind>, followed by :<uuid> for all but main sessions.
+    # The grammar of `keys.py`: agent:<agent_id>:<kind>, followed by : and a uuid or a name for all but main sessions.
     after_agent = "substr(substr(e.session_key, 7), instr(substr(e.session_key, 7), ':') + 1)"
     agent_id, kind = {
         "sqlite": (

@@ -13,6 +13,7 @@ from sessions_db.limits import SWEEP_BATCH
 from sessions_db.models import Session
 from sessions_db.operations import ending
 from sessions_db.operations.attempts import attempts
+from sessions_db.operations.selecting import Selection
 from sessions_db.store.runner import Runner
 
 _log = logging.getLogger("sessions_db")
@@ -77,24 +78,36 @@ class Lifecycle(Runner):
         """
         return self._run(ending.reopen, validation.text("key", key))
 
+    def touch(self, key: str) -> None:
+        """Note that the session is active now: a worker that says nothing for long is not ended as idle.
+
+        Raises:
+            SessionNotFound: there is no such session.
+            SessionNotActive: it has ended: the worker may stop.
+        """
+        self._run(ending.touch, validation.text("key", key))
+
     def timeout_idle(
         self,
         older_than: timedelta | None = None,
         kinds: Collection[SessionKind | str] = (SessionKind.SUBAGENT, SessionKind.CRON),
         *,
         before: datetime | None = None,
+        agent_id: str | None = None,
         dry_run: bool = False,
         progress: Callable[[int, int], object] | None = None,
     ) -> list[str]:
         """End, as timed out, the active sessions of these kinds that have been idle for a while.
 
-        Activity is creation, an append or a reopening. A service calls this on startup, to end what a crash left
-        active. A manager ends them in batches, each in a transaction of its own, so that no lock is held for long.
+        Activity is creation, an append, a reopening or a `touch`. A service calls this on startup, to end what a crash
+        left active; where several share a database, each with its own `agent_id`. A manager ends them in
+        batches, each in a transaction of its own, so that no lock is held for long.
 
         Args:
             older_than: how long they have been idle, from 1 ms to 100 years. Either this or `before`.
             kinds: only these kinds.
             before: they have been idle since before this time: an aware datetime, not in the future.
+            agent_id: only this agent's.
             dry_run: end nothing.
             progress: called after each batch with how many sessions were ended, and how many there were to end.
 
@@ -102,7 +115,11 @@ class Lifecycle(Runner):
             The keys of the sessions that were (or would be) ended, the oldest first.
         """
         cutoff_ms = validation.cutoff_ms(older_than, before)
-        sweep = ending.idle(cutoff_ms, validation.choices("kinds", kinds, SessionKind))
+        selection = Selection(
+            kinds=validation.choices("kinds", kinds, SessionKind),
+            agent_id=validation.optional_text("agent_id", agent_id),
+        )
+        sweep = ending.idle(cutoff_ms, selection)
         reason = f"idle since {before.isoformat()} or longer" if before else f"idle for {older_than} or longer"
 
         def time_out(limit: int) -> list[str]:
@@ -121,7 +138,9 @@ class Lifecycle(Runner):
         older_than: timedelta | None = None,
         *,
         before: datetime | None = None,
-        kinds: Collection[SessionKind | str] | None = None,
+        kinds: Collection[SessionKind | str] = (SessionKind.MAIN, SessionKind.SUBAGENT, SessionKind.CRON),
+        agent_id: str | None = None,
+        status: SessionStatus | str | Collection[SessionStatus | str] | None = None,
         dry_run: bool = False,
         progress: Callable[[int, int], object] | None = None,
     ) -> list[str]:
@@ -133,7 +152,9 @@ class Lifecycle(Runner):
         Args:
             older_than: how long ago they ended, from 1 ms to 100 years. Either this or `before`.
             before: they ended before this time: an aware datetime, not in the future.
-            kinds: only these kinds.
+            kinds: only these kinds. Conversations must be asked for.
+            agent_id: only this agent's.
+            status: only those that ended with this status, or one of these; an empty collection matches nothing.
             dry_run: delete nothing.
             progress: called after each batch with how many sessions were deleted, and how many there were to delete.
 
@@ -141,7 +162,12 @@ class Lifecycle(Runner):
             The keys of the sessions that were (or would be) deleted, in the order in which they ended.
         """
         cutoff_ms = validation.cutoff_ms(older_than, before)
-        sweep = ending.finished(cutoff_ms, validation.optional_choices("kinds", kinds, SessionKind))
+        selection = Selection(
+            kinds=validation.choices("kinds", kinds, SessionKind),
+            agent_id=validation.optional_text("agent_id", agent_id),
+            statuses=validation.optional_one_or_more("status", status, SessionStatus),
+        )
+        sweep = ending.finished(cutoff_ms, selection)
 
         def delete(limit: int) -> list[str]:
             return self._run(ending.delete_swept, sweep, limit)

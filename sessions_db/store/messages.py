@@ -49,14 +49,30 @@ class Messages(Runner):
             archived=validation.flag("archived", archived),
         )
 
-    def send_message(self, key: str, message: str) -> Message:
+    def send_message(
+        self,
+        key: str,
+        message: str,
+        *,
+        metadata: Mapping[str, JsonValue] | None = None,
+        idempotency_key: str | None = None,
+    ) -> Message:
         """The message, stored with the role `user` in an active session.
+
+        Args:
+            key: the session's key.
+            message: the text; it may be empty.
+            metadata: any JSON object.
+            idempotency_key: makes it safe to repeat the call: while the session retains a message with this key,
+                that message is returned and nothing is stored, even if the session has ended since.
 
         Raises:
             SessionNotFound: there is no such session.
             SessionNotActive: it has ended.
+            IdempotencyConflict: the message with this key has another role, content, tool name or metadata.
         """
-        new = NewMessage(Role.USER, validation.text("message", message))
+        text = validation.text("message", message)
+        new = NewMessage(Role.USER, text, metadata=metadata, idempotency_key=idempotency_key)
         (stored,) = self._append(Append(validation.text("key", key), [new], active_only=True))
         return stored
 
@@ -69,6 +85,7 @@ class Messages(Runner):
         tool_name: str | None = None,
         metadata: Mapping[str, JsonValue] | None = None,
         idempotency_key: str | None = None,
+        expected_count: int | None = None,
     ) -> Message:
         """The message, stored whatever the session's status.
 
@@ -80,34 +97,52 @@ class Messages(Runner):
             metadata: any JSON object.
             idempotency_key: makes it safe to repeat the call: while the session retains a message with this key,
                 that message is returned and nothing is stored.
+            expected_count: store the message only if the session has had exactly so many messages (`message_count`):
+                of two runs that continue from the same point, one is refused.
 
         Raises:
             SessionNotFound: there is no such session.
+            SessionChanged: it has had another number of messages.
             IdempotencyConflict: the message with this key has another role, content, tool name or metadata.
         """
         new = NewMessage(role, content, tool_name, metadata, idempotency_key)
-        (stored,) = self._append(Append(validation.text("key", key), [new]))
+        key, expected_count = validation.text("key", key), _count("expected_count", expected_count)
+        (stored,) = self._append(Append(key, [new], expected_count=expected_count))
         return stored
 
-    def add_messages(self, key: str, messages: Iterable[NewMessage]) -> list[Message]:
+    def add_messages(
+        self, key: str, messages: Iterable[NewMessage], *, expected_count: int | None = None
+    ) -> list[Message]:
         """The messages, in order: all stored or none, however many (up to 1,000,000,000 bytes together, as JSON).
 
         A message whose `idempotency_key` the session already retains is returned as it was stored.
 
+        Args:
+            key: the session's key.
+            messages: in order.
+            expected_count: store them only if the session has had exactly so many messages. It is not looked at if
+                all of them are there already, by their idempotency keys.
+
         Raises:
             SessionNotFound: there is no such session.
+            SessionChanged: it has had another number of messages.
             IdempotencyConflict: the session, or the batch, has another message with one of the keys.
         """
         batch = _batch(messages)
+        key, expected_count = validation.text("key", key), _count("expected_count", expected_count)
         if any(new.idempotency_key is not None for new in batch):
-            stored = self._run(appending.append_many_once, validation.text("key", key), batch)
+            stored = self._run(appending.append_many_once, key, batch, expected_count)
             self._appended(key)
             return stored
-        return self._append(Append(validation.text("key", key), batch))
+        return self._append(Append(key, batch, expected_count=expected_count))
 
     def archives(self, limit: int = 50) -> list[Archive]:
         """The sessions that have archived messages, those with the most first."""
         return self._run(reading.archives, limit=validation.integer("limit", limit, minimum=0))
+
+
+def _count(argument: str, value: int | None) -> int | None:
+    return None if value is None else validation.integer(argument, value, minimum=0)
 
 
 def _batch(messages: Iterable[NewMessage]) -> list[NewMessage]:

@@ -10,6 +10,7 @@ from sessions_db.errors import InvalidInput
 from sessions_db.limits import MAX_INTEGER
 from sessions_db.models import Statistics, StoredSession
 from sessions_db.operations import importing, statistics, transferring
+from sessions_db.operations.selecting import Selection
 from sessions_db.store.runner import Runner
 
 
@@ -45,9 +46,11 @@ class Transfer(Runner):
             _check_position(after)
         return self._run(
             transferring.export,
-            agent_id=validation.optional_text("agent_id", agent_id),
-            kinds=validation.optional_choices("kinds", kinds, SessionKind),
-            statuses=validation.optional_choices("statuses", statuses, SessionStatus),
+            Selection(
+                agent_id=validation.optional_text("agent_id", agent_id),
+                kinds=validation.optional_choices("kinds", kinds, SessionKind),
+                statuses=validation.optional_choices("statuses", statuses, SessionStatus),
+            ),
             after=after,
             limit=validation.integer("limit", limit, minimum=0),
         )

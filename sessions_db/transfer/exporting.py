@@ -45,5 +45,5 @@ def export_lines(
                 yield from page
                 last = page[-1]
 
-        total = tx.count_sessions(agent_id=agent_id, kinds=kinds, statuses=statuses)
+        total = tx.count(kinds, agent_id=agent_id, status=statuses)
         yield Export(total, map(to_line, stored_sessions()))

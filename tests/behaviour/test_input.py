@@ -42,6 +42,21 @@ TEXT_ARGUMENTS: dict[str, tuple[str, Callable[[SessionManager, str], object]]] =
     "history": ("key", lambda m, text: m.history(text)),
     "send_message key": ("key", lambda m, text: m.send_message(text, "Hello")),
     "send_message": ("message", lambda m, text: m.send_message(KEY, text)),
+    "send_message metadata": ("metadata['a']", lambda m, text: m.send_message(KEY, "Hello", metadata={"a": text})),
+    "send_message idempotency_key": (
+        "idempotency_key",
+        lambda m, text: m.send_message(KEY, "Hello", idempotency_key=text),
+    ),
+    "get_or_create agent_id": ("agent_id", lambda m, text: m.get_or_create(text, "talk")),
+    "get_or_create": ("name", lambda m, text: m.get_or_create("main", text)),
+    "touch": ("key", lambda m, text: m.touch(text)),
+    "fork_session": ("key", lambda m, text: m.fork_session(text, 0)),
+    "fork_session task": ("task", lambda m, text: m.fork_session(KEY, 0, task=text)),
+    "fork_session label": ("label", lambda m, text: m.fork_session(KEY, 0, label=text)),
+    "update_session key": ("key", lambda m, text: m.update_session(text)),
+    "update_session": ("task", lambda m, text: m.update_session(KEY, task=text)),
+    "update_session label": ("label", lambda m, text: m.update_session(KEY, label=text)),
+    "list under": ("under", lambda m, text: m.list(under=text)),
     "add_message key": ("key", lambda m, text: m.add_message(text, "user", "Hello")),
     "add_message": ("content", lambda m, text: m.add_message(KEY, "user", text)),
     "add_message tool_name": ("tool_name", lambda m, text: m.add_message(KEY, "tool", "", tool_name=text)),
@@ -224,6 +239,18 @@ REFUSED: dict[str, tuple[str, Callable[[SessionManager], object]]] = {
         "messages[1]",
         lambda m: m.add_messages(KEY, [NewMessage("user", "a"), ("user", "b")]),  # type: ignore[list-item]
     ),
+    "expected_count": ("expected_count", lambda m: m.add_message(KEY, "user", "", expected_count=-1)),
+    "batch's expected_count": ("expected_count", lambda m: m.add_messages(KEY, [], expected_count=True)),
+    "at_seq": ("at_seq", lambda m: m.fork_session(KEY, -1)),
+    "created_after naive": ("created_after", lambda m: m.list(created_after=datetime(2026, 1, 1))),  # noqa: DTZ001
+    "created_before": ("created_before", lambda m: m.count(created_before=1)),  # type: ignore[arg-type]
+    "iterate": ("message_limit", lambda m: [*m.iterate(message_limit=-1)]),
+    "update metadata": ("metadata", lambda m: m.update_session(KEY, metadata=[1])),  # type: ignore[arg-type]
+    "replace_metadata": ("replace_metadata", lambda m: m.update_session(KEY, replace_metadata=1)),  # type: ignore[arg-type]
+    "update label empty": ("label", lambda m: m.update_session(KEY, label="")),
+    "prune status": ("status", lambda m: m.prune(ms(1), status="done")),
+    "prune agent_id": ("agent_id", lambda m: m.prune(ms(1), agent_id=1)),  # type: ignore[arg-type]
+    "idle agent_id": ("agent_id", lambda m: m.timeout_idle(ms(1), agent_id=1)),  # type: ignore[arg-type]
     "older_than 0": ("older_than", lambda m: m.timeout_idle(ms(0))),
     "older_than number": ("older_than", lambda m: m.timeout_idle(7200)),  # type: ignore[arg-type]
     "older_than large": ("older_than", lambda m: m.prune(timedelta.max)),

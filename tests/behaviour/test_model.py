@@ -70,6 +70,59 @@ class Comparison(RuleBasedStateMachine):
     def get_or_create_main(self, agent: str) -> None:
         self.same(lambda: self.manager.get_or_create_main(agent), lambda: self.model.get_or_create_main(agent))
 
+    @rule(agent=agents, name=st.sampled_from(["talk", "a:b", "Ü > %"]))
+    def get_or_create(self, agent: str, name: str) -> None:
+        self.same(lambda: self.manager.get_or_create(agent, name), lambda: self.model.get_or_create(agent, name))
+
+    @rule(
+        position=st.integers(0, 9),
+        at_seq=st.integers(0, 5),
+        label=st.none() | labels,
+        on_label_conflict=st.sampled_from(["replace", "error"]),
+        archive=st.sampled_from([None, False, True]),
+    )
+    def fork_session(
+        self, position: int, at_seq: int, label: str | None, on_label_conflict: str, archive: bool | None
+    ) -> None:
+        key = self.key(position)
+        made: list[str] = []
+
+        def real() -> None:
+            options: Any = {"archive_trimmed": archive, "on_label_conflict": on_label_conflict}
+            made.append(self.manager.fork_session(key, at_seq, label=label, **options))
+
+        self.same(real, lambda: self.model.check_fork(key, at_seq, label, on_label_conflict))
+        if made:
+            (new,) = made
+            session = self.manager.get(new)
+            assert session is not None
+            assert (session.agent_id, session.kind, session.label, session.parent_key) == (
+                self.model.sessions[key].agent_id,
+                SessionKind.SUBAGENT,
+                label,
+                key,
+            )
+            self.model.fork(session, key, at_seq, archive)
+            self.same(lambda: self.manager.get(new), lambda: self.model.get(new))
+
+    @rule(
+        position=st.integers(0, 9),
+        metadata=st.sampled_from([..., None]) | st.dictionaries(st.sampled_from("ab"), st.none() | st.integers(0, 2)),
+        replace_metadata=st.booleans(),
+        label=st.sampled_from([..., None]) | labels,
+        on_label_conflict=st.sampled_from(["replace", "error"]),
+    )
+    def update_session(self, position: int, **changes: Any) -> None:
+        key = self.key(position)
+        self.same(
+            lambda: self.manager.update_session(key, **changes), lambda: self.model.update_session(key, **changes)
+        )
+
+    @rule(position=st.integers(0, 9))
+    def touch(self, position: int) -> None:
+        key = self.key(position)
+        self.same(lambda: self.manager.touch(key), lambda: self.model.touch(key))
+
     @rule(
         kind=st.sampled_from(["spawn_subagent", "spawn_cron"]),
         agent=agents,
@@ -108,28 +161,39 @@ class Comparison(RuleBasedStateMachine):
             )
             self.model.spawn(session, CAP if cap is None else cap)
 
-    @rule(position=st.integers(0, 9), text=texts)
-    def send_message(self, position: int, text: str) -> None:
+    @rule(position=st.integers(0, 9), text=texts, once=idempotency_keys)
+    def send_message(self, position: int, text: str, once: str | None) -> None:
         key = self.key(position)
-        self.same(lambda: self.manager.send_message(key, text), lambda: self.model.send_message(key, text))
+        self.same(
+            lambda: self.manager.send_message(key, text, idempotency_key=once),
+            lambda: self.model.send_message(key, text, once),
+        )
 
-    @rule(position=st.integers(0, 9), new=new_messages)
-    def add_message(self, position: int, new: NewMessage) -> None:
+    @rule(position=st.integers(0, 9), new=new_messages, expected_count=st.none() | st.integers(0, 6))
+    def add_message(self, position: int, new: NewMessage, expected_count: int | None) -> None:
         key = self.key(position)
         options = {
             "tool_name": new.tool_name,
             "metadata": new.metadata,
             "idempotency_key": new.idempotency_key,
+            "expected_count": expected_count,
         }
         self.same(
             lambda: self.manager.add_message(key, new.role, new.content, **cast(Any, options)),
-            lambda: self.model.add_messages(key, [new])[0],
+            lambda: self.model.add_messages(key, [new], expected_count)[0],
         )
 
-    @rule(position=st.integers(0, 9), batch=st.lists(new_messages, max_size=7))
-    def add_messages(self, position: int, batch: list[NewMessage]) -> None:
+    @rule(
+        position=st.integers(0, 9),
+        batch=st.lists(new_messages, max_size=7),
+        expected_count=st.none() | st.integers(0, 6),
+    )
+    def add_messages(self, position: int, batch: list[NewMessage], expected_count: int | None) -> None:
         key = self.key(position)
-        self.same(lambda: self.manager.add_messages(key, batch), lambda: self.model.add_messages(key, batch))
+        self.same(
+            lambda: self.manager.add_messages(key, batch, expected_count=expected_count),
+            lambda: self.model.add_messages(key, batch, expected_count),
+        )
 
     @rule(
         position=st.integers(0, 9),
@@ -153,21 +217,39 @@ class Comparison(RuleBasedStateMachine):
         key = self.key(position)
         self.same(lambda: self.manager.reopen_session(key), lambda: self.model.reopen_session(key))
 
-    @rule(idle_ms=st.sampled_from([1, 1000, 60_000]), only=st.lists(kinds, max_size=3))
-    def timeout_idle(self, idle_ms: int, only: list[SessionKind]) -> None:
-        self.same(lambda: self.manager.timeout_idle(ms(idle_ms), only), lambda: self.model.timeout_idle(idle_ms, only))
+    @rule(idle_ms=st.sampled_from([1, 1000, 60_000]), only=st.lists(kinds, max_size=3), agent=st.none() | agents)
+    def timeout_idle(self, idle_ms: int, only: list[SessionKind], agent: str | None) -> None:
+        self.same(
+            lambda: self.manager.timeout_idle(ms(idle_ms), only, agent_id=agent),
+            lambda: self.model.timeout_idle(idle_ms, only, agent),
+        )
 
     @rule(position=st.integers(0, 9))
     def delete_session(self, position: int) -> None:
         key = self.key(position)
         self.same(lambda: self.manager.delete_session(key), lambda: self.model.delete_session(key))
 
-    @rule(age_ms=st.sampled_from([-1, 0, 1000]), only=st.none() | st.lists(kinds, max_size=3), dry_run=st.booleans())
-    def prune(self, age_ms: int, only: list[SessionKind] | None, dry_run: bool) -> None:
+    @rule(
+        age_ms=st.sampled_from([-1, 0, 1000]),
+        only=st.none() | st.lists(kinds, max_size=3),
+        agent=st.none() | agents,
+        status=st.none() | statuses,
+        dry_run=st.booleans(),
+    )
+    def prune(
+        self,
+        age_ms: int,
+        only: list[SessionKind] | None,
+        agent: str | None,
+        status: SessionStatus | None,
+        dry_run: bool,
+    ) -> None:
         before_ms = self.clock.now_ms - age_ms
+        options: Any = {"agent_id": agent, "status": status, "dry_run": dry_run}
+        of_kinds: Any = {} if only is None else {"kinds": only}
         self.same(
-            lambda: self.manager.prune(before=at(before_ms), kinds=only, dry_run=dry_run),
-            lambda: self.model.prune(before_ms, only, dry_run),
+            lambda: self.manager.prune(before=at(before_ms), **of_kinds, **options),
+            lambda: self.model.prune(before_ms, only, **options),
         )
 
     @rule(
@@ -177,6 +259,9 @@ class Comparison(RuleBasedStateMachine):
         agent=st.none() | agents,
         status=st.none() | statuses,
         active_within_ms=st.none() | st.sampled_from([0, 1000]),
+        under=st.none() | st.integers(0, 9),
+        age_ms=st.none() | st.sampled_from([0, 1000, 60_000]),
+        span_ms=st.none() | st.sampled_from([0, 1, 1000]),
         message_limit=st.integers(0, 5),
     )
     def list_sessions(
@@ -187,17 +272,33 @@ class Comparison(RuleBasedStateMachine):
         agent: str | None,
         status: SessionStatus | None,
         active_within_ms: int | None,
+        under: int | None,
+        age_ms: int | None,
+        span_ms: int | None,
         message_limit: int,
     ) -> None:
-        filters = {
+        since_ms = None if age_ms is None else self.clock.now_ms - age_ms
+        before_ms = None if since_ms is None or span_ms is None else since_ms + span_ms
+        filters: Any = {
             "agent_id": agent,
             "status": status,
             "active_within_ms": active_within_ms,
-            "message_limit": message_limit,
+            "under": None if under is None else self.key(under),
         }
+        times = {"created_after_ms": since_ms, "created_before_ms": before_ms}
+        model: Any = filters | times | {"message_limit": message_limit}
+        filters |= {name.removesuffix("_ms"): None if of is None else at(of) for name, of in times.items()}
         self.same(
-            lambda: self.manager.list(only, active_only, limit, **cast(Any, filters)),
-            lambda: self.model.list(only, active_only, limit, **cast(Any, filters)),
+            lambda: self.manager.list(only, active_only, limit, **filters, message_limit=message_limit),
+            lambda: self.model.list(only, active_only, limit, **model),
+        )
+        self.same(
+            lambda: [*self.manager.iterate(only, active_only, **filters, message_limit=message_limit)],
+            lambda: self.model.list(only, active_only, 1_000_000, **model),
+        )
+        self.same(
+            lambda: self.manager.count(only, active_only, **filters),
+            lambda: len(self.model.list(only, active_only, 1_000_000, **model)),
         )
 
     @rule(

@@ -156,7 +156,7 @@ def test_killed_import_leaves_whole_lines_and_is_finished_by_the_next(
     with SessionManager(url) as manager:
         for _ in range(20 if full else 3):
             importing = process("import", str(file), "--agent", "support", db=url)
-            while importing.poll() is None and not manager.count_sessions(kinds=["subagent"]):
+            while importing.poll() is None and not manager.count(["subagent"]):
                 time.sleep(0.001)
             time.sleep(random.uniform(0, 0.2))
             importing.kill()

@@ -36,6 +36,7 @@ from sessions_db import (
     NewMessage,
     Role,
     Session,
+    SessionChanged,
     SessionKind,
     SessionManager,
     SessionNotActive,
@@ -295,6 +296,8 @@ USUAL: dict[str, object] = {
     "key": MAIN,
     "label": "research",
     "message": "Hello",
+    "name": "talk",
+    "at_seq": 2,
     "messages": [NewMessage("user", "Hello")],
     "role": "user",
     "content": "Hello",
@@ -340,6 +343,10 @@ def of_a_session(name: str) -> Callable[..., object]:
     return call
 
 
+def iterate(manager: SessionManager, **arguments: Any) -> object:
+    return [*manager.iterate(**arguments)]
+
+
 def store_new_message(manager: SessionManager, **arguments: Any) -> object:
     return manager.add_messages(MAIN, [NewMessage(**arguments)])
 
@@ -354,6 +361,7 @@ OPERATIONS: dict[str, tuple[Callable[..., object], dict[str, inspect.Parameter]]
         f"Session.{name}": (of_a_session(name), dict(inspect.signature(method).parameters))
         for name, method in public_methods(Session).items()
     },
+    "iterate": (iterate, dict(inspect.signature(SessionStore.iterate).parameters)),
     "NewMessage": (store_new_message, dict(inspect.signature(NewMessage).parameters)),
 }
 ARGUMENTS = [
@@ -364,10 +372,15 @@ ARGUMENTS = [
 # Some arguments only take effect together with others.
 COMPANIONS: dict[tuple[str, str], dict[str, object]] = {
     ("spawn_subagent", "on_label_conflict"): {"label": "research"},
+    ("update_session", "on_label_conflict"): {"label": "research"},
+    ("update_session", "metadata"): {"replace_metadata": True},
+    ("update_session", "replace_metadata"): {"metadata": {"a": None}},
+    ("fork_session", "on_label_conflict"): {"label": "research"},
     **{
         (sweep, argument): {"older_than": USUAL["older_than"]}
         for sweep in ("prune", "timeout_idle")
-        for argument in ("kinds", "dry_run", "progress")
+        for argument in ("kinds", "agent_id", "status", "dry_run", "progress")
+        if (sweep, argument) != ("timeout_idle", "status")
     },
 }
 
@@ -385,7 +398,7 @@ STORED = {
     "tool_name": ("messages", "tool_name"),
 }
 
-EXPECTED = (InvalidInput, SessionNotFound, SessionNotActive, LabelInUse, IdempotencyConflict)
+EXPECTED = (InvalidInput, SessionNotFound, SessionNotActive, SessionChanged, LabelInUse, IdempotencyConflict)
 
 
 def usual(operation: str, argument: str) -> dict[str, object]:
@@ -442,8 +455,8 @@ def check_refusal(failure: Failure, arguments: Collection[str]) -> None:
 
 
 def check_stored(operation: str, argument: str, value: Any, state: State) -> None:
-    if argument == "metadata" and value is not None:
-        table = "messages" if operation in ("add_message", "NewMessage") else "sessions"
+    if argument == "metadata" and value is not None and value is not ...:
+        table = "messages" if operation in ("add_message", "send_message", "NewMessage") else "sessions"
         stored = [json.loads(row["metadata"]) for row in state[table] if row["metadata"] is not None]
         # Compared as text: key order, and 1 and 1.0 differ.
         assert repr(as_json(value)) in map(repr, stored)

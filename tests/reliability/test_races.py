@@ -13,6 +13,7 @@ from sessions_db import (
     DatabaseUnavailable,
     LabelInUse,
     NewMessage,
+    SessionChanged,
     SessionKind,
     SessionManager,
     SessionNotActive,
@@ -181,6 +182,53 @@ def spawn_if_free(url: str, labels: int) -> list[tuple[bool, str]]:
     return outcomes
 
 
+# Branches, updates and expectations
+
+
+def test_processes_that_fork_update_and_continue_one_session_do_each_thing_once(
+    url: str, full: bool, figures: Counter[str]
+) -> None:
+    number, turns = (8, 50) if full else (4, 10)
+    with SessionManager(url) as manager:
+        key = manager.get_or_create("main", "talk", message_cap=1000).key
+        manager.add_messages(key, [NewMessage("user", str(position)) for position in range(150)])
+
+    with Processes(number) as processes:
+        done = results([processes.submit(branch, url, key, f"process-{each}", turns) for each in range(number)])
+
+    figures.update({"processes": number, "turns": turns})
+    assert faults(url) == []
+    with SessionManager(url) as manager:
+        # For each turn all got the same fork, and one could continue.
+        for position, of_turn in enumerate(zip(*done, strict=True)):
+            (fork,) = {forked for forked, _ in of_turn}
+            assert [continued for _, continued in of_turn].count(True) == 1
+            session = manager.get(fork)
+            assert session is not None
+            assert [message.content for message in session.messages] == [str(each) for each in range(150)]
+            assert session.metadata == {f"process-{each}": position for each in range(number)}
+        assert manager.count(under=key) == turns
+        session = manager.get(key)
+        assert session is not None
+        assert session.message_count == 150 + turns
+
+
+def branch(url: str, key: str, name: str, turns: int) -> list[tuple[str, bool]]:
+    """For each turn the fork, and whether this process was the one that continued the session."""
+    done = []
+    with SessionManager(url, retry_budget_s=BUDGET_S) as manager:
+        for turn in range(turns):
+            together()
+            fork = manager.fork_session(key, 150, label="branch", idempotency_key=f"turn {turn}")
+            manager.update_session(fork, metadata={name: turn})
+            try:
+                manager.add_message(key, "assistant", f"turn {turn}", expected_count=150 + turn)
+                done.append((fork, True))
+            except SessionChanged:
+                done.append((fork, False))
+    return done
+
+
 # Opening
 
 
@@ -308,6 +356,10 @@ WRITES: dict[str, Callable[[SessionManager, str], object]] = {
     "idempotent append": lambda manager, key: manager.add_message(key, "user", "Hello", idempotency_key="once"),
     "batch": lambda manager, key: manager.add_messages(key, [NewMessage("user", "Hello")] * 3),
     "idempotent batch": lambda manager, key: manager.add_messages(key, [NewMessage("user", "", idempotency_key="a")]),
+    "append that expects a count": lambda manager, key: manager.add_message(key, "user", "Hello", expected_count=0),
+    "touch": lambda manager, key: manager.touch(key),
+    "update": lambda manager, key: manager.update_session(key, label="other", metadata={"a": 1}),
+    "fork": lambda manager, key: manager.fork_session(key, 0),
     "end": lambda manager, key: manager.complete_session(key),
     "sweep": lambda manager, _: manager.timeout_idle(ms(1), kinds=[*SessionKind]),
     "spawn": lambda manager, _: manager.spawn_subagent("main", "Test", "wanted"),

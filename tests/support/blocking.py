@@ -30,7 +30,13 @@ class Blocking:
 
     def __getattr__(self, name: str) -> Any:
         method = getattr(self._manager, name)
+        if name == "iterate":
+            return lambda *args, **kwargs: self._iterate(method(*args, **kwargs))
         return lambda *args, **kwargs: self._wait(method(*args, **kwargs))
+
+    def _iterate(self, items: AsyncIterator[Any]) -> Iterator[Any]:
+        while (item := self._wait(anext(items, None))) is not None:
+            yield item
 
     @contextmanager
     def transaction(self) -> Iterator[Any]:

@@ -9,6 +9,7 @@ import builtins
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from datetime import timedelta
+from typing import Any
 
 from sessions_db import (
     IdempotencyConflict,
@@ -18,6 +19,7 @@ from sessions_db import (
     NewMessage,
     Role,
     Session,
+    SessionChanged,
     SessionKind,
     SessionNotActive,
     SessionNotFound,
@@ -40,6 +42,10 @@ class Record:
     task: str | None = None
     run_id: str | None = None
     parent_key: str | None = None
+    forked_at_seq: int | None = None
+    metadata: dict[str, Any] | None = None
+    archive: bool = False
+    archived: list[Message] = field(default_factory=list)
     status: SessionStatus = SessionStatus.ACTIVE
     finished_ms: int | None = None
     end_reason: str | None = None
@@ -62,6 +68,8 @@ class Record:
             messages=tuple(shown),
             run_id=self.run_id,
             parent_key=self.parent_key,
+            forked_at_seq=self.forked_at_seq,
+            metadata=self.metadata,
             message_count=self.count,
             last_activity_ms=self.last_activity_ms,
             end_reason=self.end_reason,
@@ -82,9 +90,14 @@ class Model:
         self.now_ms = 0
 
     def get_or_create_main(self, agent_id: str) -> Session:
-        key = f"agent:{agent_id}:main"
+        return self._get_or_create(f"agent:{agent_id}:main", agent_id, SessionKind.MAIN)
+
+    def get_or_create(self, agent_id: str, name: str) -> Session:
+        return self._get_or_create(f"agent:{agent_id}:conversation:{name}", agent_id, SessionKind.CONVERSATION)
+
+    def _get_or_create(self, key: str, agent_id: str, kind: SessionKind) -> Session:
         if key not in self.sessions:
-            self.sessions[key] = Record(key, agent_id, SessionKind.MAIN, self.now_ms, self.now_ms, self.cap)
+            self.sessions[key] = Record(key, agent_id, kind, self.now_ms, self.now_ms, self.cap)
         return self.sessions[key].snapshot()
 
     def check_spawn(self, label: str | None, parent_key: str | None, on_label_conflict: str) -> None:
@@ -94,9 +107,58 @@ class Model:
         if label in self.labels and on_label_conflict == "error":
             raise LabelInUse(label, self.labels[label])
 
-    def spawn(self, made: Session, cap: int) -> None:
+    def check_fork(self, key: str, at_seq: int, label: str | None, on_label_conflict: str) -> None:
+        """Raise what the fork must raise."""
+        record = self._record(key)
+        if at_seq > record.count:
+            raise InvalidInput("at_seq", f"must be at most {record.count}, the session's message_count", at_seq)
+        self.check_spawn(label, None, on_label_conflict)
+
+    def fork(self, made: Session, key: str, at_seq: int, archive: bool | None) -> None:
+        """Adopt a session that the manager made of another."""
+        origin = self._record(key)
+        self.spawn(made, origin.cap, origin.archive if archive is None else archive)
+        record = self.sessions[made.key]
+        record.forked_at_seq, record.task, record.metadata = at_seq, origin.task, origin.metadata
+        copied = [message for message in origin.archived + origin.messages if message.seq <= at_seq]
+        if not record.archive:
+            copied = copied[max(0, len(copied) - record.cap) :]
+        record.messages = [
+            message._replace(seq=number, archived_ms=None) for number, message in enumerate(copied, start=1)
+        ]
+        record.count = len(copied)
+        record.last_activity_ms = max([self.now_ms, *(message.timestamp_ms for message in copied)])
+        self._trim(record)
+
+    def update_session(
+        self, key: str, *, metadata: Any = ..., replace_metadata: bool, label: Any = ..., on_label_conflict: str
+    ) -> Session:
+        record = self._record(key)
+        if label is not ...:
+            if label is not None and on_label_conflict == "error" and self.labels.get(label, key) != key:
+                raise LabelInUse(label, self.labels[label])
+            self.labels = {name: owner for name, owner in self.labels.items() if owner != key}
+            if label is not None:
+                self.labels[label] = key
+            record.label = label
+        if metadata is not ...:
+            kept = {} if replace_metadata or metadata is None else record.metadata or {}
+            if metadata is None or replace_metadata:
+                record.metadata = metadata
+            else:
+                record.metadata = {
+                    name: value for name, value in (kept | metadata).items() if metadata.get(name, value) is not None
+                }
+        return record.snapshot()
+
+    def touch(self, key: str) -> None:
+        record = self._active(key)
+        record.last_activity_ms = max(record.last_activity_ms, self.now_ms)
+
+    def spawn(self, made: Session, cap: int, archive: bool = False) -> None:
         """Adopt a session that the manager created, because the manager chooses the key and run id."""
         record = Record(made.key, made.agent_id, made.kind, self.now_ms, self.now_ms, cap)
+        record.archive = archive
         record.label, record.task, record.parent_key, record.run_id = (
             made.label,
             made.task,
@@ -122,6 +184,9 @@ class Model:
         agent_id: str | None,
         status: SessionStatus | None,
         active_within_ms: int | None,
+        under: str | None,
+        created_after_ms: int | None,
+        created_before_ms: int | None,
         message_limit: int,
     ) -> builtins.list[Session]:
         matches: builtins.list[Callable[[Record], bool]] = []
@@ -135,6 +200,13 @@ class Model:
             matches.append(lambda record: record.status == status)
         if active_within_ms is not None:
             matches.append(lambda record: record.last_activity_ms >= self.now_ms - active_within_ms)
+        if under is not None:
+            below = {session.key for session in self.descendants(under)}
+            matches.append(lambda record: record.key in below)
+        if created_after_ms is not None:
+            matches.append(lambda record: record.created_ms >= created_after_ms)
+        if created_before_ms is not None:
+            matches.append(lambda record: record.created_ms < created_before_ms)
         found = [record for record in self.sessions.values() if all(match(record) for match in matches)]
         found.sort(key=lambda record: (record.created_ms, record.key), reverse=True)
         return [record.snapshot(message_limit) for record in found[:limit]]
@@ -151,13 +223,15 @@ class Model:
             return [m for m in kept if m.seq > after_seq][:limit]
         return kept if limit is None else kept[max(0, len(kept) - limit) :]
 
-    def send_message(self, key: str, message: str) -> Message:
+    def send_message(self, key: str, message: str, idempotency_key: str | None = None) -> Message:
         record = self._record(key)
-        if record.status is not SessionStatus.ACTIVE:
-            raise SessionNotActive(key, record.status)
-        return self._append(record, NewMessage("user", message))
+        if idempotency_key not in record.by_idempotency_key:
+            self._active(key)
+        return self.add_messages(key, [NewMessage("user", message, idempotency_key=idempotency_key)])[0]
 
-    def add_messages(self, key: str, batch: Collection[NewMessage]) -> builtins.list[Message]:
+    def add_messages(
+        self, key: str, batch: Collection[NewMessage], expected_count: int | None = None
+    ) -> builtins.list[Message]:
         record = self._record(key)
         # The whole batch is looked up before any of it is stored, and so before any of it trims.
         known = dict(record.by_idempotency_key)
@@ -168,6 +242,9 @@ class Model:
                 differing = [name for name in _COMPARED if getattr(first, name) != getattr(new, name)]
                 if differing:
                     raise IdempotencyConflict(new.idempotency_key, key, tuple(differing))
+        are_known = bool(batch) and all(new.idempotency_key in known for new in batch)
+        if expected_count is not None and expected_count != record.count and not are_known:
+            raise SessionChanged(key, expected_count, record.count)
         stored = []
         for new in batch:
             if new.idempotency_key is None:
@@ -211,13 +288,14 @@ class Model:
         found.pop(key, None)
         return sorted(found.values(), key=lambda session: (session.created_ms, session.key))
 
-    def timeout_idle(self, idle_ms: int, kinds: Collection[SessionKind]) -> builtins.list[str]:
+    def timeout_idle(self, idle_ms: int, kinds: Collection[SessionKind], agent_id: str | None) -> builtins.list[str]:
         ended = sorted(
             (record.created_ms, record.key)
             for record in self.sessions.values()
             if record.status is SessionStatus.ACTIVE
             and record.kind in kinds
             and record.last_activity_ms <= self.now_ms - idle_ms
+            and agent_id in (None, record.agent_id)
         )
         for _, key in ended:
             self.end(key, SessionStatus.TIMEOUT, f"idle for {timedelta(milliseconds=idle_ms)} or longer")
@@ -228,7 +306,12 @@ class Model:
         return self.sessions.pop(key, None) is not None
 
     def prune(
-        self, finished_before_ms: int, kinds: Collection[SessionKind] | None, dry_run: bool
+        self,
+        finished_before_ms: int,
+        kinds: Collection[SessionKind] | None,
+        agent_id: str | None,
+        status: SessionStatus | None,
+        dry_run: bool,
     ) -> builtins.list[str]:
         if finished_before_ms > self.now_ms:
             raise InvalidInput("before", "must not be in the future", at(finished_before_ms))
@@ -237,7 +320,9 @@ class Model:
             for record in self.sessions.values()
             if record.finished_ms is not None
             and record.finished_ms < finished_before_ms
-            and (kinds is None or record.kind in kinds)
+            and (record.kind is not SessionKind.CONVERSATION if kinds is None else record.kind in kinds)
+            and agent_id in (None, record.agent_id)
+            and status in (None, record.status)
         )
         if not dry_run:
             for _, key in ended:
@@ -248,6 +333,12 @@ class Model:
         if key not in self.sessions:
             raise SessionNotFound(key)
         return self.sessions[key]
+
+    def _active(self, key: str) -> Record:
+        record = self._record(key)
+        if record.status is not SessionStatus.ACTIVE:
+            raise SessionNotActive(key, record.status)
+        return record
 
     def _append(self, record: Record, new: NewMessage, *, trim: bool = True) -> Message:
         record.count += 1
@@ -268,7 +359,10 @@ class Model:
         return stored
 
     def _trim(self, record: Record) -> None:
-        record.messages = record.messages[max(0, len(record.messages) - record.cap) :]
+        trimmed = max(0, len(record.messages) - record.cap)
+        if record.archive:
+            record.archived += record.messages[:trimmed]
+        record.messages = record.messages[trimmed:]
         oldest = record.messages[0].seq if record.messages else 0
         record.by_idempotency_key = {
             name: message for name, message in record.by_idempotency_key.items() if message.seq >= oldest

@@ -1,0 +1,54 @@
+"""Which sessions a call is about: the filters of `list`, `iterate`, `count`, the sweeps and the export."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+
+from sqlalchemy import ColumnElement, literal, select
+
+from sessions_db.enums import SessionKind, SessionStatus
+from sessions_db.schema import sessions
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Selection:
+    """The sessions that pass every filter that is given."""
+
+    kinds: Collection[SessionKind] | None = None
+    statuses: Collection[SessionStatus] | None = None
+    agent_id: str | None = None
+    parent_key: str | None = None
+    under: str | None = None
+    active_since_ms: int | None = None
+    created_from_ms: int | None = None
+    created_before_ms: int | None = None
+
+    def conditions(self) -> list[ColumnElement[bool]]:
+        """The condition for each filter."""
+        of, found = sessions.c, list[ColumnElement[bool]]()
+        if self.kinds is not None:
+            found.append(of.kind.in_(self.kinds))
+        if self.statuses is not None:
+            found.append(of.status.in_(self.statuses))
+        if self.agent_id is not None:
+            found.append(of.agent_id == self.agent_id)
+        if self.parent_key is not None:
+            found.append(of.parent_key == self.parent_key)
+        if self.under is not None:
+            found += is_below(literal(self.under, of.key.type))
+        if self.active_since_ms is not None:
+            found.append(of.last_activity_ms >= self.active_since_ms)
+        if self.created_from_ms is not None:
+            found.append(of.created_ms >= self.created_from_ms)
+        if self.created_before_ms is not None:
+            found.append(of.created_ms < self.created_before_ms)
+        return found
+
+
+def is_below(key: ColumnElement[str]) -> tuple[ColumnElement[bool], ColumnElement[bool]]:
+    """The conditions for a session that the one with this key spawned, directly or indirectly."""
+    tree = select(sessions.c.key).where(sessions.c.parent_key == key).cte("tree", recursive=True)
+    # UNION drops keys that were met before, unlike UNION ALL: it ends a cycle, which only SQL by hand can make.
+    tree = tree.union(select(sessions.c.key).where(sessions.c.parent_key == tree.c.key))
+    return sessions.c.key.in_(select(tree.c.key)), sessions.c.key != key
