@@ -26,6 +26,7 @@ from sessions_db import (
     NewMessage,
     ReadOnly,
     SchemaMismatch,
+    SessionChanged,
     SessionManager,
     SessionNotActive,
     SessionNotFound,
@@ -45,6 +46,7 @@ from tests.support.servers import wait_until
 ERRORS = [
     SessionNotFound("agent:main:main"),
     SessionNotActive("agent:main:main", SessionStatus.ERROR),
+    SessionChanged("agent:main:main", 2, 3),
     LabelInUse("research", "agent:main:main"),
     IdempotencyConflict("call-1", "agent:main:main", ("role", "content")),
     InvalidInput("limit", "must be an int", "x"),

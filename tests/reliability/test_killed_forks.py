@@ -51,8 +51,10 @@ def test_fork_and_update_of_a_killed_process_are_there_whole_or_not_at_all(
         figures.update({"kills": kill + 1, "forks": len(forks)})
         assert acknowledged <= forks.keys()
         for key, fork in forks.items():
-            copies = manager.history(key, include_tools=True, archived=True) or []
-            assert (fork.message_count, fork.retained_count, len(copies)) == (COPIES, 100, COPIES)
+            retained, copies = (
+                len(manager.history(key, include_tools=True, archived=archived) or []) for archived in (False, True)
+            )
+            assert (fork.message_count, retained, copies) == (COPIES, 100, COPIES)
             is_moved = fork.task == "Moved"
             assert is_moved == (fork.metadata == {"moved": True})
             assert (fork.label or "").startswith("moved" if is_moved else "label")
