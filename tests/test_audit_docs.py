@@ -223,7 +223,7 @@ COLUMNS = {
     "audit_messages": "stored session_key seq role tool_name content metadata idempotency_key sent_at timestamp_ms"
     " archived_at",
     "audit_events": "id at at_ms actor db_user event session_key agent_id kind from_status to_status reason label"
-    " from_session_key parent_key message_count sealed",
+    " from_session_key parent_key message_count first_seq last_seq sealed",
     "audit_lineage": "session_key parent_key root_key depth path",
     "audit_seals": "id sealed_at sealed_ms actor through_event_id event_count digest previous_digest events_digest",
 }
