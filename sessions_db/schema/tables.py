@@ -194,9 +194,7 @@ session_events = Table(
     PrimaryKeyConstraint("id", name="pk_session_events"),
     CheckConstraint("id >= 1", name="ck_session_events_id"),
     CheckConstraint(_one_of("event", EventKind), name="ck_session_events_event"),
-    CheckConstraint(
-        "(event = 'retention_changed') = (session_key IS NULL)", name="ck_session_events_session_key"
-    ),
+    CheckConstraint("(event = 'retention_changed') = (session_key IS NULL)", name="ck_session_events_session_key"),
     Index("ix_session_events_session", "session_key", "id"),
     Index("ix_session_events_at", "at_ms"),
     # An id is never reused, even after the newest event was deleted.
