@@ -213,6 +213,31 @@ event_actor = Table(
     info={"only_on": "sqlite"},
 )
 
+# How long the log is kept: one row, which is changed and never deleted.
+log_policy = Table(
+    "log_policy",
+    metadata,
+    Column("id", Integer, autoincrement=False, nullable=False),
+    Column("retention_days", Integer, nullable=False),
+    PrimaryKeyConstraint("id", name="pk_log_policy"),
+    CheckConstraint("id = 1", name="ck_log_policy_id"),
+    CheckConstraint("retention_days BETWEEN 1 AND 36500", name="ck_log_policy_retention_days"),
+    sqlite_strict=True,
+)
+
+# Messages to be removed: a trigger archives, deletes and logs them, and the row itself goes at once. On Postgres a
+# function serves the same purpose.
+message_removals = Table(
+    "message_removals",
+    metadata,
+    Column("session_key", _Key, nullable=False),
+    Column("first_seq", _Int64, nullable=False),
+    Column("last_seq", _Int64, nullable=False),
+    PrimaryKeyConstraint("session_key", name="pk_message_removals"),
+    sqlite_strict=True,
+    info={"only_on": "sqlite"},
+)
+
 event_digests = Table(
     "event_digests",
     metadata,
