@@ -88,7 +88,9 @@ def declare(client: PlainClient) -> None:
         client(str(CreateTable(table).compile(dialect=dialect)).replace("%%", "%"))
         for index in sorted(table.indexes, key=lambda index: str(index.name)):
             client(str(CreateIndex(index).compile(dialect=dialect)).replace("%%", "%"))
-    for statement in (schema.TRIGGERS[client.backend] | schema.VIEWS[client.backend]).values():
+    for statement in (
+        schema.FUNCTIONS[client.backend] | schema.TRIGGERS[client.backend] | schema.VIEWS[client.backend]
+    ).values():
         client(statement)
 
 

@@ -56,6 +56,8 @@ class AsyncSessionStore(ABC):
     add_messages = _awaitable(SessionStore.add_messages)
     archived = _awaitable(SessionStore.archived)
     archives = _awaitable(SessionStore.archives)
+    redact_message = _awaitable(SessionStore.redact_message)
+    pop_messages = _awaitable(SessionStore.pop_messages)
     complete_session = _awaitable(SessionStore.complete_session)
     error_session = _awaitable(SessionStore.error_session)
     timeout_session = _awaitable(SessionStore.timeout_session)
@@ -67,6 +69,8 @@ class AsyncSessionStore(ABC):
     events = _awaitable(SessionStore.events)
     seal_log = _awaitable(SessionStore.seal_log)
     verify_log = _awaitable(SessionStore.verify_log)
+    log_retention = _awaitable(SessionStore.log_retention)
+    set_log_retention = _awaitable(SessionStore.set_log_retention)
     statistics = _awaitable(SessionStore.statistics)
     export_sessions = _awaitable(SessionStore.export_sessions)
     import_session = _awaitable(SessionStore.import_session)
@@ -77,7 +81,7 @@ READING = frozenset(
     getattr(SessionStore, name)
     for name in (
         *("get", "get_by_label", "list", "children", "count_sessions", "descendants", "history", "archived"),
-        *("archives", "events", "verify_log", "statistics", "export_sessions"),
+        *("archives", "events", "verify_log", "log_retention", "statistics", "export_sessions"),
     )
 )
 """The methods that wait for no writer."""

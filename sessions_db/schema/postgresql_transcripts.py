@@ -223,8 +223,11 @@ BEGIN
     RAISE EXCEPTION 'messages_archive: only in the transaction that creates the session'
       USING ERRCODE = 'integrity_constraint_violation';
   END IF;
-  INSERT INTO archived_messages (session_key, {", ".join(archived_messages.c.keys()[1:])})
-  SELECT session, {", ".join(archived_messages.c.keys()[1:])} FROM json_populate_recordset(NULL::archived_messages, archived);
+  INSERT INTO archived_messages ({MESSAGE}, archived_ms)
+  SELECT session, (value ->> 'seq')::bigint, value ->> 'role', value ->> 'content', value ->> 'tool_name',
+    (value ->> 'metadata')::json, (value ->> 'timestamp_ms')::bigint, value ->> 'idempotency_key',
+    (value ->> 'archived_ms')::bigint
+  FROM json_array_elements(archived);
 END""",
     ),
 }

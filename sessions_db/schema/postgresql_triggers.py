@@ -10,14 +10,15 @@ from sessions_db.limits import DEFAULT_LOG_DAYS
 from sessions_db.schema import postgresql_transcripts
 from sessions_db.schema.postgresql_functions import ACTOR, MESSAGE, NOW, in_its_schema, owners_only, refusal
 
-TRIGGERS: Final = {
-    # One statement each for the counters, the archive and the trim query, however many sessions and messages there are.
-    # For a single session they are simpler: those over many took a sixth longer for one message, and 64 single ones
-    # 3.5 times as long as one over 64 sessions (measured once).
-    # Each statement of a function takes a new snapshot: a writer that waited behind a large batch trims that batch too.
-    # The settings keep the planner from ever reading the whole table of messages: it reuses plans, and then does not
-    # know how few rows `appended` has.
-    "messages_append": f"""\
+TRIGGERS: Final = (
+    {
+        # One statement each for the counters, the archive and the trim query, however many sessions and messages there are.
+        # For a single session they are simpler: those over many took a sixth longer for one message, and 64 single ones
+        # 3.5 times as long as one over 64 sessions (measured once).
+        # Each statement of a function takes a new snapshot: a writer that waited behind a large batch trims that batch too.
+        # The settings keep the planner from ever reading the whole table of messages: it reuses plans, and then does not
+        # know how few rows `appended` has.
+        "messages_append": f"""\
 CREATE FUNCTION messages_append() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER
 SET enable_hashjoin = off SET enable_mergejoin = off SET enable_seqscan = off AS $$
 DECLARE
@@ -79,22 +80,22 @@ CREATE TRIGGER messages_append AFTER INSERT ON messages
 REFERENCING NEW TABLE AS appended FOR EACH STATEMENT EXECUTE FUNCTION messages_append();
 {in_its_schema("messages_append")};
 {owners_only("messages_append")}""",
-    "messages_place": refusal(
-        "messages_place",
-        "UPDATE OF session_key, seq ON messages",
-        "a message keeps its session and its number",
-    ),
-    "sessions_identity": refusal(
-        "sessions_identity",
-        "UPDATE OF key, agent_id, kind, run_id, parent_key, created_ms ON sessions",
-        "a session keeps its key, agent, kind, run, parent and time of creation",
-        condition="""
+        "messages_place": refusal(
+            "messages_place",
+            "UPDATE OF session_key, seq ON messages",
+            "a message keeps its session and its number",
+        ),
+        "sessions_identity": refusal(
+            "sessions_identity",
+            "UPDATE OF key, agent_id, kind, run_id, parent_key, created_ms ON sessions",
+            "a session keeps its key, agent, kind, run, parent and time of creation",
+            condition="""
 WHEN (NEW.key IS DISTINCT FROM OLD.key OR NEW.agent_id IS DISTINCT FROM OLD.agent_id
   OR NEW.kind IS DISTINCT FROM OLD.kind OR NEW.run_id IS DISTINCT FROM OLD.run_id
   OR NEW.parent_key IS DISTINCT FROM OLD.parent_key OR NEW.created_ms IS DISTINCT FROM OLD.created_ms)""",
-    ),
-    # The log. Its functions run as their owner, so a writer needs no right on the log itself.
-    "sessions_log": f"""\
+        ),
+        # The log. Its functions run as their owner, so a writer needs no right on the log itself.
+        "sessions_log": f"""\
 CREATE FUNCTION sessions_log() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER AS $$
 BEGIN
   IF TG_OP = 'INSERT' THEN
@@ -124,7 +125,7 @@ FOR EACH ROW WHEN (NEW.status IS DISTINCT FROM OLD.status OR NEW.finished_ms IS 
   OR NEW.end_reason IS DISTINCT FROM OLD.end_reason) EXECUTE FUNCTION sessions_log();
 {in_its_schema("sessions_log")};
 {owners_only("sessions_log")}""",
-    "labels_log": f"""\
+        "labels_log": f"""\
 CREATE FUNCTION labels_log() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER AS $$
 BEGIN
   IF TG_OP = 'UPDATE' AND NEW.label = OLD.label THEN
@@ -151,15 +152,17 @@ FOR EACH ROW WHEN (NEW.label IS DISTINCT FROM OLD.label OR NEW.session_key IS DI
 EXECUTE FUNCTION labels_log();
 {in_its_schema("labels_log")};
 {owners_only("labels_log")}""",
-    # The log is append-only.
-    "session_events_update": refusal("session_events_update", "UPDATE ON session_events", "an event is not changed"),
-    "session_events_delete": f"""\
+        # The log is append-only.
+        "session_events_update": refusal(
+            "session_events_update", "UPDATE ON session_events", "an event is not changed"
+        ),
+        "session_events_delete": f"""\
 CREATE FUNCTION session_events_delete() RETURNS trigger LANGUAGE plpgsql AS $$
 DECLARE
   days bigint := (SELECT retention_days FROM log_policy);
 BEGIN
   IF OLD.at_ms > {NOW} - coalesce(days, {DEFAULT_LOG_DAYS}) * 24 * 60 * 60 * 1000 THEN
-    RAISE EXCEPTION 'session_events_delete: an event is kept for % days', coalesce(days, {DEFAULT_LOG_DAYS})
+    RAISE EXCEPTION 'session_events_delete: an event is kept as many days as log_policy says'
       USING ERRCODE = 'integrity_constraint_violation';
   END IF;
   IF (OLD.event IN ('messages_removed', 'message_redacted') OR OLD.event = 'created' AND OLD.message_count > 0)
@@ -173,21 +176,27 @@ $$;
 CREATE TRIGGER session_events_delete BEFORE DELETE ON session_events
 FOR EACH ROW EXECUTE FUNCTION session_events_delete();
 {in_its_schema("session_events_delete")}""",
-    "session_events_truncate": refusal(
-        "session_events_truncate", "TRUNCATE ON session_events", "events are kept as long as log_policy says", "STATEMENT"
-    ),
-    # TRUNCATE fires no row triggers, so nothing would be logged.
-    **{
-        f"{table}_truncate": refusal(
-            f"{table}_truncate", f"TRUNCATE ON {table}", "rows are deleted, so that each is logged", "STATEMENT"
-        )
-        for table in ("sessions", "labels", "messages", "archived_messages")
-    },
-} | {
-    f"{table}_{name}": refusal(f"{table}_{name}", f"{when} ON {table}", "what is sealed is not changed", each)
-    for table in ("event_digests", "event_seals")
-    for name, when, each in (("change", "DELETE OR UPDATE", "ROW"), ("truncate", "TRUNCATE", "STATEMENT"))
-} | postgresql_transcripts.TRIGGERS
+        "session_events_truncate": refusal(
+            "session_events_truncate",
+            "TRUNCATE ON session_events",
+            "events are kept as long as log_policy says",
+            "STATEMENT",
+        ),
+        # TRUNCATE fires no row triggers, so nothing would be logged.
+        **{
+            f"{table}_truncate": refusal(
+                f"{table}_truncate", f"TRUNCATE ON {table}", "rows are deleted, so that each is logged", "STATEMENT"
+            )
+            for table in ("sessions", "labels", "messages", "archived_messages")
+        },
+    }
+    | {
+        f"{table}_{name}": refusal(f"{table}_{name}", f"{when} ON {table}", "what is sealed is not changed", each)
+        for table in ("event_digests", "event_seals")
+        for name, when, each in (("change", "DELETE OR UPDATE", "ROW"), ("truncate", "TRUNCATE", "STATEMENT"))
+    }
+    | postgresql_transcripts.TRIGGERS
+)
 """The statements that create each trigger and its function, by the function's name."""
 
 STORED: Final = """\
