@@ -416,65 +416,83 @@ $$""",
 
 # What keeps transcripts: further triggers on SQLite.
 SQLITE_TRANSCRIPTS = {
-    "messages_redacted": """\
+    "messages_redacted": f"""\
 CREATE TRIGGER messages_redacted AFTER UPDATE ON messages
 BEGIN
   SELECT RAISE(ABORT, 'messages_redacted: a message is not changed, only redacted, and that once')
-  WHERE NEW.session_key IS NOT OLD.session_key OR NEW.seq IS NOT OLD.seq OR NEW.role IS NOT OLD.role OR NEW.timestamp_ms IS NOT OLD.timestamp_ms OR NEW.idempotency_key IS NOT OLD.idempotency_key
+  WHERE NEW.session_key IS NOT OLD.session_key
+    OR NEW.seq IS NOT OLD.seq
+    OR NEW.role IS NOT OLD.role
+    OR NEW.timestamp_ms IS NOT OLD.timestamp_ms
+    OR NEW.idempotency_key IS NOT OLD.idempotency_key
     OR NEW.tool_name IS NOT (CASE WHEN OLD.tool_name IS NOT NULL THEN '[redacted]' END)
-    OR NOT (NEW.content = '[redacted]' AND NEW.metadata IS NOT NULL AND json_type(NEW.metadata, '$.redacted') IS 'text' AND (SELECT count(*) FROM json_each(NEW.metadata)) = 1)
+    OR NOT (NEW.content = '[redacted]' AND NEW.metadata IS NOT NULL AND json_type(NEW.metadata, '$.redacted') IS 'text'
+      AND (SELECT count(*) FROM json_each(NEW.metadata)) = 1)
     OR json_extract(NEW.metadata, '$.redacted') = ''
-    OR (OLD.content = '[redacted]' AND OLD.metadata IS NOT NULL AND json_type(OLD.metadata, '$.redacted') IS 'text' AND (SELECT count(*) FROM json_each(OLD.metadata)) = 1);
+    OR (OLD.content = '[redacted]' AND OLD.metadata IS NOT NULL AND json_type(OLD.metadata, '$.redacted') IS 'text'
+      AND (SELECT count(*) FROM json_each(OLD.metadata)) = 1);
   INSERT INTO session_events (at_ms, actor, event, session_key, reason, message_count, first_seq, last_seq)
-  SELECT CAST(round((julianday('now') - 2440587.5) * 86400000) AS INTEGER), (SELECT name FROM event_actor), 'message_redacted', NEW.session_key, json_extract(NEW.metadata, '$.redacted'), NULL,
+  SELECT {SQLITE_NOW}, {SQLITE_ACTOR},
+    'message_redacted', NEW.session_key, json_extract(NEW.metadata, '$.redacted'), NULL,
     NEW.seq, NEW.seq;
 END""",
-    "archived_messages_redacted": """\
+    "archived_messages_redacted": f"""\
 CREATE TRIGGER archived_messages_redacted AFTER UPDATE ON archived_messages
 BEGIN
   SELECT RAISE(ABORT, 'archived_messages_redacted: a message is not changed, only redacted, and that once')
-  WHERE NEW.session_key IS NOT OLD.session_key OR NEW.seq IS NOT OLD.seq OR NEW.role IS NOT OLD.role OR NEW.timestamp_ms IS NOT OLD.timestamp_ms OR NEW.idempotency_key IS NOT OLD.idempotency_key OR NEW.archived_ms IS NOT OLD.archived_ms
+  WHERE NEW.session_key IS NOT OLD.session_key
+    OR NEW.seq IS NOT OLD.seq
+    OR NEW.role IS NOT OLD.role
+    OR NEW.timestamp_ms IS NOT OLD.timestamp_ms
+    OR NEW.idempotency_key IS NOT OLD.idempotency_key
+    OR NEW.archived_ms IS NOT OLD.archived_ms
     OR NEW.tool_name IS NOT (CASE WHEN OLD.tool_name IS NOT NULL THEN '[redacted]' END)
-    OR NOT (NEW.content = '[redacted]' AND NEW.metadata IS NOT NULL AND json_type(NEW.metadata, '$.redacted') IS 'text' AND (SELECT count(*) FROM json_each(NEW.metadata)) = 1)
+    OR NOT (NEW.content = '[redacted]' AND NEW.metadata IS NOT NULL AND json_type(NEW.metadata, '$.redacted') IS 'text'
+      AND (SELECT count(*) FROM json_each(NEW.metadata)) = 1)
     OR json_extract(NEW.metadata, '$.redacted') = ''
-    OR (OLD.content = '[redacted]' AND OLD.metadata IS NOT NULL AND json_type(OLD.metadata, '$.redacted') IS 'text' AND (SELECT count(*) FROM json_each(OLD.metadata)) = 1);
+    OR (OLD.content = '[redacted]' AND OLD.metadata IS NOT NULL AND json_type(OLD.metadata, '$.redacted') IS 'text'
+      AND (SELECT count(*) FROM json_each(OLD.metadata)) = 1);
   INSERT INTO session_events (at_ms, actor, event, session_key, reason, message_count, first_seq, last_seq)
-  SELECT CAST(round((julianday('now') - 2440587.5) * 86400000) AS INTEGER), (SELECT name FROM event_actor), 'message_redacted', NEW.session_key, json_extract(NEW.metadata, '$.redacted'), NULL,
+  SELECT {SQLITE_NOW}, {SQLITE_ACTOR},
+    'message_redacted', NEW.session_key, json_extract(NEW.metadata, '$.redacted'), NULL,
     NEW.seq, NEW.seq;
 END""",
-    "messages_removed": """\
+    "messages_removed": f"""\
 CREATE TRIGGER messages_removed AFTER DELETE ON messages
 WHEN OLD.seq > (SELECT last_seq - message_cap FROM sessions WHERE key = OLD.session_key)
   AND NOT EXISTS (SELECT 1 FROM message_removals WHERE session_key = OLD.session_key)
 BEGIN
   INSERT INTO session_events (at_ms, actor, event, session_key, reason, message_count, first_seq, last_seq)
-  SELECT CAST(round((julianday('now') - 2440587.5) * 86400000) AS INTEGER), (SELECT name FROM event_actor), 'messages_removed', OLD.session_key, NULL, 1, OLD.seq, OLD.seq;
+  SELECT {SQLITE_NOW}, {SQLITE_ACTOR},
+    'messages_removed', OLD.session_key, NULL, 1, OLD.seq, OLD.seq;
 END""",
-    "archived_messages_removed": """\
+    "archived_messages_removed": f"""\
 CREATE TRIGGER archived_messages_removed AFTER DELETE ON archived_messages
 WHEN EXISTS (SELECT 1 FROM sessions WHERE key = OLD.session_key)
 BEGIN
   INSERT INTO session_events (at_ms, actor, event, session_key, reason, message_count, first_seq, last_seq)
-  SELECT CAST(round((julianday('now') - 2440587.5) * 86400000) AS INTEGER), (SELECT name FROM event_actor), 'messages_removed', OLD.session_key, 'removed from the archive', 1, OLD.seq, OLD.seq;
+  SELECT {SQLITE_NOW}, {SQLITE_ACTOR},
+    'messages_removed', OLD.session_key, 'removed from the archive', 1, OLD.seq, OLD.seq;
 END""",
-    "message_removals_insert": """\
+    "message_removals_insert": f"""\
 CREATE TRIGGER message_removals_insert AFTER INSERT ON message_removals
 BEGIN
   INSERT INTO session_events (at_ms, actor, event, session_key, reason, message_count, first_seq, last_seq)
-  SELECT CAST(round((julianday('now') - 2440587.5) * 86400000) AS INTEGER), (SELECT name FROM event_actor), 'messages_removed', NEW.session_key, NULL, count(*), min(seq), max(seq)
+  SELECT {SQLITE_NOW}, {SQLITE_ACTOR},
+    'messages_removed', NEW.session_key, NULL, count(*), min(seq), max(seq)
   FROM (
     SELECT seq, seq - row_number() OVER (ORDER BY seq) AS run FROM messages
     WHERE session_key = NEW.session_key AND seq BETWEEN NEW.first_seq AND NEW.last_seq
   ) AS numbered
   GROUP BY run ORDER BY min(seq);
-  INSERT INTO archived_messages (session_key, seq, role, content, tool_name, metadata, timestamp_ms, idempotency_key, archived_ms)
-  SELECT session_key, seq, role, content, tool_name, metadata, timestamp_ms, idempotency_key, CAST(round((julianday('now') - 2440587.5) * 86400000) AS INTEGER) FROM messages
+  INSERT INTO archived_messages ({MESSAGE}, archived_ms)
+  SELECT {MESSAGE}, {SQLITE_NOW} FROM messages
   WHERE session_key = NEW.session_key AND seq BETWEEN NEW.first_seq AND NEW.last_seq
     AND EXISTS (SELECT 1 FROM sessions WHERE key = NEW.session_key AND archive_trimmed = 1);
   DELETE FROM messages WHERE session_key = NEW.session_key AND seq BETWEEN NEW.first_seq AND NEW.last_seq;
   DELETE FROM message_removals WHERE session_key = NEW.session_key;
 END""",
-    "sessions_last_seq": """\
+    "sessions_last_seq": f"""\
 CREATE TRIGGER sessions_last_seq AFTER UPDATE OF last_seq ON sessions
 WHEN NEW.last_seq <> OLD.last_seq + 1
   OR NOT EXISTS (SELECT 1 FROM messages WHERE session_key = NEW.key AND seq = NEW.last_seq)
@@ -482,35 +500,39 @@ BEGIN
   SELECT RAISE(ABORT, 'sessions_last_seq: the number of the last message does not go back')
   WHERE NEW.last_seq < OLD.last_seq;
   INSERT INTO session_events (at_ms, actor, event, session_key, reason, message_count, first_seq, last_seq)
-  SELECT CAST(round((julianday('now') - 2440587.5) * 86400000) AS INTEGER), (SELECT name FROM event_actor), 'messages_removed', NEW.key, 'never stored here', 0, OLD.last_seq + 1, NEW.last_seq
+  SELECT {SQLITE_NOW}, {SQLITE_ACTOR},
+    'messages_removed', NEW.key, 'never stored here', 0, OLD.last_seq + 1, NEW.last_seq
   WHERE NEW.last_seq > OLD.last_seq;
 END""",
-    "sessions_message_cap": """\
+    "sessions_message_cap": f"""\
 CREATE TRIGGER sessions_message_cap AFTER UPDATE OF message_cap ON sessions
 WHEN NEW.message_cap <> OLD.message_cap
 BEGIN
   INSERT INTO session_events (at_ms, actor, event, session_key, reason, message_count, first_seq, last_seq)
-  SELECT CAST(round((julianday('now') - 2440587.5) * 86400000) AS INTEGER), (SELECT name FROM event_actor), 'messages_removed', NEW.key,
+  SELECT {SQLITE_NOW}, {SQLITE_ACTOR},
+    'messages_removed', NEW.key,
     'trimmed before message_cap went from ' || OLD.message_cap || ' to ' || NEW.message_cap,
     0, 1, NEW.last_seq - OLD.message_cap
   WHERE NEW.message_cap > OLD.message_cap AND NEW.last_seq > OLD.message_cap;
   INSERT INTO session_events (at_ms, actor, event, session_key, reason, message_count, first_seq, last_seq)
-  SELECT CAST(round((julianday('now') - 2440587.5) * 86400000) AS INTEGER), (SELECT name FROM event_actor), 'messages_removed', NEW.key,
+  SELECT {SQLITE_NOW}, {SQLITE_ACTOR},
+    'messages_removed', NEW.key,
     'trimmed as message_cap went from ' || OLD.message_cap || ' to ' || NEW.message_cap,
     count(*), min(seq), max(seq)
   FROM messages WHERE session_key = NEW.key AND seq <= NEW.last_seq - NEW.message_cap
   HAVING count(*) > 0;
-  INSERT INTO archived_messages (session_key, seq, role, content, tool_name, metadata, timestamp_ms, idempotency_key, archived_ms)
-  SELECT session_key, seq, role, content, tool_name, metadata, timestamp_ms, idempotency_key, CAST(round((julianday('now') - 2440587.5) * 86400000) AS INTEGER) FROM messages
+  INSERT INTO archived_messages ({MESSAGE}, archived_ms)
+  SELECT {MESSAGE}, {SQLITE_NOW} FROM messages
   WHERE NEW.archive_trimmed = 1 AND session_key = NEW.key AND seq <= NEW.last_seq - NEW.message_cap;
   DELETE FROM messages WHERE session_key = NEW.key AND seq <= NEW.last_seq - NEW.message_cap;
 END""",
-    "log_policy_update": """\
+    "log_policy_update": f"""\
 CREATE TRIGGER log_policy_update AFTER UPDATE ON log_policy
 WHEN NEW.retention_days <> OLD.retention_days
 BEGIN
   INSERT INTO session_events (at_ms, actor, event, reason)
-  SELECT CAST(round((julianday('now') - 2440587.5) * 86400000) AS INTEGER), (SELECT name FROM event_actor), 'retention_changed', OLD.retention_days || ' -> ' || NEW.retention_days || ' days';
+  SELECT {SQLITE_NOW}, {SQLITE_ACTOR},
+    'retention_changed', OLD.retention_days || ' -> ' || NEW.retention_days || ' days';
 END""",
     "log_policy_delete": """\
 CREATE TRIGGER log_policy_delete BEFORE DELETE ON log_policy
@@ -522,19 +544,23 @@ END""",
 # Further triggers on Postgres, each with its function.
 POSTGRESQL_TRANSCRIPTS = {
     "messages_redacted": (
-        """\
+        f"""\
 CREATE FUNCTION messages_redacted() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER AS $$
 BEGIN
-  IF (NEW.session_key, NEW.seq, NEW.role, NEW.timestamp_ms, NEW.idempotency_key) IS DISTINCT FROM (OLD.session_key, OLD.seq, OLD.role, OLD.timestamp_ms, OLD.idempotency_key)
+  IF (NEW.session_key, NEW.seq, NEW.role, NEW.timestamp_ms, NEW.idempotency_key)
+      IS DISTINCT FROM (OLD.session_key, OLD.seq, OLD.role, OLD.timestamp_ms, OLD.idempotency_key)
     OR NEW.tool_name IS DISTINCT FROM (CASE WHEN OLD.tool_name IS NOT NULL THEN '[redacted]' END)
-    OR NOT coalesce(NEW.content = '[redacted]' AND json_typeof(NEW.metadata -> 'redacted') = 'string' AND (SELECT count(*) FROM json_object_keys(NEW.metadata)) = 1, false)
+    OR NOT coalesce(NEW.content = '[redacted]' AND json_typeof(NEW.metadata -> 'redacted') = 'string'
+      AND (SELECT count(*) FROM json_object_keys(NEW.metadata)) = 1, false)
     OR NEW.metadata ->> 'redacted' = ''
-    OR coalesce(OLD.content = '[redacted]' AND json_typeof(OLD.metadata -> 'redacted') = 'string' AND (SELECT count(*) FROM json_object_keys(OLD.metadata)) = 1, false) THEN
+    OR coalesce(OLD.content = '[redacted]' AND json_typeof(OLD.metadata -> 'redacted') = 'string'
+      AND (SELECT count(*) FROM json_object_keys(OLD.metadata)) = 1, false) THEN
     RAISE EXCEPTION 'messages_redacted: a message is not changed, only redacted, and that once'
       USING ERRCODE = 'integrity_constraint_violation';
   END IF;
   INSERT INTO session_events (at_ms, actor, db_user, event, session_key, reason, message_count, first_seq, last_seq)
-  VALUES (floor(extract(epoch FROM clock_timestamp()) * 1000), coalesce(nullif(current_setting('sessions_db.actor', true), ''), session_user), session_user, 'message_redacted', NEW.session_key, NEW.metadata ->> 'redacted', NULL, NEW.seq, NEW.seq);
+  VALUES ({POSTGRESQL_NOW}, {POSTGRESQL_ACTOR}, session_user,
+    'message_redacted', NEW.session_key, NEW.metadata ->> 'redacted', NULL, NEW.seq, NEW.seq);
   RETURN NULL;
 END
 $$""",
@@ -544,26 +570,32 @@ FOR EACH ROW EXECUTE FUNCTION messages_redacted()""",
         """\
 DO $$
 BEGIN
-  EXECUTE format('ALTER FUNCTION messages_redacted() SET search_path = %I, pg_temp', current_schema());
+  EXECUTE format(
+    'ALTER FUNCTION messages_redacted() SET search_path = %I, pg_temp', current_schema()
+  );
 END
 $$""",
         """\
 REVOKE EXECUTE ON FUNCTION messages_redacted() FROM PUBLIC""",
     ),
     "archived_messages_redacted": (
-        """\
+        f"""\
 CREATE FUNCTION archived_messages_redacted() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER AS $$
 BEGIN
-  IF (NEW.session_key, NEW.seq, NEW.role, NEW.timestamp_ms, NEW.idempotency_key, NEW.archived_ms) IS DISTINCT FROM (OLD.session_key, OLD.seq, OLD.role, OLD.timestamp_ms, OLD.idempotency_key, OLD.archived_ms)
+  IF (NEW.session_key, NEW.seq, NEW.role, NEW.timestamp_ms, NEW.idempotency_key, NEW.archived_ms)
+      IS DISTINCT FROM (OLD.session_key, OLD.seq, OLD.role, OLD.timestamp_ms, OLD.idempotency_key, OLD.archived_ms)
     OR NEW.tool_name IS DISTINCT FROM (CASE WHEN OLD.tool_name IS NOT NULL THEN '[redacted]' END)
-    OR NOT coalesce(NEW.content = '[redacted]' AND json_typeof(NEW.metadata -> 'redacted') = 'string' AND (SELECT count(*) FROM json_object_keys(NEW.metadata)) = 1, false)
+    OR NOT coalesce(NEW.content = '[redacted]' AND json_typeof(NEW.metadata -> 'redacted') = 'string'
+      AND (SELECT count(*) FROM json_object_keys(NEW.metadata)) = 1, false)
     OR NEW.metadata ->> 'redacted' = ''
-    OR coalesce(OLD.content = '[redacted]' AND json_typeof(OLD.metadata -> 'redacted') = 'string' AND (SELECT count(*) FROM json_object_keys(OLD.metadata)) = 1, false) THEN
+    OR coalesce(OLD.content = '[redacted]' AND json_typeof(OLD.metadata -> 'redacted') = 'string'
+      AND (SELECT count(*) FROM json_object_keys(OLD.metadata)) = 1, false) THEN
     RAISE EXCEPTION 'archived_messages_redacted: a message is not changed, only redacted, and that once'
       USING ERRCODE = 'integrity_constraint_violation';
   END IF;
   INSERT INTO session_events (at_ms, actor, db_user, event, session_key, reason, message_count, first_seq, last_seq)
-  VALUES (floor(extract(epoch FROM clock_timestamp()) * 1000), coalesce(nullif(current_setting('sessions_db.actor', true), ''), session_user), session_user, 'message_redacted', NEW.session_key, NEW.metadata ->> 'redacted', NULL, NEW.seq, NEW.seq);
+  VALUES ({POSTGRESQL_NOW}, {POSTGRESQL_ACTOR}, session_user,
+    'message_redacted', NEW.session_key, NEW.metadata ->> 'redacted', NULL, NEW.seq, NEW.seq);
   RETURN NULL;
 END
 $$""",
@@ -573,18 +605,21 @@ FOR EACH ROW EXECUTE FUNCTION archived_messages_redacted()""",
         """\
 DO $$
 BEGIN
-  EXECUTE format('ALTER FUNCTION archived_messages_redacted() SET search_path = %I, pg_temp', current_schema());
+  EXECUTE format(
+    'ALTER FUNCTION archived_messages_redacted() SET search_path = %I, pg_temp', current_schema()
+  );
 END
 $$""",
         """\
 REVOKE EXECUTE ON FUNCTION archived_messages_redacted() FROM PUBLIC""",
     ),
     "messages_removed": (
-        """\
+        f"""\
 CREATE FUNCTION messages_removed() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER AS $$
 BEGIN
   INSERT INTO session_events (at_ms, actor, db_user, event, session_key, reason, message_count, first_seq, last_seq)
-  SELECT floor(extract(epoch FROM clock_timestamp()) * 1000), coalesce(nullif(current_setting('sessions_db.actor', true), ''), session_user), session_user, 'messages_removed', session_key, NULL, count(*), min(seq), max(seq)
+  SELECT {POSTGRESQL_NOW}, {POSTGRESQL_ACTOR}, session_user,
+    'messages_removed', session_key, NULL, count(*), min(seq), max(seq)
   FROM (
     SELECT session_key, seq, seq - row_number() OVER (PARTITION BY session_key ORDER BY seq) AS run FROM removed
   ) AS numbered
@@ -595,22 +630,26 @@ END
 $$""",
         """\
 CREATE TRIGGER messages_removed AFTER DELETE ON messages
-REFERENCING OLD TABLE AS removed FOR EACH STATEMENT WHEN (pg_trigger_depth() = 0) EXECUTE FUNCTION messages_removed()""",
+REFERENCING OLD TABLE AS removed FOR EACH STATEMENT WHEN (pg_trigger_depth() = 0)
+EXECUTE FUNCTION messages_removed()""",
         """\
 DO $$
 BEGIN
-  EXECUTE format('ALTER FUNCTION messages_removed() SET search_path = %I, pg_temp', current_schema());
+  EXECUTE format(
+    'ALTER FUNCTION messages_removed() SET search_path = %I, pg_temp', current_schema()
+  );
 END
 $$""",
         """\
 REVOKE EXECUTE ON FUNCTION messages_removed() FROM PUBLIC""",
     ),
     "archived_messages_removed": (
-        """\
+        f"""\
 CREATE FUNCTION archived_messages_removed() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER AS $$
 BEGIN
   INSERT INTO session_events (at_ms, actor, db_user, event, session_key, reason, message_count, first_seq, last_seq)
-  SELECT floor(extract(epoch FROM clock_timestamp()) * 1000), coalesce(nullif(current_setting('sessions_db.actor', true), ''), session_user), session_user, 'messages_removed', session_key, 'removed from the archive', count(*), min(seq), max(seq)
+  SELECT {POSTGRESQL_NOW}, {POSTGRESQL_ACTOR}, session_user,
+    'messages_removed', session_key, 'removed from the archive', count(*), min(seq), max(seq)
   FROM (
     SELECT session_key, seq, seq - row_number() OVER (PARTITION BY session_key ORDER BY seq) AS run FROM removed
   ) AS numbered
@@ -621,18 +660,21 @@ END
 $$""",
         """\
 CREATE TRIGGER archived_messages_removed AFTER DELETE ON archived_messages
-REFERENCING OLD TABLE AS removed FOR EACH STATEMENT WHEN (pg_trigger_depth() = 0) EXECUTE FUNCTION archived_messages_removed()""",
+REFERENCING OLD TABLE AS removed FOR EACH STATEMENT WHEN (pg_trigger_depth() = 0)
+EXECUTE FUNCTION archived_messages_removed()""",
         """\
 DO $$
 BEGIN
-  EXECUTE format('ALTER FUNCTION archived_messages_removed() SET search_path = %I, pg_temp', current_schema());
+  EXECUTE format(
+    'ALTER FUNCTION archived_messages_removed() SET search_path = %I, pg_temp', current_schema()
+  );
 END
 $$""",
         """\
 REVOKE EXECUTE ON FUNCTION archived_messages_removed() FROM PUBLIC""",
     ),
     "sessions_last_seq": (
-        """\
+        f"""\
 CREATE FUNCTION sessions_last_seq() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER AS $$
 BEGIN
   IF NEW.last_seq < OLD.last_seq THEN
@@ -640,7 +682,8 @@ BEGIN
       USING ERRCODE = 'integrity_constraint_violation';
   END IF;
   INSERT INTO session_events (at_ms, actor, db_user, event, session_key, reason, message_count, first_seq, last_seq)
-  VALUES (floor(extract(epoch FROM clock_timestamp()) * 1000), coalesce(nullif(current_setting('sessions_db.actor', true), ''), session_user), session_user, 'messages_removed', NEW.key, 'never stored here', 0, OLD.last_seq + 1, NEW.last_seq);
+  VALUES ({POSTGRESQL_NOW}, {POSTGRESQL_ACTOR}, session_user,
+    'messages_removed', NEW.key, 'never stored here', 0, OLD.last_seq + 1, NEW.last_seq);
   RETURN NULL;
 END
 $$""",
@@ -651,33 +694,37 @@ EXECUTE FUNCTION sessions_last_seq()""",
         """\
 DO $$
 BEGIN
-  EXECUTE format('ALTER FUNCTION sessions_last_seq() SET search_path = %I, pg_temp', current_schema());
+  EXECUTE format(
+    'ALTER FUNCTION sessions_last_seq() SET search_path = %I, pg_temp', current_schema()
+  );
 END
 $$""",
         """\
 REVOKE EXECUTE ON FUNCTION sessions_last_seq() FROM PUBLIC""",
     ),
     "sessions_message_cap": (
-        """\
+        f"""\
 CREATE FUNCTION sessions_message_cap() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER AS $$
 BEGIN
   IF NEW.message_cap > OLD.message_cap THEN
     INSERT INTO session_events (at_ms, actor, db_user, event, session_key, reason, message_count, first_seq, last_seq)
-    SELECT floor(extract(epoch FROM clock_timestamp()) * 1000), coalesce(nullif(current_setting('sessions_db.actor', true), ''), session_user), session_user, 'messages_removed', NEW.key,
+    SELECT {POSTGRESQL_NOW}, {POSTGRESQL_ACTOR}, session_user,
+      'messages_removed', NEW.key,
       format('trimmed before message_cap went from %s to %s', OLD.message_cap, NEW.message_cap),
       0, 1, NEW.last_seq - OLD.message_cap
     WHERE NEW.last_seq > OLD.message_cap;
     RETURN NULL;
   END IF;
   INSERT INTO session_events (at_ms, actor, db_user, event, session_key, reason, message_count, first_seq, last_seq)
-  SELECT floor(extract(epoch FROM clock_timestamp()) * 1000), coalesce(nullif(current_setting('sessions_db.actor', true), ''), session_user), session_user, 'messages_removed', NEW.key,
+  SELECT {POSTGRESQL_NOW}, {POSTGRESQL_ACTOR}, session_user,
+      'messages_removed', NEW.key,
     format('trimmed as message_cap went from %s to %s', OLD.message_cap, NEW.message_cap),
     count(*), min(seq), max(seq)
   FROM messages WHERE session_key = NEW.key AND seq <= NEW.last_seq - NEW.message_cap
   HAVING count(*) > 0;
   IF NEW.archive_trimmed = 1 THEN
-    INSERT INTO archived_messages (session_key, seq, role, content, tool_name, metadata, timestamp_ms, idempotency_key, archived_ms)
-    SELECT session_key, seq, role, content, tool_name, metadata, timestamp_ms, idempotency_key, floor(extract(epoch FROM clock_timestamp()) * 1000) FROM messages
+    INSERT INTO archived_messages ({MESSAGE}, archived_ms)
+    SELECT {MESSAGE}, {POSTGRESQL_NOW} FROM messages
     WHERE session_key = NEW.key AND seq <= NEW.last_seq - NEW.message_cap;
   END IF;
   DELETE FROM messages WHERE session_key = NEW.key AND seq <= NEW.last_seq - NEW.message_cap;
@@ -690,14 +737,16 @@ FOR EACH ROW WHEN (NEW.message_cap <> OLD.message_cap) EXECUTE FUNCTION sessions
         """\
 DO $$
 BEGIN
-  EXECUTE format('ALTER FUNCTION sessions_message_cap() SET search_path = %I, pg_temp', current_schema());
+  EXECUTE format(
+    'ALTER FUNCTION sessions_message_cap() SET search_path = %I, pg_temp', current_schema()
+  );
 END
 $$""",
         """\
 REVOKE EXECUTE ON FUNCTION sessions_message_cap() FROM PUBLIC""",
     ),
     "log_policy_change": (
-        """\
+        f"""\
 CREATE FUNCTION log_policy_change() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER AS $$
 BEGIN
   IF TG_OP = 'DELETE' THEN
@@ -705,7 +754,8 @@ BEGIN
       USING ERRCODE = 'integrity_constraint_violation';
   END IF;
   INSERT INTO session_events (at_ms, actor, db_user, event, reason)
-  VALUES (floor(extract(epoch FROM clock_timestamp()) * 1000), coalesce(nullif(current_setting('sessions_db.actor', true), ''), session_user), session_user, 'retention_changed', format('%s -> %s days', OLD.retention_days, NEW.retention_days));
+  VALUES ({POSTGRESQL_NOW}, {POSTGRESQL_ACTOR}, session_user,
+    'retention_changed', format('%s -> %s days', OLD.retention_days, NEW.retention_days));
   RETURN NULL;
 END
 $$""",
@@ -718,7 +768,9 @@ FOR EACH ROW WHEN (NEW.retention_days <> OLD.retention_days) EXECUTE FUNCTION lo
         """\
 DO $$
 BEGIN
-  EXECUTE format('ALTER FUNCTION log_policy_change() SET search_path = %I, pg_temp', current_schema());
+  EXECUTE format(
+    'ALTER FUNCTION log_policy_change() SET search_path = %I, pg_temp', current_schema()
+  );
 END
 $$""",
         """\
@@ -741,31 +793,39 @@ FOR EACH STATEMENT EXECUTE FUNCTION log_policy_truncate()""",
 POSTGRESQL_FUNCTIONS = {
     "messages_redact(text, bigint, json)": (
         """\
-CREATE FUNCTION messages_redact(session text, number bigint, mark json) RETURNS void LANGUAGE plpgsql SECURITY DEFINER AS $$
+CREATE FUNCTION messages_redact(session text, number bigint, mark json) RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER AS $$
 BEGIN
   UPDATE messages AS m
-  SET content = '[redacted]', metadata = mark, tool_name = CASE WHEN tool_name IS NOT NULL THEN '[redacted]' END
-  WHERE session_key = session AND seq = number AND NOT coalesce(m.content = '[redacted]' AND json_typeof(m.metadata -> 'redacted') = 'string' AND (SELECT count(*) FROM json_object_keys(m.metadata)) = 1, false);
+  SET content = '[redacted]', metadata = mark,
+    tool_name = CASE WHEN tool_name IS NOT NULL THEN '[redacted]' END
+  WHERE session_key = session AND seq = number AND NOT coalesce(m.content = '[redacted]' AND json_typeof(m.metadata -> 'redacted') = 'string'
+      AND (SELECT count(*) FROM json_object_keys(m.metadata)) = 1, false);
   UPDATE archived_messages AS m
-  SET content = '[redacted]', metadata = mark, tool_name = CASE WHEN tool_name IS NOT NULL THEN '[redacted]' END
-  WHERE session_key = session AND seq = number AND NOT coalesce(m.content = '[redacted]' AND json_typeof(m.metadata -> 'redacted') = 'string' AND (SELECT count(*) FROM json_object_keys(m.metadata)) = 1, false);
+  SET content = '[redacted]', metadata = mark,
+    tool_name = CASE WHEN tool_name IS NOT NULL THEN '[redacted]' END
+  WHERE session_key = session AND seq = number AND NOT coalesce(m.content = '[redacted]' AND json_typeof(m.metadata -> 'redacted') = 'string'
+      AND (SELECT count(*) FROM json_object_keys(m.metadata)) = 1, false);
 END
 $$""",
         """\
 DO $$
 BEGIN
-  EXECUTE format('ALTER FUNCTION messages_redact(text, bigint, json) SET search_path = %I, pg_temp', current_schema());
+  EXECUTE format(
+    'ALTER FUNCTION messages_redact(text, bigint, json) SET search_path = %I, pg_temp', current_schema()
+  );
 END
 $$""",
         """\
 REVOKE EXECUTE ON FUNCTION messages_redact(text, bigint, json) FROM PUBLIC""",
     ),
     "messages_remove(text, bigint, bigint)": (
-        """\
-CREATE FUNCTION messages_remove(session text, first bigint, last bigint) RETURNS void LANGUAGE plpgsql SECURITY DEFINER AS $$
+        f"""\
+CREATE FUNCTION messages_remove(session text, first bigint, last bigint) RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER AS $$
 BEGIN
-  INSERT INTO archived_messages (session_key, seq, role, content, tool_name, metadata, timestamp_ms, idempotency_key, archived_ms)
-  SELECT session_key, seq, role, content, tool_name, metadata, timestamp_ms, idempotency_key, floor(extract(epoch FROM clock_timestamp()) * 1000) FROM messages
+  INSERT INTO archived_messages ({MESSAGE}, archived_ms)
+  SELECT {MESSAGE}, {POSTGRESQL_NOW} FROM messages
   WHERE session_key = session AND seq BETWEEN first AND last
     AND EXISTS (SELECT 1 FROM sessions WHERE key = session AND archive_trimmed = 1);
   DELETE FROM messages WHERE session_key = session AND seq BETWEEN first AND last;
@@ -774,7 +834,9 @@ $$""",
         """\
 DO $$
 BEGIN
-  EXECUTE format('ALTER FUNCTION messages_remove(text, bigint, bigint) SET search_path = %I, pg_temp', current_schema());
+  EXECUTE format(
+    'ALTER FUNCTION messages_remove(text, bigint, bigint) SET search_path = %I, pg_temp', current_schema()
+  );
 END
 $$""",
         """\
@@ -782,7 +844,8 @@ REVOKE EXECUTE ON FUNCTION messages_remove(text, bigint, bigint) FROM PUBLIC""",
     ),
     "messages_skip(text, bigint)": (
         """\
-CREATE FUNCTION messages_skip(session text, last bigint) RETURNS void LANGUAGE plpgsql SECURITY DEFINER AS $$
+CREATE FUNCTION messages_skip(session text, last bigint) RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER AS $$
 BEGIN
   IF NOT EXISTS (
     SELECT 1 FROM session_events
@@ -799,15 +862,18 @@ $$""",
         """\
 DO $$
 BEGIN
-  EXECUTE format('ALTER FUNCTION messages_skip(text, bigint) SET search_path = %I, pg_temp', current_schema());
+  EXECUTE format(
+    'ALTER FUNCTION messages_skip(text, bigint) SET search_path = %I, pg_temp', current_schema()
+  );
 END
 $$""",
         """\
 REVOKE EXECUTE ON FUNCTION messages_skip(text, bigint) FROM PUBLIC""",
     ),
     "messages_archive(text, json)": (
-        """\
-CREATE FUNCTION messages_archive(session text, archived json) RETURNS void LANGUAGE plpgsql SECURITY DEFINER AS $$
+        f"""\
+CREATE FUNCTION messages_archive(session text, archived json) RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER AS $$
 BEGIN
   IF NOT EXISTS (
     SELECT 1 FROM session_events
@@ -818,7 +884,7 @@ BEGIN
     RAISE EXCEPTION 'messages_archive: only in the transaction that creates the session'
       USING ERRCODE = 'integrity_constraint_violation';
   END IF;
-  INSERT INTO archived_messages (session_key, seq, role, content, tool_name, metadata, timestamp_ms, idempotency_key, archived_ms)
+  INSERT INTO archived_messages ({MESSAGE}, archived_ms)
   SELECT session, (value ->> 'seq')::bigint, value ->> 'role', value ->> 'content', value ->> 'tool_name',
     (value ->> 'metadata')::json, (value ->> 'timestamp_ms')::bigint, value ->> 'idempotency_key',
     (value ->> 'archived_ms')::bigint
@@ -828,7 +894,9 @@ $$""",
         """\
 DO $$
 BEGIN
-  EXECUTE format('ALTER FUNCTION messages_archive(text, json) SET search_path = %I, pg_temp', current_schema());
+  EXECUTE format(
+    'ALTER FUNCTION messages_archive(text, json) SET search_path = %I, pg_temp', current_schema()
+  );
 END
 $$""",
         """\

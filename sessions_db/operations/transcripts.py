@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Table, select
+from sqlalchemy import ClauseElement, ColumnElement, Connection, Table, select
 
 from sessions_db.database.statement import Statement
 from sessions_db.errors import InvalidInput
@@ -13,7 +13,12 @@ from sessions_db.operations.operation import Needs, needs
 from sessions_db.operations.rows import ARCHIVED_COLUMNS, MESSAGE_COLUMNS, archived_of, messages_of
 from sessions_db.schema import REDACT, REMOVE, archived_messages, messages, sessions, to_json
 
-_REDACT = {name: [Statement(lambda _, sent=sent: sent) for sent in statements] for name, statements in REDACT.items()}
+
+def _statement(sent: ClauseElement) -> Statement:
+    return Statement(lambda _: sent)
+
+
+_REDACT = {dialect: [*map(_statement, statements)] for dialect, statements in REDACT.items()}
 _REMOVE = Statement(lambda dialect: REMOVE[dialect])
 
 

@@ -21,7 +21,9 @@ def in_its_schema(function: str) -> str:
     return f"""\
 DO $$
 BEGIN
-  EXECUTE format('ALTER FUNCTION {function} SET search_path = %I, pg_temp', current_schema());
+  EXECUTE format(
+    'ALTER FUNCTION {function} SET search_path = %I, pg_temp', current_schema()
+  );
 END
 $$"""
 

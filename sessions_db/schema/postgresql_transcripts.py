@@ -1,4 +1,4 @@
-"""What keeps transcripts as they were, on Postgres: triggers, and the functions through which a service changes them."""
+"""What keeps transcripts as they were, on Postgres: triggers, and functions through which a service changes them."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ _REPLACED: Final = ("content", "tool_name", "metadata")
 
 def _is_marked(row: str) -> str:
     return (
-        f"coalesce({row}.content = '[redacted]' AND json_typeof({row}.metadata -> 'redacted') = 'string'"
-        f" AND (SELECT count(*) FROM json_object_keys({row}.metadata)) = 1, false)"
+        f"coalesce({row}.content = '[redacted]' AND json_typeof({row}.metadata -> 'redacted') = 'string'\n"
+        f"      AND (SELECT count(*) FROM json_object_keys({row}.metadata)) = 1, false)"
     )
 
 
@@ -26,7 +26,8 @@ def _redacted(table: str, kept: list[str]) -> str:
     return f"""\
 CREATE FUNCTION {name}() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER AS $$
 BEGIN
-  IF ({new}) IS DISTINCT FROM ({old})
+  IF ({new})
+      IS DISTINCT FROM ({old})
     OR NEW.tool_name IS DISTINCT FROM (CASE WHEN OLD.tool_name IS NOT NULL THEN '[redacted]' END)
     OR NOT {_is_marked("NEW")}
     OR NEW.metadata ->> 'redacted' = ''
@@ -35,7 +36,8 @@ BEGIN
       USING ERRCODE = 'integrity_constraint_violation';
   END IF;
   INSERT INTO session_events ({_LOGGED})
-  VALUES ({_WHO}, 'message_redacted', NEW.session_key, NEW.metadata ->> 'redacted', NULL, NEW.seq, NEW.seq);
+  VALUES ({_WHO},
+    'message_redacted', NEW.session_key, NEW.metadata ->> 'redacted', NULL, NEW.seq, NEW.seq);
   RETURN NULL;
 END
 $$;
@@ -53,7 +55,8 @@ def _removed(table: str, reason: str) -> str:
 CREATE FUNCTION {name}() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER AS $$
 BEGIN
   INSERT INTO session_events ({_LOGGED})
-  SELECT {_WHO}, 'messages_removed', session_key, {reason}, count(*), min(seq), max(seq)
+  SELECT {_WHO},
+    'messages_removed', session_key, {reason}, count(*), min(seq), max(seq)
   FROM (
     SELECT session_key, seq, seq - row_number() OVER (PARTITION BY session_key ORDER BY seq) AS run FROM removed
   ) AS numbered
@@ -63,15 +66,16 @@ BEGIN
 END
 $$;
 CREATE TRIGGER {name} AFTER DELETE ON {table}
-REFERENCING OLD TABLE AS removed FOR EACH STATEMENT WHEN (pg_trigger_depth() = 0) EXECUTE FUNCTION {name}();
+REFERENCING OLD TABLE AS removed FOR EACH STATEMENT WHEN (pg_trigger_depth() = 0)
+EXECUTE FUNCTION {name}();
 {in_its_schema(name)};
 {owners_only(name)}"""
 
 
 TRIGGERS: Final = {
-    "messages_redacted": _redacted("messages", [name for name in messages.c.keys() if name not in _REPLACED]),
+    "messages_redacted": _redacted("messages", [name for name in messages.columns.keys() if name not in _REPLACED]),
     "archived_messages_redacted": _redacted(
-        "archived_messages", [name for name in archived_messages.c.keys() if name not in _REPLACED]
+        "archived_messages", [name for name in archived_messages.columns.keys() if name not in _REPLACED]
     ),
     "messages_removed": _removed("messages", "NULL"),
     "archived_messages_removed": _removed("archived_messages", "'removed from the archive'"),
@@ -85,7 +89,8 @@ BEGIN
       USING ERRCODE = 'integrity_constraint_violation';
   END IF;
   INSERT INTO session_events ({_LOGGED})
-  VALUES ({_WHO}, 'messages_removed', NEW.key, 'never stored here', 0, OLD.last_seq + 1, NEW.last_seq);
+  VALUES ({_WHO},
+    'messages_removed', NEW.key, 'never stored here', 0, OLD.last_seq + 1, NEW.last_seq);
   RETURN NULL;
 END
 $$;
@@ -100,14 +105,16 @@ CREATE FUNCTION sessions_message_cap() RETURNS trigger LANGUAGE plpgsql SECURITY
 BEGIN
   IF NEW.message_cap > OLD.message_cap THEN
     INSERT INTO session_events ({_LOGGED})
-    SELECT {_WHO}, 'messages_removed', NEW.key,
+    SELECT {_WHO},
+      'messages_removed', NEW.key,
       format('trimmed before message_cap went from %s to %s', OLD.message_cap, NEW.message_cap),
       0, 1, NEW.last_seq - OLD.message_cap
     WHERE NEW.last_seq > OLD.message_cap;
     RETURN NULL;
   END IF;
   INSERT INTO session_events ({_LOGGED})
-  SELECT {_WHO}, 'messages_removed', NEW.key,
+  SELECT {_WHO},
+      'messages_removed', NEW.key,
     format('trimmed as message_cap went from %s to %s', OLD.message_cap, NEW.message_cap),
     count(*), min(seq), max(seq)
   FROM messages WHERE session_key = NEW.key AND seq <= NEW.last_seq - NEW.message_cap
@@ -134,7 +141,8 @@ BEGIN
       USING ERRCODE = 'integrity_constraint_violation';
   END IF;
   INSERT INTO session_events (at_ms, actor, db_user, event, reason)
-  VALUES ({_WHO}, 'retention_changed', format('%s -> %s days', OLD.retention_days, NEW.retention_days));
+  VALUES ({_WHO},
+    'retention_changed', format('%s -> %s days', OLD.retention_days, NEW.retention_days));
   RETURN NULL;
 END
 $$;
@@ -155,7 +163,8 @@ def _function(name: str, arguments: str, returns: str, body: str) -> str:
     types = ", ".join(argument.split()[-1] for argument in arguments.split(", "))
     signature = f"{name}({types})"
     return f"""\
-CREATE FUNCTION {name}({arguments}) RETURNS {returns} LANGUAGE plpgsql SECURITY DEFINER AS $$
+CREATE FUNCTION {name}({arguments}) RETURNS {returns}
+LANGUAGE plpgsql SECURITY DEFINER AS $$
 {body}
 $$;
 {in_its_schema(signature)};
@@ -178,10 +187,12 @@ FUNCTIONS: Final = {
         f"""\
 BEGIN
   UPDATE messages AS m
-  SET content = '[redacted]', metadata = mark, tool_name = CASE WHEN tool_name IS NOT NULL THEN '[redacted]' END
+  SET content = '[redacted]', metadata = mark,
+    tool_name = CASE WHEN tool_name IS NOT NULL THEN '[redacted]' END
   WHERE session_key = session AND seq = number AND NOT {_is_marked("m")};
   UPDATE archived_messages AS m
-  SET content = '[redacted]', metadata = mark, tool_name = CASE WHEN tool_name IS NOT NULL THEN '[redacted]' END
+  SET content = '[redacted]', metadata = mark,
+    tool_name = CASE WHEN tool_name IS NOT NULL THEN '[redacted]' END
   WHERE session_key = session AND seq = number AND NOT {_is_marked("m")};
 END""",
     ),

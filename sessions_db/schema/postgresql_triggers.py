@@ -12,12 +12,12 @@ from sessions_db.schema.postgresql_functions import ACTOR, MESSAGE, NOW, in_its_
 
 TRIGGERS: Final = (
     {
-        # One statement each for the counters, the archive and the trim query, however many sessions and messages there are.
-        # For a single session they are simpler: those over many took a sixth longer for one message, and 64 single ones
-        # 3.5 times as long as one over 64 sessions (measured once).
-        # Each statement of a function takes a new snapshot: a writer that waited behind a large batch trims that batch too.
-        # The settings keep the planner from ever reading the whole table of messages: it reuses plans, and then does not
-        # know how few rows `appended` has.
+        # One statement each for the counters, the archive and the trim query, however many sessions and messages there
+        # are. For a single session they are simpler: those over many took a sixth longer for one message, and 64
+        # single ones 3.5 times as long as one over 64 sessions (measured once).
+        # Each statement of a function takes a new snapshot: a writer that waited behind a large batch trims that batch
+        # too. The settings keep the planner from ever reading the whole table of messages: it reuses plans, and then
+        # does not know how few rows `appended` has. It runs as its owner, so a writer needs no right to delete messages.
         "messages_append": f"""\
 CREATE FUNCTION messages_append() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER
 SET enable_hashjoin = off SET enable_mergejoin = off SET enable_seqscan = off AS $$

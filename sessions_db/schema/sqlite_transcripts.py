@@ -21,14 +21,14 @@ _REPLACED: Final = ("content", "tool_name", "metadata")
 def _is_marked(row: str) -> str:
     return (
         f"({row}.content = '[redacted]' AND {row}.metadata IS NOT NULL"
-        f" AND json_type({row}.metadata, '$.redacted') IS 'text'"
-        f" AND (SELECT count(*) FROM json_each({row}.metadata)) = 1)"
+        f" AND json_type({row}.metadata, '$.redacted') IS 'text'\n"
+        f"      AND (SELECT count(*) FROM json_each({row}.metadata)) = 1)"
     )
 
 
 def _redacted(table: str, kept: list[str]) -> str:
     name = f"{table}_redacted"
-    changed = " OR ".join(f"NEW.{column} IS NOT OLD.{column}" for column in kept)
+    changed = "\n    OR ".join(f"NEW.{column} IS NOT OLD.{column}" for column in kept)
     return f"""\
 CREATE TRIGGER {name} AFTER UPDATE ON {table}
 BEGIN
@@ -39,15 +39,16 @@ BEGIN
     OR json_extract(NEW.metadata, '$.redacted') = ''
     OR {_is_marked("OLD")};
   INSERT INTO session_events ({_LOGGED})
-  SELECT {NOW}, {ACTOR}, 'message_redacted', NEW.session_key, json_extract(NEW.metadata, '$.redacted'), NULL,
+  SELECT {NOW}, {ACTOR},
+    'message_redacted', NEW.session_key, json_extract(NEW.metadata, '$.redacted'), NULL,
     NEW.seq, NEW.seq;
 END"""
 
 
 TRIGGERS: Final = {
-    "messages_redacted": _redacted("messages", [name for name in messages.c.keys() if name not in _REPLACED]),
+    "messages_redacted": _redacted("messages", [name for name in messages.columns.keys() if name not in _REPLACED]),
     "archived_messages_redacted": _redacted(
-        "archived_messages", [name for name in archived_messages.c.keys() if name not in _REPLACED]
+        "archived_messages", [name for name in archived_messages.columns.keys() if name not in _REPLACED]
     ),
     # Not for the trim query, which has moved last_seq before, and not for messages that go with their session.
     "messages_removed": f"""\
@@ -56,21 +57,24 @@ WHEN OLD.seq > (SELECT last_seq - message_cap FROM sessions WHERE key = OLD.sess
   AND NOT EXISTS (SELECT 1 FROM message_removals WHERE session_key = OLD.session_key)
 BEGIN
   INSERT INTO session_events ({_LOGGED})
-  SELECT {NOW}, {ACTOR}, 'messages_removed', OLD.session_key, NULL, 1, OLD.seq, OLD.seq;
+  SELECT {NOW}, {ACTOR},
+    'messages_removed', OLD.session_key, NULL, 1, OLD.seq, OLD.seq;
 END""",
     "archived_messages_removed": f"""\
 CREATE TRIGGER archived_messages_removed AFTER DELETE ON archived_messages
 WHEN EXISTS (SELECT 1 FROM sessions WHERE key = OLD.session_key)
 BEGIN
   INSERT INTO session_events ({_LOGGED})
-  SELECT {NOW}, {ACTOR}, 'messages_removed', OLD.session_key, 'removed from the archive', 1, OLD.seq, OLD.seq;
+  SELECT {NOW}, {ACTOR},
+    'messages_removed', OLD.session_key, 'removed from the archive', 1, OLD.seq, OLD.seq;
 END""",
     # An event for each run of numbers: what is in its range is gone, and nothing else explains a gap.
     "message_removals_insert": f"""\
 CREATE TRIGGER message_removals_insert AFTER INSERT ON message_removals
 BEGIN
   INSERT INTO session_events ({_LOGGED})
-  SELECT {NOW}, {ACTOR}, 'messages_removed', NEW.session_key, NULL, count(*), min(seq), max(seq)
+  SELECT {NOW}, {ACTOR},
+    'messages_removed', NEW.session_key, NULL, count(*), min(seq), max(seq)
   FROM (
     SELECT seq, seq - row_number() OVER (ORDER BY seq) AS run FROM messages
     WHERE session_key = NEW.session_key AND seq BETWEEN NEW.first_seq AND NEW.last_seq
@@ -93,7 +97,8 @@ BEGIN
   SELECT RAISE(ABORT, 'sessions_last_seq: the number of the last message does not go back')
   WHERE NEW.last_seq < OLD.last_seq;
   INSERT INTO session_events ({_LOGGED})
-  SELECT {NOW}, {ACTOR}, 'messages_removed', NEW.key, 'never stored here', 0, OLD.last_seq + 1, NEW.last_seq
+  SELECT {NOW}, {ACTOR},
+    'messages_removed', NEW.key, 'never stored here', 0, OLD.last_seq + 1, NEW.last_seq
   WHERE NEW.last_seq > OLD.last_seq;
 END""",
     # A lowered cap takes effect at once. A raised one leaves what was trimmed before.
@@ -102,12 +107,14 @@ CREATE TRIGGER sessions_message_cap AFTER UPDATE OF message_cap ON sessions
 WHEN NEW.message_cap <> OLD.message_cap
 BEGIN
   INSERT INTO session_events ({_LOGGED})
-  SELECT {NOW}, {ACTOR}, 'messages_removed', NEW.key,
+  SELECT {NOW}, {ACTOR},
+    'messages_removed', NEW.key,
     'trimmed before message_cap went from ' || OLD.message_cap || ' to ' || NEW.message_cap,
     0, 1, NEW.last_seq - OLD.message_cap
   WHERE NEW.message_cap > OLD.message_cap AND NEW.last_seq > OLD.message_cap;
   INSERT INTO session_events ({_LOGGED})
-  SELECT {NOW}, {ACTOR}, 'messages_removed', NEW.key,
+  SELECT {NOW}, {ACTOR},
+    'messages_removed', NEW.key,
     'trimmed as message_cap went from ' || OLD.message_cap || ' to ' || NEW.message_cap,
     count(*), min(seq), max(seq)
   FROM messages WHERE session_key = NEW.key AND seq <= NEW.last_seq - NEW.message_cap
@@ -123,7 +130,8 @@ CREATE TRIGGER log_policy_update AFTER UPDATE ON log_policy
 WHEN NEW.retention_days <> OLD.retention_days
 BEGIN
   INSERT INTO session_events (at_ms, actor, event, reason)
-  SELECT {NOW}, {ACTOR}, 'retention_changed', OLD.retention_days || ' -> ' || NEW.retention_days || ' days';
+  SELECT {NOW}, {ACTOR},
+    'retention_changed', OLD.retention_days || ' -> ' || NEW.retention_days || ' days';
 END""",
     "log_policy_delete": """\
 CREATE TRIGGER log_policy_delete BEFORE DELETE ON log_policy
