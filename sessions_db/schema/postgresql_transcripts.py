@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from typing import Final
 
+from sqlalchemy import Table
+
 from sessions_db.schema.postgresql_functions import ACTOR, MESSAGE, NOW, in_its_schema, owners_only, refusal
 from sessions_db.schema.tables import archived_messages, messages
 
 _LOGGED: Final = "at_ms, actor, db_user, event, session_key, reason, message_count, first_seq, last_seq"
 _WHO: Final = f"{NOW}, {ACTOR}, session_user"
 
-_REPLACED: Final = ("content", "tool_name", "metadata")
+
+def _kept(table: Table) -> list[str]:
+    return [column.name for column in table.columns if column.name not in ("content", "tool_name", "metadata")]
 
 
 def _is_marked(row: str) -> str:
@@ -73,10 +77,8 @@ EXECUTE FUNCTION {name}();
 
 
 TRIGGERS: Final = {
-    "messages_redacted": _redacted("messages", [name for name in messages.columns.keys() if name not in _REPLACED]),
-    "archived_messages_redacted": _redacted(
-        "archived_messages", [name for name in archived_messages.columns.keys() if name not in _REPLACED]
-    ),
+    "messages_redacted": _redacted("messages", _kept(messages)),
+    "archived_messages_redacted": _redacted("archived_messages", _kept(archived_messages)),
     "messages_removed": _removed("messages", "NULL"),
     "archived_messages_removed": _removed("archived_messages", "'removed from the archive'"),
     # A number that was given is never given again. Numbers that are passed over are logged: nothing was removed here,

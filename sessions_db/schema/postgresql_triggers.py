@@ -17,7 +17,7 @@ TRIGGERS: Final = (
         # single ones 3.5 times as long as one over 64 sessions (measured once).
         # Each statement of a function takes a new snapshot: a writer that waited behind a large batch trims that batch
         # too. The settings keep the planner from ever reading the whole table of messages: it reuses plans, and then
-        # does not know how few rows `appended` has. It runs as its owner, so a writer needs no right to delete messages.
+        # does not know how few rows `appended` has. It runs as its owner: a writer needs no right to delete.
         "messages_append": f"""\
 CREATE FUNCTION messages_append() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER
 SET enable_hashjoin = off SET enable_mergejoin = off SET enable_seqscan = off AS $$

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Final
 
+from sqlalchemy import Table
+
 from sessions_db.schema.tables import archived_messages, messages
 
 # Milliseconds since the epoch by the database's clock.
@@ -15,7 +17,9 @@ MESSAGE: Final = ", ".join(messages.columns.keys())
 
 _LOGGED: Final = "at_ms, actor, event, session_key, reason, message_count, first_seq, last_seq"
 
-_REPLACED: Final = ("content", "tool_name", "metadata")
+
+def _kept(table: Table) -> list[str]:
+    return [column.name for column in table.columns if column.name not in ("content", "tool_name", "metadata")]
 
 
 def _is_marked(row: str) -> str:
@@ -46,10 +50,8 @@ END"""
 
 
 TRIGGERS: Final = {
-    "messages_redacted": _redacted("messages", [name for name in messages.columns.keys() if name not in _REPLACED]),
-    "archived_messages_redacted": _redacted(
-        "archived_messages", [name for name in archived_messages.columns.keys() if name not in _REPLACED]
-    ),
+    "messages_redacted": _redacted("messages", _kept(messages)),
+    "archived_messages_redacted": _redacted("archived_messages", _kept(archived_messages)),
     # Not for the trim query, which has moved last_seq before, and not for messages that go with their session.
     "messages_removed": f"""\
 CREATE TRIGGER messages_removed AFTER DELETE ON messages

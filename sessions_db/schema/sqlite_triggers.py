@@ -179,6 +179,7 @@ END"""
             ("event_digests", "insert", ("event_id",)),
             ("event_seals", "insert", ("id", "previous_digest")),
             ("log_policy", "insert", ("id",)),
+            ("message_removals", "insert", ("session_key",)),
         )
     }
     | sqlite_transcripts.TRIGGERS
