@@ -220,7 +220,8 @@ COLUMNS = {
     "audit_sessions": "session_key agent_id kind status end_reason label owns_label task run_id parent_key created_at"
     " finished_at last_activity_at created_ms finished_ms last_activity_ms runtime_seconds idle_seconds message_count"
     " retained_count trimmed_count removed_count archived_count message_cap archive_trimmed metadata",
-    "audit_messages": "stored session_key seq role tool_name content metadata idempotency_key redacted sent_at timestamp_ms"
+    "audit_messages": "stored session_key seq role tool_name content metadata idempotency_key redacted sent_at"
+    " timestamp_ms"
     " archived_at",
     "audit_events": "id at at_ms actor db_user event session_key agent_id kind from_status to_status reason label"
     " from_session_key parent_key message_count first_seq last_seq sealed",

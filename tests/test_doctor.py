@@ -243,7 +243,7 @@ DAMAGE = {
     "gaps": (
         "DELETE FROM messages WHERE seq = 4",
         "warning",
-        "1 sessions lack messages in between: somebody deleted them",
+        "1 messages are gone and the log does not say why: agent:main:main lacks 4 to 4",
     ),
     "orphans": ("DELETE FROM sessions", "failure", "4 rows belong to no session"),
     "log": (
