@@ -166,20 +166,16 @@ def _gaps(conn: Connection) -> _Result:
     explained: dict[str, list[tuple[int, int]]] = {}
     for key, first, last in conn.exec_driver_sql(_EXPLANATIONS):
         explained.setdefault(key, []).append((first, last))
-    number, missing, shown = 0, 0, ""
+    missing, first_key = 0, ""
     for key, start, until in conn.exec_driver_sql(_GAPS):
+        number = start
         for first, last in [*explained.get(key, ()), (until + 1, until)]:
-            if first > start:
-                lacking = (start, min(first - 1, until))
-                number, missing = number + 1, missing + lacking[1] - lacking[0] + 1
-                shown = shown or f"{key} lacks {lacking[0]} to {lacking[1]}"
-            start = max(start, last + 1)
-            if start > until:
-                break
-    if number:
-        return Severity.WARNING, f"{missing} messages are gone and the log does not say why: {shown}" + (
-            f", and {number - 1} more gaps" if number > 1 else ""
-        )
+            lacking = min(first - 1, until) - number + 1
+            if lacking > 0:
+                missing, first_key = missing + lacking, first_key or f"{number} of {key}"
+            number = max(number, last + 1)
+    if missing:
+        return Severity.WARNING, f"{missing} messages are gone and the log does not say why, number {first_key} for one"
     return Severity.OK, "the log explains every number that no message has"
 
 

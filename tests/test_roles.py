@@ -698,7 +698,7 @@ def said(roles: Roles) -> Iterator[tuple[SessionManager, str]]:
 
 def logged(owner: PlainClient, key: str) -> list[tuple[object, ...]]:
     return owner(
-        "SELECT event, actor, db_user LIKE 'sessions_service%', reason, first_seq, last_seq FROM session_events"
+        "SELECT event, actor, starts_with(db_user, 'sessions_service'), reason, first_seq, last_seq FROM session_events"
         " WHERE session_key = ? AND event IN ('messages_removed', 'message_redacted') ORDER BY id",
         key,
     )

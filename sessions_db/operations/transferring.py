@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from dataclasses import fields, replace
+from dataclasses import asdict, fields, replace
 from itertools import groupby
 from typing import Any
 
@@ -82,7 +82,7 @@ def write(conn: Connection, session: StoredSession) -> bool:
         in_full = Shown(repr(session.key))
         raise InvalidInput("key", "must not be that of a session that is there with other content", in_full)
     if session.archived_messages:
-        rows = [_row(session.key, message) for message in session.archived_messages]
+        rows = [asdict(message) for message in session.archived_messages]
         _WRITE_ARCHIVED.rows(conn, {"key": session.key, "rows": json.dumps(rows, ensure_ascii=False)})
     # The trigger accepts only the number that follows the counter.
     last_seq = first_counter(session)
@@ -187,8 +187,7 @@ def _row(key: str, message: StoredMessage) -> dict[str, object]:
     row = {name: getattr(message, name) for name in MESSAGE_FIELDS}
     row["session_key"] = key
     row["metadata_text"] = row.pop("metadata")
-    if message.archived_ms is None:
-        del row["archived_ms"]
+    del row["archived_ms"]
     return row
 
 
