@@ -197,11 +197,20 @@ def times_out(store: SessionStore, clock: Clock) -> bool:
     return key in planned and store.timeout_idle(ms(500), progress=lambda *_: None) == planned
 
 
+def with_a_message(store: SessionStore, clock: Clock) -> str:
+    key = active(store, clock)
+    store.send_message(key, "Hello")
+    return key
+
+
 OPERATIONS: Mapping[str, Callable[[SessionStore, Clock], object]] = {
     "get_or_create_main": starts_a_main_session,
     "spawn_subagent": spawns_with_a_label,
     "spawn_cron": lambda store, clock: store.get(active(store, clock)),
     "get": lambda store, clock: store.get(finished(store, clock)),
+    "pop_messages": lambda store, clock: store.pop_messages(with_a_message(store, clock)),
+    "redact_message": lambda store, clock: store.redact_message(with_a_message(store, clock), 1, reason="asked for"),
+    "log_retention": lambda store, _: store.log_retention(),
     "get_by_label": lambda store, clock: store.get_by_label("look") if finished(store, clock) else None,
     "list": lambda store, clock: store.list(active_only=True, message_limit=5) if active(store, clock) else None,
     "children": lambda store, clock: store.children("agent:assistant:main") if active(store, clock) else None,
@@ -230,7 +239,7 @@ OPERATIONS: Mapping[str, Callable[[SessionStore, Clock], object]] = {
 }
 """For each public method, a call that returns something true, with everything that it writes."""
 
-FOR_THE_OWNER_ONLY = {"seal_log"}
+FOR_THE_OWNER_ONLY = {"seal_log", "set_log_retention"}
 
 
 def test_every_operation_is_tried() -> None:
@@ -392,7 +401,8 @@ FOR_NOBODY = [
     "UPDATE log_policy SET retention_days = 1",
     "DELETE FROM log_policy",
     *(
-        f"CREATE TEMPORARY TABLE own (LIKE messages); CREATE TRIGGER own AFTER {event} ON own {each} EXECUTE FUNCTION {name}()"
+        "CREATE TEMPORARY TABLE own (LIKE messages);"
+        f" CREATE TRIGGER own AFTER {event} ON own {each} EXECUTE FUNCTION {name}()"
         for name, event, each in (
             ("messages_append", "INSERT", "REFERENCING NEW TABLE AS appended FOR EACH STATEMENT"),
             ("messages_removed", "DELETE", "REFERENCING OLD TABLE AS removed FOR EACH STATEMENT"),
@@ -730,7 +740,8 @@ def test_service_pops_and_redacts_and_the_log_says_so(
     "sql",
     [
         "SELECT messages_skip(?, 20)",
-        """SELECT messages_archive(?, '[{"seq": 9, "role": "user", "content": "x", "timestamp_ms": 1, "archived_ms": 1}]')""",
+        "SELECT messages_archive(?, '["
+        """{"seq": 9, "role": "user", "content": "x", "timestamp_ms": 1, "archived_ms": 1}]')""",
     ],
 )
 def test_nothing_is_added_to_a_session_that_another_transaction_created(

@@ -420,7 +420,7 @@ SQLITE_TRANSCRIPTS = {
     "messages_redacted": f"""\
 CREATE TRIGGER messages_redacted AFTER UPDATE ON messages
 BEGIN
-  SELECT RAISE(ABORT, 'messages_redacted: a message is not changed, only redacted, and that once')
+  SELECT RAISE(ABORT, 'messages_redacted: a message is only redacted, and that once')
   WHERE NEW.session_key IS NOT OLD.session_key
     OR NEW.seq IS NOT OLD.seq
     OR NEW.role IS NOT OLD.role
@@ -440,7 +440,7 @@ END""",
     "archived_messages_redacted": f"""\
 CREATE TRIGGER archived_messages_redacted AFTER UPDATE ON archived_messages
 BEGIN
-  SELECT RAISE(ABORT, 'archived_messages_redacted: a message is not changed, only redacted, and that once')
+  SELECT RAISE(ABORT, 'archived_messages_redacted: a message is only redacted, and that once')
   WHERE NEW.session_key IS NOT OLD.session_key
     OR NEW.seq IS NOT OLD.seq
     OR NEW.role IS NOT OLD.role
@@ -556,7 +556,7 @@ BEGIN
     OR NEW.metadata ->> 'redacted' = ''
     OR coalesce(OLD.content = '[redacted]' AND json_typeof(OLD.metadata -> 'redacted') = 'string'
       AND (SELECT count(*) FROM json_object_keys(OLD.metadata)) = 1, false) THEN
-    RAISE EXCEPTION 'messages_redacted: a message is not changed, only redacted, and that once'
+    RAISE EXCEPTION 'messages_redacted: a message is only redacted, and that once'
       USING ERRCODE = 'integrity_constraint_violation';
   END IF;
   INSERT INTO session_events (at_ms, actor, db_user, event, session_key, reason, message_count, first_seq, last_seq)
@@ -591,7 +591,7 @@ BEGIN
     OR NEW.metadata ->> 'redacted' = ''
     OR coalesce(OLD.content = '[redacted]' AND json_typeof(OLD.metadata -> 'redacted') = 'string'
       AND (SELECT count(*) FROM json_object_keys(OLD.metadata)) = 1, false) THEN
-    RAISE EXCEPTION 'archived_messages_redacted: a message is not changed, only redacted, and that once'
+    RAISE EXCEPTION 'archived_messages_redacted: a message is only redacted, and that once'
       USING ERRCODE = 'integrity_constraint_violation';
   END IF;
   INSERT INTO session_events (at_ms, actor, db_user, event, session_key, reason, message_count, first_seq, last_seq)

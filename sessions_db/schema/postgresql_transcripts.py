@@ -36,7 +36,7 @@ BEGIN
     OR NOT {_is_marked("NEW")}
     OR NEW.metadata ->> 'redacted' = ''
     OR {_is_marked("OLD")} THEN
-    RAISE EXCEPTION '{name}: a message is not changed, only redacted, and that once'
+    RAISE EXCEPTION '{name}: a message is only redacted, and that once'
       USING ERRCODE = 'integrity_constraint_violation';
   END IF;
   INSERT INTO session_events ({_LOGGED})

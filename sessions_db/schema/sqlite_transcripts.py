@@ -36,7 +36,7 @@ def _redacted(table: str, kept: list[str]) -> str:
     return f"""\
 CREATE TRIGGER {name} AFTER UPDATE ON {table}
 BEGIN
-  SELECT RAISE(ABORT, '{name}: a message is not changed, only redacted, and that once')
+  SELECT RAISE(ABORT, '{name}: a message is only redacted, and that once')
   WHERE {changed}
     OR NEW.tool_name IS NOT (CASE WHEN OLD.tool_name IS NOT NULL THEN '[redacted]' END)
     OR NOT {_is_marked("NEW")}

@@ -10,7 +10,7 @@ import pytest
 from sessions_db import InvalidInput, NewMessage, SessionManager
 from tests.support.client import PlainClient
 
-REFUSAL = (sqlite3.IntegrityError, psycopg.errors.IntegrityConstraintViolation)
+REFUSAL = (sqlite3.IntegrityError, psycopg.IntegrityError)
 
 
 @pytest.fixture
