@@ -491,19 +491,23 @@ BEGIN
   WHERE session_key = NEW.session_key AND seq BETWEEN NEW.first_seq AND NEW.last_seq
     AND EXISTS (SELECT 1 FROM sessions WHERE key = NEW.session_key AND archive_trimmed = 1);
   DELETE FROM messages WHERE session_key = NEW.session_key AND seq BETWEEN NEW.first_seq AND NEW.last_seq;
+  INSERT INTO session_events (at_ms, actor, event, session_key, reason, message_count, first_seq, last_seq)
+  SELECT {SQLITE_NOW}, {SQLITE_ACTOR},
+    'messages_removed', key, 'never stored here', 0, last_seq + 1, NEW.last_seq
+  FROM sessions WHERE key = NEW.session_key AND last_seq < NEW.last_seq;
+  UPDATE sessions SET last_seq = NEW.last_seq WHERE key = NEW.session_key AND last_seq < NEW.last_seq;
   DELETE FROM message_removals WHERE session_key = NEW.session_key;
 END""",
     "sessions_last_seq": f"""\
 CREATE TRIGGER sessions_last_seq AFTER UPDATE OF last_seq ON sessions
 WHEN NEW.last_seq <> OLD.last_seq + 1
-  OR NOT EXISTS (SELECT 1 FROM messages WHERE session_key = NEW.key AND seq = NEW.last_seq)
 BEGIN
   SELECT RAISE(ABORT, 'sessions_last_seq: the number of the last message does not go back')
   WHERE NEW.last_seq < OLD.last_seq;
   INSERT INTO session_events (at_ms, actor, event, session_key, reason, message_count, first_seq, last_seq)
   SELECT {SQLITE_NOW}, {SQLITE_ACTOR},
     'messages_removed', NEW.key, 'never stored here', 0, OLD.last_seq + 1, NEW.last_seq
-  WHERE NEW.last_seq > OLD.last_seq;
+  WHERE NEW.last_seq > OLD.last_seq AND NOT EXISTS (SELECT 1 FROM message_removals WHERE session_key = NEW.key);
 END""",
     "sessions_message_cap": f"""\
 CREATE TRIGGER sessions_message_cap AFTER UPDATE OF message_cap ON sessions
@@ -848,12 +852,12 @@ REVOKE EXECUTE ON FUNCTION messages_remove(text, bigint, bigint) FROM PUBLIC""",
 CREATE FUNCTION messages_skip(session text, last bigint) RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER AS $$
 BEGIN
-  IF NOT EXISTS (
-    SELECT 1 FROM session_events
-    WHERE session_key = session AND event = 'created' AND pg_xact_status((
-      (pg_current_xact_id()::text::bigint - ((pg_current_xact_id()::text::bigint - xmin::text::bigint) & 4294967295))
-    )::text::xid8) = 'in progress'
-  ) THEN
+  IF NOT coalesce((
+    SELECT pg_xact_status((current_xid + (xmin::text::bigint - current_xid + 2147483648 & 4294967295) - 2147483648)
+      ::text::xid8) = 'in progress'
+    FROM session_events, (SELECT pg_current_xact_id()::text::bigint AS current_xid) AS here
+    WHERE session_key = session AND event = 'created' ORDER BY id DESC LIMIT 1
+  ), false) THEN
     RAISE EXCEPTION 'messages_skip: only in the transaction that creates the session'
       USING ERRCODE = 'integrity_constraint_violation';
   END IF;
@@ -876,12 +880,12 @@ REVOKE EXECUTE ON FUNCTION messages_skip(text, bigint) FROM PUBLIC""",
 CREATE FUNCTION messages_archive(session text, archived json) RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER AS $$
 BEGIN
-  IF NOT EXISTS (
-    SELECT 1 FROM session_events
-    WHERE session_key = session AND event = 'created' AND pg_xact_status((
-      (pg_current_xact_id()::text::bigint - ((pg_current_xact_id()::text::bigint - xmin::text::bigint) & 4294967295))
-    )::text::xid8) = 'in progress'
-  ) THEN
+  IF NOT coalesce((
+    SELECT pg_xact_status((current_xid + (xmin::text::bigint - current_xid + 2147483648 & 4294967295) - 2147483648)
+      ::text::xid8) = 'in progress'
+    FROM session_events, (SELECT pg_current_xact_id()::text::bigint AS current_xid) AS here
+    WHERE session_key = session AND event = 'created' ORDER BY id DESC LIMIT 1
+  ), false) THEN
     RAISE EXCEPTION 'messages_archive: only in the transaction that creates the session'
       USING ERRCODE = 'integrity_constraint_violation';
   END IF;

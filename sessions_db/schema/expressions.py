@@ -32,7 +32,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.sql.dml import ReturningInsert
 
 from sessions_db.schema.json import Json
-from sessions_db.schema.tables import archived_messages, event_actor, message_removals, messages, sessions
+from sessions_db.schema.tables import archived_messages, event_actor, message_removals, messages
 
 
 def insert_into(dialect: str, table: Table) -> postgresql.Insert | sqlite.Insert:
@@ -140,7 +140,9 @@ REMOVE: Final[Mapping[str, ClauseElement]] = {
 """The statement that removes the messages `first_seq` to `last_seq` of the session `key`."""
 
 SKIP: Final[Mapping[str, ClauseElement]] = {
-    "sqlite": update(sessions).where(sessions.c.key == _KEY).values(last_seq=bindparam("new_last_seq")),
+    "sqlite": insert(message_removals).values(
+        session_key=_KEY, first_seq=bindparam("new_last_seq"), last_seq=bindparam("new_last_seq")
+    ),
     "postgresql": select(func.messages_skip(_KEY, bindparam("new_last_seq", type_=BigInteger))),
 }
 """The statement that passes over the numbers up to `new_last_seq`, of a session made in the same transaction."""

@@ -173,13 +173,14 @@ $$;
 {owners_only(signature)}"""
 
 
-# A row that this transaction can see and that is still in progress is its own. A savepoint has a number of its own.
-_IN_ITS_FIRST_TRANSACTION: Final = """EXISTS (
-    SELECT 1 FROM session_events
-    WHERE session_key = session AND event = 'created' AND pg_xact_status((
-      (pg_current_xact_id()::text::bigint - ((pg_current_xact_id()::text::bigint - xmin::text::bigint) & 4294967295))
-    )::text::xid8) = 'in progress'
-  )"""
+# A row that this transaction can see and that is still in progress is its own. A savepoint has a number of its own,
+# which is higher; `xmin` has the lower 32 bits.
+_IN_ITS_FIRST_TRANSACTION: Final = """coalesce((
+    SELECT pg_xact_status((current_xid + (xmin::text::bigint - current_xid + 2147483648 & 4294967295) - 2147483648)
+      ::text::xid8) = 'in progress'
+    FROM session_events, (SELECT pg_current_xact_id()::text::bigint AS current_xid) AS here
+    WHERE session_key = session AND event = 'created' ORDER BY id DESC LIMIT 1
+  ), false)"""
 
 FUNCTIONS: Final = {
     "messages_redact": _function(

@@ -87,21 +87,25 @@ BEGIN
   WHERE session_key = NEW.session_key AND seq BETWEEN NEW.first_seq AND NEW.last_seq
     AND EXISTS (SELECT 1 FROM sessions WHERE key = NEW.session_key AND archive_trimmed = 1);
   DELETE FROM messages WHERE session_key = NEW.session_key AND seq BETWEEN NEW.first_seq AND NEW.last_seq;
+  INSERT INTO session_events ({_LOGGED})
+  SELECT {NOW}, {ACTOR},
+    'messages_removed', key, 'never stored here', 0, last_seq + 1, NEW.last_seq
+  FROM sessions WHERE key = NEW.session_key AND last_seq < NEW.last_seq;
+  UPDATE sessions SET last_seq = NEW.last_seq WHERE key = NEW.session_key AND last_seq < NEW.last_seq;
   DELETE FROM message_removals WHERE session_key = NEW.session_key;
 END""",
     # A number that was given is never given again. Numbers that are passed over are logged: nothing was removed here,
-    # but there is a gap. An append has stored the message before it moves the counter.
+    # but there is a gap. A step by one is taken for an append: to look for its message would cost every append.
     "sessions_last_seq": f"""\
 CREATE TRIGGER sessions_last_seq AFTER UPDATE OF last_seq ON sessions
 WHEN NEW.last_seq <> OLD.last_seq + 1
-  OR NOT EXISTS (SELECT 1 FROM messages WHERE session_key = NEW.key AND seq = NEW.last_seq)
 BEGIN
   SELECT RAISE(ABORT, 'sessions_last_seq: the number of the last message does not go back')
   WHERE NEW.last_seq < OLD.last_seq;
   INSERT INTO session_events ({_LOGGED})
   SELECT {NOW}, {ACTOR},
     'messages_removed', NEW.key, 'never stored here', 0, OLD.last_seq + 1, NEW.last_seq
-  WHERE NEW.last_seq > OLD.last_seq;
+  WHERE NEW.last_seq > OLD.last_seq AND NOT EXISTS (SELECT 1 FROM message_removals WHERE session_key = NEW.key);
 END""",
     # A lowered cap takes effect at once. A raised one leaves what was trimmed before.
     "sessions_message_cap": f"""\

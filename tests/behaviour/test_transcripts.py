@@ -160,9 +160,9 @@ def test_changed_cap_explains_the_gap_that_it_makes(plain: PlainClient) -> None:
 def test_counter_does_not_go_back_and_what_it_passes_over_is_logged(plain: PlainClient) -> None:
     with pytest.raises(REFUSAL, match="sessions_last_seq"):
         plain("UPDATE sessions SET last_seq = 5")
-    plain("UPDATE sessions SET last_seq = 7")
+    plain("UPDATE sessions SET last_seq = 8")
 
-    assert logged(plain) == [("messages_removed", "never stored here", 0, 7, 7)]
+    assert logged(plain) == [("messages_removed", "never stored here", 0, 7, 8)]
 
 
 def test_event_that_explains_a_transcript_is_kept_as_long_as_its_session(
