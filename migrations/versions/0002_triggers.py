@@ -687,15 +687,15 @@ BEGIN
       USING ERRCODE = 'integrity_constraint_violation';
   END IF;
   INSERT INTO session_events (at_ms, actor, db_user, event, session_key, reason, message_count, first_seq, last_seq)
-  VALUES ({POSTGRESQL_NOW}, {POSTGRESQL_ACTOR}, session_user,
-    'messages_removed', NEW.key, 'never stored here', 0, OLD.last_seq + 1, NEW.last_seq);
+  SELECT {POSTGRESQL_NOW}, {POSTGRESQL_ACTOR}, session_user,
+    'messages_removed', NEW.key, 'never stored here', 0, OLD.last_seq + 1, NEW.last_seq
+  WHERE NEW.last_seq > OLD.last_seq;
   RETURN NULL;
 END
 $$""",
         """\
 CREATE TRIGGER sessions_last_seq AFTER UPDATE OF last_seq ON sessions
-FOR EACH ROW WHEN (NEW.last_seq < OLD.last_seq OR NEW.last_seq > OLD.last_seq AND pg_trigger_depth() = 0)
-EXECUTE FUNCTION sessions_last_seq()""",
+FOR EACH ROW WHEN (pg_trigger_depth() = 0) EXECUTE FUNCTION sessions_last_seq()""",
         """\
 DO $$
 BEGIN

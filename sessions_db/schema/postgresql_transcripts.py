@@ -82,7 +82,7 @@ TRIGGERS: Final = {
     "messages_removed": _removed("messages", "NULL"),
     "archived_messages_removed": _removed("archived_messages", "'removed from the archive'"),
     # A number that was given is never given again. Numbers that are passed over are logged: nothing was removed here,
-    # but there is a gap.
+    # but there is a gap. Not within the append's trigger; each append reads the condition, so it is short.
     "sessions_last_seq": f"""\
 CREATE FUNCTION sessions_last_seq() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER AS $$
 BEGIN
@@ -91,14 +91,14 @@ BEGIN
       USING ERRCODE = 'integrity_constraint_violation';
   END IF;
   INSERT INTO session_events ({_LOGGED})
-  VALUES ({_WHO},
-    'messages_removed', NEW.key, 'never stored here', 0, OLD.last_seq + 1, NEW.last_seq);
+  SELECT {_WHO},
+    'messages_removed', NEW.key, 'never stored here', 0, OLD.last_seq + 1, NEW.last_seq
+  WHERE NEW.last_seq > OLD.last_seq;
   RETURN NULL;
 END
 $$;
 CREATE TRIGGER sessions_last_seq AFTER UPDATE OF last_seq ON sessions
-FOR EACH ROW WHEN (NEW.last_seq < OLD.last_seq OR NEW.last_seq > OLD.last_seq AND pg_trigger_depth() = 0)
-EXECUTE FUNCTION sessions_last_seq();
+FOR EACH ROW WHEN (pg_trigger_depth() = 0) EXECUTE FUNCTION sessions_last_seq();
 {in_its_schema("sessions_last_seq")};
 {owners_only("sessions_last_seq")}""",
     # A lowered cap takes effect at once. A raised one leaves what was trimmed before.
