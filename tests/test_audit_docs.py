@@ -182,7 +182,6 @@ EXPECTED: dict[str, list[tuple[object, ...]]] = {
     "How many messages were trimmed, and from where?": [
         (PRICES_B, 7, 3, 0, 3),
         (PRICES_A, 5, 2, 2, 0),
-        (REPORT, 2, 1, 0, 1),
     ],
     "Where are messages missing that the cap does not explain?": [(REPORT, 2, 100, 1)],
     "Which tools were used, and how often?": [("search", 4, 2), ("fetch", 1, 1)],
@@ -209,11 +208,16 @@ EXPECTED: dict[str, list[tuple[object, ...]]] = {
         (LOGGED, BY_HAND, BY_HAND, "label_removed", PRICES_B, "prices"),
         (LOGGED, BY_HAND, BY_HAND, "end_changed", PRICES_B, "supplier was closed"),
         (LOGGED, BY_HAND, BY_HAND, "label_assigned", CURRENCY, "prices"),
+        (LOGGED, BY_HAND, BY_HAND, "messages_removed", REPORT, None),
         (LOGGED, BY_HAND, BY_HAND, "created", LOOP_1, "active"),
         (LOGGED, BY_HAND, BY_HAND, "created", LOOP_2, "active"),
         (LOGGED, BY_HAND, BY_HAND, "created", ORPHAN, "active"),
     ],
-    "How far is the log sealed?": [("2023-11-08T06:00:00.000Z", "notary", 27, DIGEST, 2)],
+    "How far is the log sealed?": [("2023-11-08T06:00:00.000Z", "notary", 28, DIGEST, 2)],
+    "Which messages were redacted or removed, by whom, and why?": [
+        (LOGGED, BY_HAND, BY_HAND, "messages_removed", REPORT, 1, 1, 1, None),
+    ],
+    "When was the log's retention changed, and by whom?": [],
 }
 
 COLUMNS = {

@@ -740,8 +740,10 @@ def test_service_pops_and_redacts_and_the_log_says_so(
     "sql",
     [
         "SELECT messages_skip(?, 20)",
-        "SELECT messages_archive(?, '["
-        """{"seq": 9, "role": "user", "content": "x", "timestamp_ms": 1, "archived_ms": 1}]')""",
+        (
+            "SELECT messages_archive(?, '["
+            """{"seq": 9, "role": "user", "content": "x", "timestamp_ms": 1, "archived_ms": 1}]')"""
+        ),
     ],
 )
 def test_nothing_is_added_to_a_session_that_another_transaction_created(
@@ -768,11 +770,11 @@ def test_temporary_tables_do_not_divert_what_a_function_does(
 def test_service_imports_a_session_with_gaps_and_an_archive(roles: Roles, said: tuple[SessionManager, str]) -> None:
     manager, key = said
     manager.pop_messages(key, 2)
-    (exported,) = [session for session in manager.export_sessions() if session.key == key]
+    (exported,) = [session for session in manager.export_sessions(agent_id="clerk") if session.key == key]
     manager.delete_session(key)
 
     assert manager.import_session(exported)
 
-    assert [session for session in manager.export_sessions() if session.key == key] == [exported]
+    assert [session for session in manager.export_sessions(agent_id="clerk") if session.key == key] == [exported]
     (gaps,) = [finding for finding in doctor.examine(roles.owner) if finding.check == "gaps"]
     assert gaps.outcome is Severity.OK, gaps.detail

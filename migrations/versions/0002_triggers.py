@@ -785,7 +785,7 @@ REVOKE EXECUTE ON FUNCTION log_policy_change() FROM PUBLIC""",
         """\
 CREATE FUNCTION log_policy_truncate() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
-  RAISE EXCEPTION 'log_policy_truncate: the policy is changed, not deleted' USING ERRCODE = 'integrity_constraint_violation';
+  RAISE EXCEPTION 'log_policy_truncate: the policy is not deleted' USING ERRCODE = 'integrity_constraint_violation';
 END
 $$""",
         """\
@@ -804,12 +804,14 @@ BEGIN
   UPDATE messages AS m
   SET content = '[redacted]', metadata = mark,
     tool_name = CASE WHEN tool_name IS NOT NULL THEN '[redacted]' END
-  WHERE session_key = session AND seq = number AND NOT coalesce(m.content = '[redacted]' AND json_typeof(m.metadata -> 'redacted') = 'string'
+  WHERE session_key = session AND seq = number
+    AND NOT coalesce(m.content = '[redacted]' AND json_typeof(m.metadata -> 'redacted') = 'string'
       AND (SELECT count(*) FROM json_object_keys(m.metadata)) = 1, false);
   UPDATE archived_messages AS m
   SET content = '[redacted]', metadata = mark,
     tool_name = CASE WHEN tool_name IS NOT NULL THEN '[redacted]' END
-  WHERE session_key = session AND seq = number AND NOT coalesce(m.content = '[redacted]' AND json_typeof(m.metadata -> 'redacted') = 'string'
+  WHERE session_key = session AND seq = number
+    AND NOT coalesce(m.content = '[redacted]' AND json_typeof(m.metadata -> 'redacted') = 'string'
       AND (SELECT count(*) FROM json_object_keys(m.metadata)) = 1, false);
 END
 $$""",

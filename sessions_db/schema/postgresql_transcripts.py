@@ -155,7 +155,7 @@ FOR EACH ROW WHEN (NEW.retention_days <> OLD.retention_days) EXECUTE FUNCTION lo
 {in_its_schema("log_policy_change")};
 {owners_only("log_policy_change")}""",
     "log_policy_truncate": refusal(
-        "log_policy_truncate", "TRUNCATE ON log_policy", "the policy is changed, not deleted", "STATEMENT"
+        "log_policy_truncate", "TRUNCATE ON log_policy", "the policy is not deleted", "STATEMENT"
     ),
 }
 """Further triggers, each with its function, by the function's name."""
@@ -192,11 +192,13 @@ BEGIN
   UPDATE messages AS m
   SET content = '[redacted]', metadata = mark,
     tool_name = CASE WHEN tool_name IS NOT NULL THEN '[redacted]' END
-  WHERE session_key = session AND seq = number AND NOT {_is_marked("m")};
+  WHERE session_key = session AND seq = number
+    AND NOT {_is_marked("m")};
   UPDATE archived_messages AS m
   SET content = '[redacted]', metadata = mark,
     tool_name = CASE WHEN tool_name IS NOT NULL THEN '[redacted]' END
-  WHERE session_key = session AND seq = number AND NOT {_is_marked("m")};
+  WHERE session_key = session AND seq = number
+    AND NOT {_is_marked("m")};
 END""",
     ),
     # Archived where the session archives. The trigger of `messages` logs it.
