@@ -1,7 +1,7 @@
 -- Two roles for Postgres:
 --
---   sessions_service   All that the library does at run time. It can't write or shorten the log, change a message that
---                      is stored, switch off a trigger, or create anything in the schema.
+--   sessions_service   All that the library does at run time. It can't write or shorten the log, change or delete a
+--                      message but through functions that log it, switch off a trigger, or create anything in the schema.
 --   sessions_auditor   Reads the views audit_*, and nothing else.
 --
 -- Run it with psql as the owner of the tables (who needs CREATEROLE the first time) or as a superuser, after each
@@ -45,26 +45,41 @@ END
 $$;
 
 REVOKE ALL ON
-  sessions, messages, labels, archived_messages, session_events, event_digests, event_seals, sessions_db_version,
+  sessions, messages, labels, archived_messages, session_events, event_digests, event_seals, log_policy,
+  sessions_db_version,
   audit_sessions, audit_messages, audit_events, audit_seals, audit_lineage
 FROM PUBLIC, sessions_service, sessions_auditor;
 REVOKE ALL ON SEQUENCE session_events_id_seq FROM PUBLIC, sessions_service, sessions_auditor;
 
--- They write to the log as its owner. Anyone who may execute them could make them the trigger of a temporary table and
--- log what never happened. Existing triggers fire without this right.
-REVOKE ALL ON FUNCTION sessions_log(), sessions_log_fields(), labels_log() FROM PUBLIC, sessions_service, sessions_auditor;
+-- They work as their owner. Anyone who may execute them could make them the trigger of a temporary table, and log what
+-- never happened, or move a counter. Existing triggers fire without this right.
+REVOKE ALL ON FUNCTION
+  sessions_log(), sessions_log_fields(), labels_log(), messages_append(), messages_redacted(), archived_messages_redacted(),
+  messages_removed(), archived_messages_removed(), sessions_last_seq(), sessions_message_cap(), log_policy_change()
+FROM PUBLIC, sessions_service, sessions_auditor;
+
+-- Messages are redacted and removed through these, which log it. The last two are for imports, and refuse sessions that
+-- another transaction created.
+REVOKE ALL ON FUNCTION
+  messages_redact(text, bigint, json), messages_remove(text, bigint, bigint),
+  messages_skip(text, bigint), messages_archive(text, json)
+FROM PUBLIC, sessions_service, sessions_auditor;
+GRANT EXECUTE ON FUNCTION
+  messages_redact(text, bigint, json), messages_remove(text, bigint, bigint),
+  messages_skip(text, bigint), messages_archive(text, json)
+TO sessions_service;
 
 -- A session's identity is written once. The log records who changes the others, but for the counters.
 GRANT SELECT, INSERT, DELETE ON sessions TO sessions_service;
-GRANT UPDATE (status, finished_ms, end_reason, label, task, metadata, last_seq, last_activity_ms)
-  ON sessions TO sessions_service;
--- The trim query deletes messages, and archives them, with the rights of the client that appends.
-GRANT SELECT, INSERT, DELETE ON messages TO sessions_service;
-GRANT SELECT, INSERT ON archived_messages TO sessions_service;
+GRANT UPDATE (status, finished_ms, end_reason, label, task, metadata, last_activity_ms) ON sessions TO sessions_service;
+-- The triggers move the counter, trim and archive with the rights of the owner.
+GRANT SELECT, INSERT ON messages TO sessions_service;
+GRANT SELECT ON archived_messages TO sessions_service;
 -- Foreign keys delete the messages and labels of a deleted session, with the rights of the owner.
 GRANT SELECT, INSERT, UPDATE, DELETE ON labels TO sessions_service;
 GRANT SELECT ON
-  session_events, event_digests, event_seals, sessions_db_version,
+  session_events, event_digests, event_seals, log_policy,
+  sessions_db_version,
   audit_sessions, audit_messages, audit_events, audit_seals, audit_lineage
 TO sessions_service;
 
@@ -75,7 +90,7 @@ DO $$
 DECLARE
   subjects regrole[] := ARRAY['sessions_service', 'sessions_auditor'];
   tables text[] := ARRAY['sessions', 'messages', 'labels', 'archived_messages', 'session_events', 'event_digests',
-    'event_seals', 'sessions_db_version'];
+    'event_seals', 'log_policy', 'sessions_db_version'];
   views text[] := ARRAY['audit_sessions', 'audit_messages', 'audit_events', 'audit_seals', 'audit_lineage'];
   excess text;
   replicates boolean := false;
@@ -106,9 +121,9 @@ BEGIN
       AND has_table_privilege(role, c.oid, privilege)
       AND NOT (privilege = 'SELECT' AND (relname = ANY (views) OR role = 'sessions_service'::regrole))
       AND NOT (role = 'sessions_service'::regrole AND (
-        privilege = 'INSERT' AND relname IN ('sessions', 'messages', 'archived_messages', 'labels')
+        privilege = 'INSERT' AND relname IN ('sessions', 'messages', 'labels')
         OR privilege = 'UPDATE' AND relname = 'labels'
-        OR privilege = 'DELETE' AND relname IN ('sessions', 'messages', 'labels')))
+        OR privilege = 'DELETE' AND relname IN ('sessions', 'labels')))
     UNION ALL
     SELECT format('%s may %s %s (%s)', role, privilege, relname, attname)
     FROM unnest(subjects) AS role,
@@ -119,16 +134,21 @@ BEGIN
       AND has_column_privilege(role, c.oid, attnum, privilege)
       AND NOT has_table_privilege(role, c.oid, privilege)
       AND NOT (role = 'sessions_service'::regrole AND privilege = 'UPDATE' AND relname = 'sessions'
-        AND attname IN ('status', 'finished_ms', 'end_reason', 'label', 'task', 'metadata', 'last_seq',
-          'last_activity_ms'))
+        AND attname IN ('status', 'finished_ms', 'end_reason', 'label', 'task', 'metadata', 'last_activity_ms'))
     UNION ALL
     SELECT format('%s may use the sequence session_events_id_seq', role)
     FROM unnest(subjects) AS role
     WHERE has_sequence_privilege(role, 'session_events_id_seq', 'USAGE, SELECT, UPDATE')
     UNION ALL
     SELECT format('%s may execute %s', role, function)
-    FROM unnest(subjects) AS role, unnest(ARRAY['sessions_log()', 'sessions_log_fields()', 'labels_log()']) AS function
+    FROM unnest(subjects) AS role, unnest(ARRAY[
+      'sessions_log()', 'sessions_log_fields()', 'labels_log()', 'messages_append()', 'messages_redacted()', 'archived_messages_redacted()',
+      'messages_removed()', 'archived_messages_removed()', 'sessions_last_seq()', 'sessions_message_cap()',
+      'log_policy_change()', 'messages_redact(text, bigint, json)', 'messages_remove(text, bigint, bigint)',
+      'messages_skip(text, bigint)', 'messages_archive(text, json)'
+    ]) AS function
     WHERE has_function_privilege(role, function, 'EXECUTE')
+      AND NOT (role = 'sessions_service'::regrole AND function !~ '\(\)$')
     UNION ALL
     -- Owned or granted, in this database or for all of the server: functions, parameters, languages and the like.
     SELECT format('%s %s %s', refobjid::regrole,
@@ -138,7 +158,10 @@ BEGIN
       AND refobjid = ANY (subjects)
       AND dbid IN (0, (SELECT oid FROM pg_database WHERE datname = current_database()))
       AND (deptype = 'o' OR deptype = 'a' AND classid NOT IN (
-        'pg_class'::regclass, 'pg_namespace'::regclass, 'pg_database'::regclass))
+        'pg_class'::regclass, 'pg_namespace'::regclass, 'pg_database'::regclass)
+        AND NOT (refobjid = 'sessions_service'::regrole AND classid = 'pg_proc'::regclass AND objid = ANY (ARRAY[
+          'messages_redact(text, bigint, json)', 'messages_remove(text, bigint, bigint)',
+          'messages_skip(text, bigint)', 'messages_archive(text, json)']::regprocedure[])))
     UNION ALL
     SELECT format('%s is set for %s, so that no trigger fires', setting,
       CASE setrole WHEN 0 THEN 'everybody' ELSE setrole::regrole::text END)

@@ -42,6 +42,9 @@ class EventKind(StrEnum):
     LABEL_MOVED = "label_moved"
     LABEL_REMOVED = "label_removed"
     DELETED = "deleted"
+    MESSAGES_REMOVED = "messages_removed"
+    MESSAGE_REDACTED = "message_redacted"
+    RETENTION_CHANGED = "retention_changed"
 
 
 class LabelConflict(StrEnum):

@@ -9,8 +9,11 @@ DEFAULT_MESSAGE_CAP: Final = 100
 MAX_MESSAGE_CAP: Final = 2**31 - 1
 """The largest cap: its column is an `INTEGER`."""
 
-EVENT_RETENTION: Final = timedelta(days=30)
-"""How long the database refuses to delete a log entry."""
+DEFAULT_LOG_DAYS: Final = 180
+"""How many days the database refuses to delete a log entry, unless told otherwise."""
+
+REDACTED: Final = "[redacted]"
+"""What a redacted message says. Its metadata holds the reason, as `redacted`."""
 
 MAX_NAME_LENGTH: Final = 255
 """Characters in an agent id, a label, a tool name or an idempotency key.

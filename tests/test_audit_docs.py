@@ -182,7 +182,6 @@ EXPECTED: dict[str, list[tuple[object, ...]]] = {
     "How many messages were trimmed, and from where?": [
         (PRICES_B, 7, 3, 0, 3),
         (PRICES_A, 5, 2, 2, 0),
-        (REPORT, 2, 1, 0, 1),
     ],
     "Where are messages missing that the cap does not explain?": [(REPORT, 2, 100, 1)],
     "Which tools were used, and how often?": [("search", 4, 2), ("fetch", 1, 1)],
@@ -209,22 +208,28 @@ EXPECTED: dict[str, list[tuple[object, ...]]] = {
         (LOGGED, BY_HAND, BY_HAND, "label_removed", PRICES_B, "prices"),
         (LOGGED, BY_HAND, BY_HAND, "end_changed", PRICES_B, "supplier was closed"),
         (LOGGED, BY_HAND, BY_HAND, "label_assigned", CURRENCY, "prices"),
+        (LOGGED, BY_HAND, BY_HAND, "messages_removed", REPORT, None),
         (LOGGED, BY_HAND, BY_HAND, "created", LOOP_1, "active"),
         (LOGGED, BY_HAND, BY_HAND, "created", LOOP_2, "active"),
         (LOGGED, BY_HAND, BY_HAND, "created", ORPHAN, "active"),
     ],
-    "How far is the log sealed?": [("2023-11-08T06:00:00.000Z", "notary", 27, DIGEST, 2)],
+    "How far is the log sealed?": [("2023-11-08T06:00:00.000Z", "notary", 28, DIGEST, 2)],
+    "Which messages were redacted or removed, by whom, and why?": [
+        (LOGGED, BY_HAND, BY_HAND, "messages_removed", REPORT, 1, 1, 1, None),
+    ],
+    "When was the log's retention changed, and by whom?": [],
 }
 
 COLUMNS = {
     "audit_sessions": "session_key agent_id kind status end_reason label owns_label task run_id parent_key"
     " forked_at_seq created_at finished_at last_activity_at created_ms finished_ms last_activity_ms"
-    " runtime_seconds idle_seconds message_count retained_count trimmed_count archived_count message_cap"
+    " runtime_seconds idle_seconds message_count retained_count trimmed_count removed_count archived_count message_cap"
     " archive_trimmed metadata",
-    "audit_messages": "stored session_key seq role tool_name content metadata idempotency_key sent_at timestamp_ms"
+    "audit_messages": "stored session_key seq role tool_name content metadata idempotency_key redacted sent_at"
+    " timestamp_ms"
     " archived_at",
     "audit_events": "id at at_ms actor db_user event session_key agent_id kind from_status to_status reason label"
-    " from_session_key parent_key message_count sealed",
+    " from_session_key parent_key message_count first_seq last_seq sealed",
     "audit_lineage": "session_key parent_key root_key depth path",
     "audit_seals": "id sealed_at sealed_ms actor through_event_id event_count digest previous_digest events_digest",
 }

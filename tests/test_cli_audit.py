@@ -47,7 +47,7 @@ def test_seal_prints_the_digest_that_verify_expects(url: str, key: str, manager:
 
     assert ok("audit", "verify", "--expect", digest, db=url).splitlines() == [
         "Verified: 3 events (sealed through 3)",
-        "Deleted: 0 sealed events, which is allowed once they are 30 days old",
+        "Deleted: 0 sealed events, which is allowed once they are older than the log's retention",
         "Not sealed yet: 1 events",
     ]
     seal = ok_json("audit", "seal", "--actor", "operator", db=url)

@@ -219,6 +219,12 @@ def times_out(store: SessionStore, clock: Clock) -> bool:
     return key in planned and store.timeout_idle(ms(500), progress=lambda *_: None) == planned
 
 
+def with_a_message(store: SessionStore, clock: Clock) -> str:
+    key = active(store, clock)
+    store.send_message(key, "Hello")
+    return key
+
+
 OPERATIONS: Mapping[str, Callable[[SessionStore, Clock], object]] = {
     "get_or_create_main": starts_a_main_session,
     "get_or_create": lambda store, clock: store.get_or_create(f"agent-{clock.now_ms}", "talk"),
@@ -229,6 +235,9 @@ OPERATIONS: Mapping[str, Callable[[SessionStore, Clock], object]] = {
     "spawn_subagent": spawns_with_a_label,
     "spawn_cron": lambda store, clock: store.get(active(store, clock)),
     "get": lambda store, clock: store.get(finished(store, clock)),
+    "pop_messages": lambda store, clock: store.pop_messages(with_a_message(store, clock)),
+    "redact_message": lambda store, clock: store.redact_message(with_a_message(store, clock), 1, reason="asked for"),
+    "log_retention": lambda store, _: store.log_retention(),
     "get_by_label": lambda store, clock: store.get_by_label("look") if finished(store, clock) else None,
     "list": lambda store, clock: store.list(active_only=True, message_limit=5) if active(store, clock) else None,
     "children": lambda store, clock: store.children("agent:assistant:main") if active(store, clock) else None,
@@ -256,7 +265,7 @@ OPERATIONS: Mapping[str, Callable[[SessionStore, Clock], object]] = {
 }
 """For each public method, a call that returns something true, with everything that it writes."""
 
-FOR_THE_OWNER_ONLY = {"seal_log"}
+FOR_THE_OWNER_ONLY = {"seal_log", "set_log_retention"}
 
 
 def test_every_operation_is_tried() -> None:
@@ -415,6 +424,22 @@ FOR_NOBODY = [
     "DELETE FROM archived_messages",
     "TRUNCATE archived_messages",
     "UPDATE sessions SET forked_at_seq = 1",
+    "DELETE FROM messages",
+    "UPDATE sessions SET last_seq = last_seq - 1",
+    "UPDATE sessions SET last_seq = last_seq + 1",
+    "INSERT INTO archived_messages SELECT *, 1 FROM messages",
+    "UPDATE log_policy SET retention_days = 1",
+    "DELETE FROM log_policy",
+    *(
+        "CREATE TEMPORARY TABLE own (LIKE messages);"
+        f" CREATE TRIGGER own AFTER {event} ON own {each} EXECUTE FUNCTION {name}()"
+        for name, event, each in (
+            ("messages_append", "INSERT", "REFERENCING NEW TABLE AS appended FOR EACH STATEMENT"),
+            ("messages_removed", "DELETE", "REFERENCING OLD TABLE AS removed FOR EACH STATEMENT"),
+            ("messages_redacted", "UPDATE", "FOR EACH ROW"),
+            ("sessions_last_seq", "UPDATE", "FOR EACH ROW"),
+        )
+    ),
     "UPDATE sessions SET archive_trimmed = 0",
     "UPDATE sessions SET message_cap = 1",
     f"UPDATE {VERSION_TABLE} SET version_num = '0001'",
@@ -427,7 +452,6 @@ FOR_THE_SERVICE_ONLY = [
     "UPDATE sessions SET status = 'active'",
     "SELECT key FROM sessions FOR UPDATE",
     "DELETE FROM sessions",
-    "DELETE FROM messages",
     "INSERT INTO labels (label, session_key, assigned_ms) VALUES ('x', 'agent:x:main', 1)",
     "UPDATE labels SET assigned_ms = 1",
     *(f"DELETE FROM {view}" for view in schema.VIEWS["postgresql"]),
@@ -500,8 +524,8 @@ def test_roles_hold_no_more_than_the_script_says(owner: PlainClient) -> None:
     }
     assert {(name, privilege) for role, name, privilege in held if role == "sessions_service"} == {
         *((name, "SELECT") for name in [*TABLES, *views]),
-        *((name, "INSERT") for name in ("sessions", "messages", "archived_messages", "labels")),
-        *((name, "DELETE") for name in ("sessions", "messages")),
+        *((name, "INSERT") for name in ("sessions", "messages", "labels")),
+        ("sessions", "DELETE"),
         ("labels", "UPDATE"),
         ("labels", "DELETE"),
     }
@@ -697,3 +721,89 @@ def test_login_without_any_right_cannot_write_the_log(
         finally:
             postgres_databases.drop(url)
             server.execute(f"DROP ROLE {login}")
+
+
+# Transcripts
+
+
+@pytest.fixture
+def said(roles: Roles) -> Iterator[tuple[SessionManager, str]]:
+    """A service, and the key of its session with ten messages, eight of them retained."""
+    with SessionManager(roles.service, actor="billing") as manager:
+        key = manager.spawn_subagent("clerk", "Answer", message_cap=8, archive_trimmed=True)
+        manager.add_messages(key, [NewMessage("user", str(number)) for number in range(1, 11)])
+        yield manager, key
+
+
+def logged(owner: PlainClient, key: str) -> list[tuple[object, ...]]:
+    return owner(
+        "SELECT event, actor, starts_with(db_user, 'sessions_service'), reason, first_seq, last_seq FROM session_events"
+        " WHERE session_key = ? AND event IN ('messages_removed', 'message_redacted') ORDER BY id",
+        key,
+    )
+
+
+def test_service_pops_and_redacts_and_the_log_says_so(
+    said: tuple[SessionManager, str], owner: PlainClient, service: PlainClient
+) -> None:
+    manager, key = said
+
+    manager.pop_messages(key, 2)
+    manager.redact_message(key, 1, reason="asked for")
+    with pytest.raises(psycopg.errors.UniqueViolation):
+        service(
+            "INSERT INTO messages (session_key, seq, role, content, timestamp_ms) VALUES (?, 8, 'user', 'x', 1)", key
+        )
+    with pytest.raises(psycopg.errors.IntegrityConstraintViolation, match="messages_append"):
+        service(
+            "INSERT INTO messages (session_key, seq, role, content, timestamp_ms) VALUES (?, 10, 'user', 'x', 1)", key
+        )
+
+    assert logged(owner, key) == [
+        ("messages_removed", "billing", True, None, 9, 10),
+        ("message_redacted", "billing", True, "asked for", 1, 1),
+    ]
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "SELECT messages_skip(?, 20)",
+        (
+            "SELECT messages_archive(?, '["
+            """{"seq": 9, "role": "user", "content": "x", "timestamp_ms": 1, "archived_ms": 1}]')"""
+        ),
+    ],
+)
+def test_nothing_is_added_to_a_session_that_another_transaction_created(
+    said: tuple[SessionManager, str], service: PlainClient, sql: str
+) -> None:
+    _, key = said
+
+    with pytest.raises(psycopg.errors.IntegrityConstraintViolation, match="only in the transaction that creates"):
+        service(sql, key)
+
+
+def test_temporary_tables_do_not_divert_what_a_function_does(
+    said: tuple[SessionManager, str], owner: PlainClient, service: PlainClient
+) -> None:
+    _, key = said
+    for table in ("messages", "archived_messages", "sessions", "session_events"):
+        service(f"CREATE TEMPORARY TABLE {table} (LIKE public.{table})")
+
+    service("SELECT public.messages_remove(?, 10, 10)", key)
+
+    assert [(event, first) for event, _, _, _, first, _ in logged(owner, key)] == [("messages_removed", 10)]
+
+
+def test_service_imports_a_session_with_gaps_and_an_archive(roles: Roles, said: tuple[SessionManager, str]) -> None:
+    manager, key = said
+    manager.pop_messages(key, 2)
+    (exported,) = [session for session in manager.export_sessions(agent_id="clerk") if session.key == key]
+    manager.delete_session(key)
+
+    assert manager.import_session(exported)
+
+    assert [session for session in manager.export_sessions(agent_id="clerk") if session.key == key] == [exported]
+    (gaps,) = [finding for finding in doctor.examine(roles.owner) if finding.check == "gaps"]
+    assert gaps.outcome is Severity.OK, gaps.detail

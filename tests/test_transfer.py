@@ -497,7 +497,7 @@ def test_import_is_logged_under_the_actors_name(url: str, plain: PlainClient, li
     events = plain(
         "SELECT actor, event, to_status, message_count, label FROM audit_events WHERE id > ? ORDER BY id", newest
     )
-    assert events == [("restorer", "created", "stopped", 4, None), ("restorer", "label_assigned", None, None, "l")]
+    assert events == [("restorer", "created", "stopped", 2, None), ("restorer", "label_assigned", None, None, "l")]
 
 
 @pytest.mark.usefixtures("everything")

@@ -33,9 +33,11 @@ def downgrade() -> None:
     """Drop the tables, and everything in them."""
     if op.get_context().dialect.name == "sqlite":
         op.drop_table("event_actor")
+        op.drop_table("message_removals")
     for table in (
         "event_seals",
         "event_digests",
+        "log_policy",
         "session_events",
         "archived_messages",
         "labels",
@@ -201,7 +203,7 @@ def create_log() -> None:
         sa.Column("actor", sa.Text()),
         sa.Column("db_user", sa.Text()),
         sa.Column("event", sa.Text(), nullable=False),
-        sa.Column("session_key", KEY, nullable=False),
+        sa.Column("session_key", KEY),
         sa.Column("from_status", sa.Text()),
         sa.Column("to_status", sa.Text()),
         sa.Column("reason", sa.Text()),
@@ -209,18 +211,33 @@ def create_log() -> None:
         sa.Column("from_session_key", KEY),
         sa.Column("parent_key", KEY),
         sa.Column("message_count", INT64),
+        sa.Column("first_seq", INT64),
+        sa.Column("last_seq", INT64),
         sa.PrimaryKeyConstraint("id", name="pk_session_events"),
         sa.CheckConstraint("id >= 1", name="ck_session_events_id"),
         sa.CheckConstraint(
             "event IN ('created', 'status_changed', 'end_changed', 'session_updated', 'label_assigned', 'label_moved', "
-            "'label_removed', 'deleted')",
+            "'label_removed', 'deleted', 'messages_removed', 'message_redacted', 'retention_changed')",
             name="ck_session_events_event",
+        ),
+        sa.CheckConstraint(
+            "(event = 'retention_changed') = (session_key IS NULL)", name="ck_session_events_session_key"
         ),
         sqlite_autoincrement=True,
         sqlite_strict=True,
     )
     op.create_index("ix_session_events_session", "session_events", ["session_key", "id"])
     op.create_index("ix_session_events_at", "session_events", ["at_ms"])
+    op.create_table(
+        "log_policy",
+        sa.Column("id", sa.Integer(), autoincrement=False, nullable=False),
+        sa.Column("retention_days", sa.Integer(), nullable=False),
+        sa.PrimaryKeyConstraint("id", name="pk_log_policy"),
+        sa.CheckConstraint("id = 1", name="ck_log_policy_id"),
+        sa.CheckConstraint("retention_days BETWEEN 1 AND 36500", name="ck_log_policy_retention_days"),
+        sqlite_strict=True,
+    )
+    op.execute("INSERT INTO log_policy (id, retention_days) VALUES (1, 180)")
     op.create_table(
         "event_digests",
         sa.Column("event_id", INT64, autoincrement=False, nullable=False),
@@ -249,5 +266,13 @@ def create_log() -> None:
             "event_actor",
             sa.Column("name", sa.Text(), nullable=False),
             sa.PrimaryKeyConstraint("name", name="pk_event_actor"),
+            sqlite_strict=True,
+        )
+        op.create_table(
+            "message_removals",
+            sa.Column("session_key", KEY, nullable=False),
+            sa.Column("first_seq", INT64, nullable=False),
+            sa.Column("last_seq", INT64, nullable=False),
+            sa.PrimaryKeyConstraint("session_key", name="pk_message_removals"),
             sqlite_strict=True,
         )

@@ -62,15 +62,6 @@ BEGIN
   WHERE session_key = NEW.session_key
     AND seq <= NEW.seq - (SELECT message_cap FROM sessions WHERE key = NEW.session_key);
 END""",
-        "sessions_message_cap": f"""\
-CREATE TRIGGER sessions_message_cap AFTER UPDATE OF message_cap ON sessions
-WHEN NEW.message_cap < OLD.message_cap
-BEGIN
-  INSERT INTO archived_messages ({MESSAGE}, archived_ms)
-  SELECT {MESSAGE}, {SQLITE_NOW} FROM messages
-  WHERE NEW.archive_trimmed = 1 AND session_key = NEW.key AND seq <= NEW.last_seq - NEW.message_cap;
-  DELETE FROM messages WHERE session_key = NEW.key AND seq <= NEW.last_seq - NEW.message_cap;
-END""",
         "messages_place": """\
 CREATE TRIGGER messages_place BEFORE UPDATE OF session_key, seq ON messages
 BEGIN
@@ -174,11 +165,15 @@ CREATE TRIGGER session_events_update BEFORE UPDATE ON session_events
 BEGIN
   SELECT RAISE(ABORT, 'session_events_update: an event is not changed');
 END""",
-        "session_events_delete": f"""\
+        "session_events_delete": """\
 CREATE TRIGGER session_events_delete BEFORE DELETE ON session_events
-WHEN OLD.at_ms > {SQLITE_NOW} - 30 * 24 * 60 * 60 * 1000
 BEGIN
-  SELECT RAISE(ABORT, 'session_events_delete: an event is kept for 30 days');
+  SELECT RAISE(ABORT, 'session_events_delete: an event is kept as many days as log_policy says')
+  WHERE OLD.at_ms > CAST(round((julianday('now') - 2440587.5) * 86400000) AS INTEGER)
+    - coalesce((SELECT retention_days FROM log_policy), 180) * 24 * 60 * 60 * 1000;
+  SELECT RAISE(ABORT, 'session_events_delete: an event that explains a transcript is kept as long as the session')
+  WHERE (OLD.event IN ('messages_removed', 'message_redacted') OR OLD.event = 'created' AND OLD.message_count > 0)
+    AND EXISTS (SELECT 1 FROM sessions WHERE key = OLD.session_key);
 END""",
     }
     | {
@@ -202,6 +197,8 @@ END"""
             ("archived_messages", "update", ("session_key, seq",)),
             ("event_digests", "insert", ("event_id",)),
             ("event_seals", "insert", ("id", "previous_digest")),
+            ("log_policy", "insert", ("id",)),
+            ("message_removals", "insert", ("session_key",)),
         )
     }
 )
@@ -242,7 +239,7 @@ FOR EACH {each}{condition} EXECUTE FUNCTION {trigger}()""",
 POSTGRESQL = {
     "messages_append": (
         f"""\
-CREATE FUNCTION messages_append() RETURNS trigger LANGUAGE plpgsql
+CREATE FUNCTION messages_append() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER
 SET enable_hashjoin = off SET enable_mergejoin = off SET enable_seqscan = off AS $$
 DECLARE
   added record;
@@ -303,24 +300,7 @@ $$""",
 CREATE TRIGGER messages_append AFTER INSERT ON messages
 REFERENCING NEW TABLE AS appended FOR EACH STATEMENT EXECUTE FUNCTION messages_append()""",
         in_its_schema("messages_append"),
-    ),
-    "sessions_message_cap": (
-        f"""\
-CREATE FUNCTION sessions_message_cap() RETURNS trigger LANGUAGE plpgsql AS $$
-BEGIN
-  IF NEW.archive_trimmed = 1 THEN
-    INSERT INTO archived_messages ({MESSAGE}, archived_ms)
-    SELECT {MESSAGE}, {POSTGRESQL_NOW} FROM messages
-    WHERE session_key = NEW.key AND seq <= NEW.last_seq - NEW.message_cap;
-  END IF;
-  DELETE FROM messages WHERE session_key = NEW.key AND seq <= NEW.last_seq - NEW.message_cap;
-  RETURN NULL;
-END
-$$""",
-        """\
-CREATE TRIGGER sessions_message_cap AFTER UPDATE OF message_cap ON sessions
-FOR EACH ROW WHEN (NEW.message_cap < OLD.message_cap) EXECUTE FUNCTION sessions_message_cap()""",
-        in_its_schema("sessions_message_cap"),
+        owners_only("messages_append"),
     ),
     "messages_place": refusal(
         "messages_place",
@@ -423,11 +403,18 @@ EXECUTE FUNCTION labels_log()""",
     ),
     "session_events_update": refusal("session_events_update", "UPDATE ON session_events", "an event is not changed"),
     "session_events_delete": (
-        f"""\
+        """\
 CREATE FUNCTION session_events_delete() RETURNS trigger LANGUAGE plpgsql AS $$
+DECLARE
+  days bigint := (SELECT retention_days FROM log_policy);
 BEGIN
-  IF OLD.at_ms > {POSTGRESQL_NOW} - 30::bigint * 24 * 60 * 60 * 1000 THEN
-    RAISE EXCEPTION 'session_events_delete: an event is kept for 30 days'
+  IF OLD.at_ms > floor(extract(epoch FROM clock_timestamp()) * 1000) - coalesce(days, 180) * 24 * 60 * 60 * 1000 THEN
+    RAISE EXCEPTION 'session_events_delete: an event is kept as many days as log_policy says'
+      USING ERRCODE = 'integrity_constraint_violation';
+  END IF;
+  IF (OLD.event IN ('messages_removed', 'message_redacted') OR OLD.event = 'created' AND OLD.message_count > 0)
+    AND EXISTS (SELECT 1 FROM sessions WHERE key = OLD.session_key) THEN
+    RAISE EXCEPTION 'session_events_delete: an event that explains a transcript is kept as long as the session'
       USING ERRCODE = 'integrity_constraint_violation';
   END IF;
   RETURN OLD;
@@ -436,15 +423,24 @@ $$""",
         """\
 CREATE TRIGGER session_events_delete BEFORE DELETE ON session_events
 FOR EACH ROW EXECUTE FUNCTION session_events_delete()""",
+        """\
+DO $$
+BEGIN
+  EXECUTE format('ALTER FUNCTION session_events_delete() SET search_path = %I, pg_temp', current_schema());
+END
+$$""",
     ),
     "session_events_truncate": refusal(
-        "session_events_truncate", "TRUNCATE ON session_events", "an event is kept for 30 days", "STATEMENT"
+        "session_events_truncate",
+        "TRUNCATE ON session_events",
+        "events are kept as long as log_policy says",
+        "STATEMENT",
     ),
     **{
         f"{table}_truncate": refusal(
             f"{table}_truncate", f"TRUNCATE ON {table}", "rows are deleted, so that each is logged", "STATEMENT"
         )
-        for table in ("sessions", "labels")
+        for table in ("sessions", "labels", "messages", "archived_messages")
     },
 } | {
     f"{table}_{name}": refusal(f"{table}_{name}", f"{when} ON {table}", "what is sealed is not changed", each)
@@ -453,13 +449,510 @@ FOR EACH ROW EXECUTE FUNCTION session_events_delete()""",
 }
 
 
+# What keeps transcripts: further triggers on SQLite.
+SQLITE_TRANSCRIPTS = {
+    "messages_redacted": f"""\
+CREATE TRIGGER messages_redacted AFTER UPDATE ON messages
+BEGIN
+  SELECT RAISE(ABORT, 'messages_redacted: a message is only redacted, and that once')
+  WHERE NEW.session_key IS NOT OLD.session_key
+    OR NEW.seq IS NOT OLD.seq
+    OR NEW.role IS NOT OLD.role
+    OR NEW.timestamp_ms IS NOT OLD.timestamp_ms
+    OR NEW.idempotency_key IS NOT OLD.idempotency_key
+    OR NEW.tool_name IS NOT (CASE WHEN OLD.tool_name IS NOT NULL THEN '[redacted]' END)
+    OR NOT (NEW.content = '[redacted]' AND NEW.metadata IS NOT NULL AND json_type(NEW.metadata, '$.redacted') IS 'text'
+      AND (SELECT count(*) FROM json_each(NEW.metadata)) = 1)
+    OR json_extract(NEW.metadata, '$.redacted') = ''
+    OR (OLD.content = '[redacted]' AND OLD.metadata IS NOT NULL AND json_type(OLD.metadata, '$.redacted') IS 'text'
+      AND (SELECT count(*) FROM json_each(OLD.metadata)) = 1);
+  INSERT INTO session_events (at_ms, actor, event, session_key, reason, message_count, first_seq, last_seq)
+  SELECT {SQLITE_NOW}, {SQLITE_ACTOR},
+    'message_redacted', NEW.session_key, json_extract(NEW.metadata, '$.redacted'), NULL,
+    NEW.seq, NEW.seq;
+END""",
+    "archived_messages_redacted": f"""\
+CREATE TRIGGER archived_messages_redacted AFTER UPDATE ON archived_messages
+BEGIN
+  SELECT RAISE(ABORT, 'archived_messages_redacted: a message is only redacted, and that once')
+  WHERE NEW.session_key IS NOT OLD.session_key
+    OR NEW.seq IS NOT OLD.seq
+    OR NEW.role IS NOT OLD.role
+    OR NEW.timestamp_ms IS NOT OLD.timestamp_ms
+    OR NEW.idempotency_key IS NOT OLD.idempotency_key
+    OR NEW.archived_ms IS NOT OLD.archived_ms
+    OR NEW.tool_name IS NOT (CASE WHEN OLD.tool_name IS NOT NULL THEN '[redacted]' END)
+    OR NOT (NEW.content = '[redacted]' AND NEW.metadata IS NOT NULL AND json_type(NEW.metadata, '$.redacted') IS 'text'
+      AND (SELECT count(*) FROM json_each(NEW.metadata)) = 1)
+    OR json_extract(NEW.metadata, '$.redacted') = ''
+    OR (OLD.content = '[redacted]' AND OLD.metadata IS NOT NULL AND json_type(OLD.metadata, '$.redacted') IS 'text'
+      AND (SELECT count(*) FROM json_each(OLD.metadata)) = 1);
+  INSERT INTO session_events (at_ms, actor, event, session_key, reason, message_count, first_seq, last_seq)
+  SELECT {SQLITE_NOW}, {SQLITE_ACTOR},
+    'message_redacted', NEW.session_key, json_extract(NEW.metadata, '$.redacted'), NULL,
+    NEW.seq, NEW.seq;
+END""",
+    "messages_removed": f"""\
+CREATE TRIGGER messages_removed AFTER DELETE ON messages
+WHEN OLD.seq > (SELECT last_seq - message_cap FROM sessions WHERE key = OLD.session_key)
+  AND NOT EXISTS (SELECT 1 FROM message_removals WHERE session_key = OLD.session_key)
+BEGIN
+  INSERT INTO session_events (at_ms, actor, event, session_key, reason, message_count, first_seq, last_seq)
+  SELECT {SQLITE_NOW}, {SQLITE_ACTOR},
+    'messages_removed', OLD.session_key, NULL, 1, OLD.seq, OLD.seq;
+END""",
+    "archived_messages_removed": f"""\
+CREATE TRIGGER archived_messages_removed AFTER DELETE ON archived_messages
+WHEN EXISTS (SELECT 1 FROM sessions WHERE key = OLD.session_key)
+BEGIN
+  INSERT INTO session_events (at_ms, actor, event, session_key, reason, message_count, first_seq, last_seq)
+  SELECT {SQLITE_NOW}, {SQLITE_ACTOR},
+    'messages_removed', OLD.session_key, 'removed from the archive', 1, OLD.seq, OLD.seq;
+END""",
+    "message_removals_insert": f"""\
+CREATE TRIGGER message_removals_insert AFTER INSERT ON message_removals
+BEGIN
+  INSERT INTO session_events (at_ms, actor, event, session_key, reason, message_count, first_seq, last_seq)
+  SELECT {SQLITE_NOW}, {SQLITE_ACTOR},
+    'messages_removed', NEW.session_key, NULL, count(*), min(seq), max(seq)
+  FROM (
+    SELECT seq, seq - row_number() OVER (ORDER BY seq) AS run FROM messages
+    WHERE session_key = NEW.session_key AND seq BETWEEN NEW.first_seq AND NEW.last_seq
+  ) AS numbered
+  GROUP BY run ORDER BY min(seq);
+  INSERT INTO archived_messages ({MESSAGE}, archived_ms)
+  SELECT {MESSAGE}, {SQLITE_NOW} FROM messages
+  WHERE session_key = NEW.session_key AND seq BETWEEN NEW.first_seq AND NEW.last_seq
+    AND EXISTS (SELECT 1 FROM sessions WHERE key = NEW.session_key AND archive_trimmed = 1);
+  DELETE FROM messages WHERE session_key = NEW.session_key AND seq BETWEEN NEW.first_seq AND NEW.last_seq;
+  INSERT INTO session_events (at_ms, actor, event, session_key, reason, message_count, first_seq, last_seq)
+  SELECT {SQLITE_NOW}, {SQLITE_ACTOR},
+    'messages_removed', key, 'never stored here', 0, last_seq + 1, NEW.last_seq
+  FROM sessions WHERE key = NEW.session_key AND last_seq < NEW.last_seq;
+  UPDATE sessions SET last_seq = NEW.last_seq WHERE key = NEW.session_key AND last_seq < NEW.last_seq;
+  DELETE FROM message_removals WHERE session_key = NEW.session_key;
+END""",
+    "sessions_last_seq": f"""\
+CREATE TRIGGER sessions_last_seq AFTER UPDATE OF last_seq ON sessions
+WHEN NEW.last_seq <> OLD.last_seq + 1
+BEGIN
+  SELECT RAISE(ABORT, 'sessions_last_seq: the number of the last message does not go back')
+  WHERE NEW.last_seq < OLD.last_seq;
+  INSERT INTO session_events (at_ms, actor, event, session_key, reason, message_count, first_seq, last_seq)
+  SELECT {SQLITE_NOW}, {SQLITE_ACTOR},
+    'messages_removed', NEW.key, 'never stored here', 0, OLD.last_seq + 1, NEW.last_seq
+  WHERE NEW.last_seq > OLD.last_seq AND NOT EXISTS (SELECT 1 FROM message_removals WHERE session_key = NEW.key);
+END""",
+    "sessions_message_cap": f"""\
+CREATE TRIGGER sessions_message_cap AFTER UPDATE OF message_cap ON sessions
+WHEN NEW.message_cap <> OLD.message_cap
+BEGIN
+  INSERT INTO session_events (at_ms, actor, event, session_key, reason, message_count, first_seq, last_seq)
+  SELECT {SQLITE_NOW}, {SQLITE_ACTOR},
+    'messages_removed', NEW.key,
+    'trimmed before message_cap went from ' || OLD.message_cap || ' to ' || NEW.message_cap,
+    0, 1, NEW.last_seq - OLD.message_cap
+  WHERE NEW.message_cap > OLD.message_cap AND NEW.last_seq > OLD.message_cap;
+  INSERT INTO session_events (at_ms, actor, event, session_key, reason, message_count, first_seq, last_seq)
+  SELECT {SQLITE_NOW}, {SQLITE_ACTOR},
+    'messages_removed', NEW.key,
+    'trimmed as message_cap went from ' || OLD.message_cap || ' to ' || NEW.message_cap,
+    count(*), min(seq), max(seq)
+  FROM messages WHERE session_key = NEW.key AND seq <= NEW.last_seq - NEW.message_cap
+  HAVING count(*) > 0;
+  INSERT INTO archived_messages ({MESSAGE}, archived_ms)
+  SELECT {MESSAGE}, {SQLITE_NOW} FROM messages
+  WHERE NEW.archive_trimmed = 1 AND session_key = NEW.key AND seq <= NEW.last_seq - NEW.message_cap;
+  DELETE FROM messages WHERE session_key = NEW.key AND seq <= NEW.last_seq - NEW.message_cap;
+END""",
+    "log_policy_update": f"""\
+CREATE TRIGGER log_policy_update AFTER UPDATE ON log_policy
+WHEN NEW.retention_days <> OLD.retention_days
+BEGIN
+  INSERT INTO session_events (at_ms, actor, event, reason)
+  SELECT {SQLITE_NOW}, {SQLITE_ACTOR},
+    'retention_changed', OLD.retention_days || ' -> ' || NEW.retention_days || ' days';
+END""",
+    "log_policy_delete": """\
+CREATE TRIGGER log_policy_delete BEFORE DELETE ON log_policy
+BEGIN
+  SELECT RAISE(ABORT, 'log_policy_delete: the policy is changed, not deleted');
+END""",
+}
+
+# Further triggers on Postgres, each with its function.
+POSTGRESQL_TRANSCRIPTS = {
+    "messages_redacted": (
+        f"""\
+CREATE FUNCTION messages_redacted() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER AS $$
+BEGIN
+  IF (NEW.session_key, NEW.seq, NEW.role, NEW.timestamp_ms, NEW.idempotency_key)
+      IS DISTINCT FROM (OLD.session_key, OLD.seq, OLD.role, OLD.timestamp_ms, OLD.idempotency_key)
+    OR NEW.tool_name IS DISTINCT FROM (CASE WHEN OLD.tool_name IS NOT NULL THEN '[redacted]' END)
+    OR NOT coalesce(NEW.content = '[redacted]' AND json_typeof(NEW.metadata -> 'redacted') = 'string'
+      AND (SELECT count(*) FROM json_object_keys(NEW.metadata)) = 1, false)
+    OR NEW.metadata ->> 'redacted' = ''
+    OR coalesce(OLD.content = '[redacted]' AND json_typeof(OLD.metadata -> 'redacted') = 'string'
+      AND (SELECT count(*) FROM json_object_keys(OLD.metadata)) = 1, false) THEN
+    RAISE EXCEPTION 'messages_redacted: a message is only redacted, and that once'
+      USING ERRCODE = 'integrity_constraint_violation';
+  END IF;
+  INSERT INTO session_events (at_ms, actor, db_user, event, session_key, reason, message_count, first_seq, last_seq)
+  VALUES ({POSTGRESQL_NOW}, {POSTGRESQL_ACTOR}, session_user,
+    'message_redacted', NEW.session_key, NEW.metadata ->> 'redacted', NULL, NEW.seq, NEW.seq);
+  RETURN NULL;
+END
+$$""",
+        """\
+CREATE TRIGGER messages_redacted AFTER UPDATE ON messages
+FOR EACH ROW EXECUTE FUNCTION messages_redacted()""",
+        """\
+DO $$
+BEGIN
+  EXECUTE format(
+    'ALTER FUNCTION messages_redacted() SET search_path = %I, pg_temp', current_schema()
+  );
+END
+$$""",
+        """\
+REVOKE EXECUTE ON FUNCTION messages_redacted() FROM PUBLIC""",
+    ),
+    "archived_messages_redacted": (
+        f"""\
+CREATE FUNCTION archived_messages_redacted() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER AS $$
+BEGIN
+  IF (NEW.session_key, NEW.seq, NEW.role, NEW.timestamp_ms, NEW.idempotency_key, NEW.archived_ms)
+      IS DISTINCT FROM (OLD.session_key, OLD.seq, OLD.role, OLD.timestamp_ms, OLD.idempotency_key, OLD.archived_ms)
+    OR NEW.tool_name IS DISTINCT FROM (CASE WHEN OLD.tool_name IS NOT NULL THEN '[redacted]' END)
+    OR NOT coalesce(NEW.content = '[redacted]' AND json_typeof(NEW.metadata -> 'redacted') = 'string'
+      AND (SELECT count(*) FROM json_object_keys(NEW.metadata)) = 1, false)
+    OR NEW.metadata ->> 'redacted' = ''
+    OR coalesce(OLD.content = '[redacted]' AND json_typeof(OLD.metadata -> 'redacted') = 'string'
+      AND (SELECT count(*) FROM json_object_keys(OLD.metadata)) = 1, false) THEN
+    RAISE EXCEPTION 'archived_messages_redacted: a message is only redacted, and that once'
+      USING ERRCODE = 'integrity_constraint_violation';
+  END IF;
+  INSERT INTO session_events (at_ms, actor, db_user, event, session_key, reason, message_count, first_seq, last_seq)
+  VALUES ({POSTGRESQL_NOW}, {POSTGRESQL_ACTOR}, session_user,
+    'message_redacted', NEW.session_key, NEW.metadata ->> 'redacted', NULL, NEW.seq, NEW.seq);
+  RETURN NULL;
+END
+$$""",
+        """\
+CREATE TRIGGER archived_messages_redacted AFTER UPDATE ON archived_messages
+FOR EACH ROW EXECUTE FUNCTION archived_messages_redacted()""",
+        """\
+DO $$
+BEGIN
+  EXECUTE format(
+    'ALTER FUNCTION archived_messages_redacted() SET search_path = %I, pg_temp', current_schema()
+  );
+END
+$$""",
+        """\
+REVOKE EXECUTE ON FUNCTION archived_messages_redacted() FROM PUBLIC""",
+    ),
+    "messages_removed": (
+        f"""\
+CREATE FUNCTION messages_removed() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER AS $$
+BEGIN
+  INSERT INTO session_events (at_ms, actor, db_user, event, session_key, reason, message_count, first_seq, last_seq)
+  SELECT {POSTGRESQL_NOW}, {POSTGRESQL_ACTOR}, session_user,
+    'messages_removed', session_key, NULL, count(*), min(seq), max(seq)
+  FROM (
+    SELECT session_key, seq, seq - row_number() OVER (PARTITION BY session_key ORDER BY seq) AS run FROM removed
+  ) AS numbered
+  WHERE EXISTS (SELECT 1 FROM sessions WHERE key = session_key)
+  GROUP BY session_key, run ORDER BY session_key, min(seq);
+  RETURN NULL;
+END
+$$""",
+        """\
+CREATE TRIGGER messages_removed AFTER DELETE ON messages
+REFERENCING OLD TABLE AS removed FOR EACH STATEMENT WHEN (pg_trigger_depth() = 0)
+EXECUTE FUNCTION messages_removed()""",
+        """\
+DO $$
+BEGIN
+  EXECUTE format(
+    'ALTER FUNCTION messages_removed() SET search_path = %I, pg_temp', current_schema()
+  );
+END
+$$""",
+        """\
+REVOKE EXECUTE ON FUNCTION messages_removed() FROM PUBLIC""",
+    ),
+    "archived_messages_removed": (
+        f"""\
+CREATE FUNCTION archived_messages_removed() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER AS $$
+BEGIN
+  INSERT INTO session_events (at_ms, actor, db_user, event, session_key, reason, message_count, first_seq, last_seq)
+  SELECT {POSTGRESQL_NOW}, {POSTGRESQL_ACTOR}, session_user,
+    'messages_removed', session_key, 'removed from the archive', count(*), min(seq), max(seq)
+  FROM (
+    SELECT session_key, seq, seq - row_number() OVER (PARTITION BY session_key ORDER BY seq) AS run FROM removed
+  ) AS numbered
+  WHERE EXISTS (SELECT 1 FROM sessions WHERE key = session_key)
+  GROUP BY session_key, run ORDER BY session_key, min(seq);
+  RETURN NULL;
+END
+$$""",
+        """\
+CREATE TRIGGER archived_messages_removed AFTER DELETE ON archived_messages
+REFERENCING OLD TABLE AS removed FOR EACH STATEMENT WHEN (pg_trigger_depth() = 0)
+EXECUTE FUNCTION archived_messages_removed()""",
+        """\
+DO $$
+BEGIN
+  EXECUTE format(
+    'ALTER FUNCTION archived_messages_removed() SET search_path = %I, pg_temp', current_schema()
+  );
+END
+$$""",
+        """\
+REVOKE EXECUTE ON FUNCTION archived_messages_removed() FROM PUBLIC""",
+    ),
+    "sessions_last_seq": (
+        f"""\
+CREATE FUNCTION sessions_last_seq() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER AS $$
+BEGIN
+  IF NEW.last_seq < OLD.last_seq THEN
+    RAISE EXCEPTION 'sessions_last_seq: the number of the last message does not go back'
+      USING ERRCODE = 'integrity_constraint_violation';
+  END IF;
+  INSERT INTO session_events (at_ms, actor, db_user, event, session_key, reason, message_count, first_seq, last_seq)
+  SELECT {POSTGRESQL_NOW}, {POSTGRESQL_ACTOR}, session_user,
+    'messages_removed', NEW.key, 'never stored here', 0, OLD.last_seq + 1, NEW.last_seq
+  WHERE NEW.last_seq > OLD.last_seq;
+  RETURN NULL;
+END
+$$""",
+        """\
+CREATE TRIGGER sessions_last_seq AFTER UPDATE OF last_seq ON sessions
+FOR EACH ROW WHEN (pg_trigger_depth() = 0) EXECUTE FUNCTION sessions_last_seq()""",
+        """\
+DO $$
+BEGIN
+  EXECUTE format(
+    'ALTER FUNCTION sessions_last_seq() SET search_path = %I, pg_temp', current_schema()
+  );
+END
+$$""",
+        """\
+REVOKE EXECUTE ON FUNCTION sessions_last_seq() FROM PUBLIC""",
+    ),
+    "sessions_message_cap": (
+        f"""\
+CREATE FUNCTION sessions_message_cap() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER AS $$
+BEGIN
+  IF NEW.message_cap > OLD.message_cap THEN
+    INSERT INTO session_events (at_ms, actor, db_user, event, session_key, reason, message_count, first_seq, last_seq)
+    SELECT {POSTGRESQL_NOW}, {POSTGRESQL_ACTOR}, session_user,
+      'messages_removed', NEW.key,
+      format('trimmed before message_cap went from %s to %s', OLD.message_cap, NEW.message_cap),
+      0, 1, NEW.last_seq - OLD.message_cap
+    WHERE NEW.last_seq > OLD.message_cap;
+    RETURN NULL;
+  END IF;
+  INSERT INTO session_events (at_ms, actor, db_user, event, session_key, reason, message_count, first_seq, last_seq)
+  SELECT {POSTGRESQL_NOW}, {POSTGRESQL_ACTOR}, session_user,
+      'messages_removed', NEW.key,
+    format('trimmed as message_cap went from %s to %s', OLD.message_cap, NEW.message_cap),
+    count(*), min(seq), max(seq)
+  FROM messages WHERE session_key = NEW.key AND seq <= NEW.last_seq - NEW.message_cap
+  HAVING count(*) > 0;
+  IF NEW.archive_trimmed = 1 THEN
+    INSERT INTO archived_messages ({MESSAGE}, archived_ms)
+    SELECT {MESSAGE}, {POSTGRESQL_NOW} FROM messages
+    WHERE session_key = NEW.key AND seq <= NEW.last_seq - NEW.message_cap;
+  END IF;
+  DELETE FROM messages WHERE session_key = NEW.key AND seq <= NEW.last_seq - NEW.message_cap;
+  RETURN NULL;
+END
+$$""",
+        """\
+CREATE TRIGGER sessions_message_cap AFTER UPDATE OF message_cap ON sessions
+FOR EACH ROW WHEN (NEW.message_cap <> OLD.message_cap) EXECUTE FUNCTION sessions_message_cap()""",
+        """\
+DO $$
+BEGIN
+  EXECUTE format(
+    'ALTER FUNCTION sessions_message_cap() SET search_path = %I, pg_temp', current_schema()
+  );
+END
+$$""",
+        """\
+REVOKE EXECUTE ON FUNCTION sessions_message_cap() FROM PUBLIC""",
+    ),
+    "log_policy_change": (
+        f"""\
+CREATE FUNCTION log_policy_change() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER AS $$
+BEGIN
+  IF TG_OP = 'DELETE' THEN
+    RAISE EXCEPTION 'log_policy_change: the policy is changed, not deleted'
+      USING ERRCODE = 'integrity_constraint_violation';
+  END IF;
+  INSERT INTO session_events (at_ms, actor, db_user, event, reason)
+  VALUES ({POSTGRESQL_NOW}, {POSTGRESQL_ACTOR}, session_user,
+    'retention_changed', format('%s -> %s days', OLD.retention_days, NEW.retention_days));
+  RETURN NULL;
+END
+$$""",
+        """\
+CREATE TRIGGER log_policy_change AFTER DELETE ON log_policy
+FOR EACH ROW EXECUTE FUNCTION log_policy_change()""",
+        """\
+CREATE TRIGGER log_policy_change_update AFTER UPDATE ON log_policy
+FOR EACH ROW WHEN (NEW.retention_days <> OLD.retention_days) EXECUTE FUNCTION log_policy_change()""",
+        """\
+DO $$
+BEGIN
+  EXECUTE format(
+    'ALTER FUNCTION log_policy_change() SET search_path = %I, pg_temp', current_schema()
+  );
+END
+$$""",
+        """\
+REVOKE EXECUTE ON FUNCTION log_policy_change() FROM PUBLIC""",
+    ),
+    "log_policy_truncate": (
+        """\
+CREATE FUNCTION log_policy_truncate() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+  RAISE EXCEPTION 'log_policy_truncate: the policy is not deleted' USING ERRCODE = 'integrity_constraint_violation';
+END
+$$""",
+        """\
+CREATE TRIGGER log_policy_truncate BEFORE TRUNCATE ON log_policy
+FOR EACH STATEMENT EXECUTE FUNCTION log_policy_truncate()""",
+    ),
+}
+
+# Functions that a service may execute, by their signature.
+POSTGRESQL_FUNCTIONS = {
+    "messages_redact(text, bigint, json)": (
+        """\
+CREATE FUNCTION messages_redact(session text, number bigint, mark json) RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER AS $$
+BEGIN
+  UPDATE messages AS m
+  SET content = '[redacted]', metadata = mark,
+    tool_name = CASE WHEN tool_name IS NOT NULL THEN '[redacted]' END
+  WHERE session_key = session AND seq = number
+    AND NOT coalesce(m.content = '[redacted]' AND json_typeof(m.metadata -> 'redacted') = 'string'
+      AND (SELECT count(*) FROM json_object_keys(m.metadata)) = 1, false);
+  UPDATE archived_messages AS m
+  SET content = '[redacted]', metadata = mark,
+    tool_name = CASE WHEN tool_name IS NOT NULL THEN '[redacted]' END
+  WHERE session_key = session AND seq = number
+    AND NOT coalesce(m.content = '[redacted]' AND json_typeof(m.metadata -> 'redacted') = 'string'
+      AND (SELECT count(*) FROM json_object_keys(m.metadata)) = 1, false);
+END
+$$""",
+        """\
+DO $$
+BEGIN
+  EXECUTE format(
+    'ALTER FUNCTION messages_redact(text, bigint, json) SET search_path = %I, pg_temp', current_schema()
+  );
+END
+$$""",
+        """\
+REVOKE EXECUTE ON FUNCTION messages_redact(text, bigint, json) FROM PUBLIC""",
+    ),
+    "messages_remove(text, bigint, bigint)": (
+        f"""\
+CREATE FUNCTION messages_remove(session text, first bigint, last bigint) RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER AS $$
+BEGIN
+  INSERT INTO archived_messages ({MESSAGE}, archived_ms)
+  SELECT {MESSAGE}, {POSTGRESQL_NOW} FROM messages
+  WHERE session_key = session AND seq BETWEEN first AND last
+    AND EXISTS (SELECT 1 FROM sessions WHERE key = session AND archive_trimmed = 1);
+  DELETE FROM messages WHERE session_key = session AND seq BETWEEN first AND last;
+END
+$$""",
+        """\
+DO $$
+BEGIN
+  EXECUTE format(
+    'ALTER FUNCTION messages_remove(text, bigint, bigint) SET search_path = %I, pg_temp', current_schema()
+  );
+END
+$$""",
+        """\
+REVOKE EXECUTE ON FUNCTION messages_remove(text, bigint, bigint) FROM PUBLIC""",
+    ),
+    "messages_skip(text, bigint)": (
+        """\
+CREATE FUNCTION messages_skip(session text, last bigint) RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER AS $$
+BEGIN
+  IF NOT coalesce((
+    SELECT pg_xact_status((current_xid + (xmin::text::bigint - current_xid + 2147483648 & 4294967295) - 2147483648)
+      ::text::xid8) = 'in progress'
+    FROM session_events, (SELECT pg_current_xact_id()::text::bigint AS current_xid) AS here
+    WHERE session_key = session AND event = 'created' ORDER BY id DESC LIMIT 1
+  ), false) THEN
+    RAISE EXCEPTION 'messages_skip: only in the transaction that creates the session'
+      USING ERRCODE = 'integrity_constraint_violation';
+  END IF;
+  UPDATE sessions SET last_seq = last WHERE key = session AND last_seq < last;
+END
+$$""",
+        """\
+DO $$
+BEGIN
+  EXECUTE format(
+    'ALTER FUNCTION messages_skip(text, bigint) SET search_path = %I, pg_temp', current_schema()
+  );
+END
+$$""",
+        """\
+REVOKE EXECUTE ON FUNCTION messages_skip(text, bigint) FROM PUBLIC""",
+    ),
+    "messages_archive(text, json)": (
+        f"""\
+CREATE FUNCTION messages_archive(session text, archived json) RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER AS $$
+BEGIN
+  IF NOT coalesce((
+    SELECT pg_xact_status((current_xid + (xmin::text::bigint - current_xid + 2147483648 & 4294967295) - 2147483648)
+      ::text::xid8) = 'in progress'
+    FROM session_events, (SELECT pg_current_xact_id()::text::bigint AS current_xid) AS here
+    WHERE session_key = session AND event = 'created' ORDER BY id DESC LIMIT 1
+  ), false) THEN
+    RAISE EXCEPTION 'messages_archive: only in the transaction that creates the session'
+      USING ERRCODE = 'integrity_constraint_violation';
+  END IF;
+  INSERT INTO archived_messages ({MESSAGE}, archived_ms)
+  SELECT session, (value ->> 'seq')::bigint, value ->> 'role', value ->> 'content', value ->> 'tool_name',
+    (value ->> 'metadata')::json, (value ->> 'timestamp_ms')::bigint, value ->> 'idempotency_key',
+    (value ->> 'archived_ms')::bigint
+  FROM json_array_elements(archived);
+END
+$$""",
+        """\
+DO $$
+BEGIN
+  EXECUTE format(
+    'ALTER FUNCTION messages_archive(text, json) SET search_path = %I, pg_temp', current_schema()
+  );
+END
+$$""",
+        """\
+REVOKE EXECUTE ON FUNCTION messages_archive(text, json) FROM PUBLIC""",
+    ),
+}
+
+
 def upgrade() -> None:
     """Create the triggers, and on Postgres their functions."""
     if op.get_context().dialect.name == "sqlite":
-        for statement in SQLITE.values():
+        for statement in (SQLITE | SQLITE_TRANSCRIPTS).values():
             op.execute(statement)
     else:
-        for statements in POSTGRESQL.values():
+        for statements in (POSTGRESQL | POSTGRESQL_TRANSCRIPTS | POSTGRESQL_FUNCTIONS).values():
             for statement in statements:
                 op.execute(statement)
 
@@ -467,9 +960,11 @@ def upgrade() -> None:
 def downgrade() -> None:
     """Drop the triggers."""
     if op.get_context().dialect.name == "sqlite":
-        for name in SQLITE:
+        for name in SQLITE | SQLITE_TRANSCRIPTS:
             op.execute(f"DROP TRIGGER {name}")
     else:
         # The triggers go with their function.
-        for name in POSTGRESQL:
+        for name in POSTGRESQL | POSTGRESQL_TRANSCRIPTS:
             op.execute(f"DROP FUNCTION {name}() CASCADE")
+        for signature in POSTGRESQL_FUNCTIONS:
+            op.execute(f"DROP FUNCTION {signature}")

@@ -80,6 +80,8 @@ class AsyncSessionStore(ABC):
     add_message = _awaitable(SessionStore.add_message)
     add_messages = _awaitable(SessionStore.add_messages)
     archives = _awaitable(SessionStore.archives)
+    redact_message = _awaitable(SessionStore.redact_message)
+    pop_messages = _awaitable(SessionStore.pop_messages)
     complete_session = _awaitable(SessionStore.complete_session)
     error_session = _awaitable(SessionStore.error_session)
     timeout_session = _awaitable(SessionStore.timeout_session)
@@ -92,6 +94,8 @@ class AsyncSessionStore(ABC):
     events = _awaitable(SessionStore.events)
     seal_log = _awaitable(SessionStore.seal_log)
     verify_log = _awaitable(SessionStore.verify_log)
+    log_retention = _awaitable(SessionStore.log_retention)
+    set_log_retention = _awaitable(SessionStore.set_log_retention)
     statistics = _awaitable(SessionStore.statistics)
     export_sessions = _awaitable(SessionStore.export_sessions)
     import_session = _awaitable(SessionStore.import_session)
@@ -102,7 +106,7 @@ READING = frozenset((_next_page,)) | frozenset(
     getattr(SessionStore, name)
     for name in (
         *("get", "get_by_label", "list", "iterate", "children", "count", "descendants", "history", "archives"),
-        *("events", "verify_log", "statistics", "export_sessions"),
+        *("events", "verify_log", "log_retention", "statistics", "export_sessions"),
     )
 )
 """The methods that wait for no writer."""

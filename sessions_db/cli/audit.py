@@ -88,7 +88,9 @@ def verify(ctx: click.Context, url: str | None, expect: str | None, since: str |
     else:
         through = "nothing is sealed" if verdict.seal is None else f"sealed through {verdict.seal.through_event_id}"
         click.echo(f"Verified: {verdict.verified:,} events ({through})")
-        click.echo(f"Deleted: {verdict.expired:,} sealed events, which is allowed once they are 30 days old")
+        click.echo(
+            f"Deleted: {verdict.expired:,} sealed events, which is allowed once they are older than the log's retention"
+        )
         click.echo(f"Not sealed yet: {verdict.unsealed:,} events")
     if verdict.fault is not None:
         where = "The log" if verdict.event_id is None else f"Event {verdict.event_id}"

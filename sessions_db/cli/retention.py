@@ -12,6 +12,7 @@ from rich.progress import MofNCompleteColumn
 from sessions_db.cli import terminal
 from sessions_db.cli.group import Duration, acting, as_json, cli, database, one_of, progress_bar, reader, writer
 from sessions_db.enums import SessionKind, SessionStatus
+from sessions_db.limits import MAX_AGE
 
 _agent = click.option("--agent", "agent_id", metavar="ID", help="Only this agent's.")
 _dry_run = click.option("--dry-run", is_flag=True, help="Change nothing, and report what would be done.")
@@ -119,6 +120,28 @@ def _report(what: str, keys: Sequence[str], *, dry_run: bool, as_json: bool) -> 
         click.echo(f"{sessions} would be {what}; nothing was changed (--dry-run).")
     else:
         click.echo(f"{sessions} {'was' if len(keys) == 1 else 'were'} {what}.")
+
+
+@cli.command("log-retention")
+@click.option("--days", type=click.IntRange(1, MAX_AGE.days), help="Keep each event for this many days from now on.")
+@as_json
+@acting
+@database
+@click.pass_obj
+def log_retention(url: str | None, days: int | None, as_json: bool, actor: str | None) -> None:
+    """Show or change how long the log is kept.
+
+    The database refuses to delete an event that is younger. The log records the change. On Postgres, only the owner of
+    the tables can make it.
+    """
+    with reader(url) if days is None else writer(url, actor) as manager:
+        if days is not None:
+            manager.set_log_retention(days)
+        kept = manager.log_retention().days
+    if as_json:
+        click.echo(terminal.to_json({"days": kept}))
+    else:
+        click.echo(f"Each event is kept for {kept:,} days.")
 
 
 @cli.command()

@@ -24,7 +24,7 @@ class SessionEvent:
     actor: str | None
     db_user: str | None
     event: EventKind
-    session_key: str
+    session_key: str | None
     from_status: SessionStatus | None
     to_status: SessionStatus | None
     reason: str | None
@@ -32,6 +32,8 @@ class SessionEvent:
     from_session_key: str | None
     parent_key: str | None
     message_count: int | None
+    first_seq: int | None
+    last_seq: int | None
 
     @property
     def at(self) -> datetime:

@@ -16,19 +16,19 @@ from sqlalchemy import (
     cast,
     exists,
     select,
-    update,
 )
 
 from sessions_db.database.statement import Statement
 from sessions_db.models import StoredSession
 from sessions_db.operations.labels import take_over
 from sessions_db.operations.operation import Needs, needs
-from sessions_db.operations.transferring import MESSAGE_FIELDS, SESSION_FIELDS, write
+from sessions_db.operations.transferring import MESSAGE_FIELDS, SESSION_FIELDS, first_counter, write
 from sessions_db.schema import insert_into, json_rows, labels, messages, sessions
 
 _MESSAGE_FIELDS: Final = [name for name in MESSAGE_FIELDS if name in messages.c]
 _MESSAGE_COLUMNS: Final = ["session_key", *_MESSAGE_FIELDS]
 _ARCHIVE_TRIMMED: Final = SESSION_FIELDS.index("archive_trimmed")
+_LAST_SEQ: Final = SESSION_FIELDS.index("last_seq")
 _of_session = attrgetter(*SESSION_FIELDS)
 _of_message = attrgetter(*_MESSAGE_FIELDS)
 
@@ -77,8 +77,6 @@ def _write_together(conn: Connection, batch: Sequence[StoredSession]) -> set[str
     made = [session for session in batch if session.key in stored]
     with_messages = [session for session in made if session.messages]
     if with_messages:
-        # The trigger accepts only the number that follows the counter. It leaves the counters as they were.
-        _send(conn, _COUNTERS, [(session.key, session.messages[0].seq - 1) for session in with_messages])
         _send(
             conn,
             _MESSAGES,
@@ -96,6 +94,7 @@ def _write_together(conn: Connection, batch: Sequence[StoredSession]) -> set[str
 def _row(session: StoredSession) -> list[object]:
     row = [*_of_session(session)]
     row[_ARCHIVE_TRIMMED] = int(session.archive_trimmed)
+    row[_LAST_SEQ] = first_counter(session)
     return row
 
 
@@ -126,12 +125,6 @@ def _insert_sessions(dialect: str) -> ClauseElement:
     return insert.on_conflict_do_nothing().returning(sessions.c.key)
 
 
-def _move_counters(dialect: str) -> ClauseElement:
-    given = _Given(dialect, sessions, ["key", "last_seq"])
-    key, last_seq = given.values
-    return update(sessions).where(sessions.c.key == key).values(last_seq=last_seq)
-
-
 def _insert_messages(dialect: str) -> ClauseElement:
     given = _Given(dialect, messages, _MESSAGE_COLUMNS)
     rows = select(*given.values).select_from(given.rows)
@@ -146,6 +139,5 @@ def _insert_labels(dialect: str) -> ClauseElement:
 
 
 _SESSIONS = Statement(_insert_sessions)
-_COUNTERS = Statement(_move_counters)
 _MESSAGES = Statement(_insert_messages)
 _LABELS = Statement(_insert_labels)

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from typing import Final
 
 from sessions_db.errors import IdempotencyConflict
+from sessions_db.limits import REDACTED
 from sessions_db.models import Message, NewMessage, NewSession, Session
 
 _OF_A_MESSAGE: Final = ("role", "content", "tool_name", "metadata")
@@ -15,12 +16,17 @@ _OF_A_SPAWN: Final = ("task", "label", "parent_key", "forked_at_seq", "metadata"
 
 
 def check_message(session_key: str, idempotency_key: str, first: Message | NewMessage, again: NewMessage) -> None:
-    """Check that the message is the one that this key stored.
+    """Check that the message is the one that this key stored; what a redacted one said is not known.
 
     Raises:
         IdempotencyConflict: it is another.
     """
-    _check(session_key, idempotency_key, first, again, _OF_A_MESSAGE)
+    if not _is_redacted(first):
+        _check(session_key, idempotency_key, first, again, _OF_A_MESSAGE)
+
+
+def _is_redacted(message: Message | NewMessage) -> bool:
+    return message.content == REDACTED and [*(message.metadata or ())] == ["redacted"]
 
 
 def check_spawn(idempotency_key: str, first: Session, again: NewSession) -> None:

@@ -26,16 +26,13 @@ from sqlalchemy import Connection, Row, Table, func, insert, or_, select
 
 from sessions_db import clock
 from sessions_db.database import backend_of
-from sessions_db.limits import EVENT_RETENTION
 from sessions_db.models import Seal, Verdict
 from sessions_db.operations.operation import Needs, needs
+from sessions_db.operations.retention import log_retention
 from sessions_db.schema import event_digests, event_seals, session_events
 
 _FIRST: Final = "0" * 64
 _PAGE: Final = 1000
-
-# A younger event can't have been deleted: the triggers refuse it.
-_KEPT_MS: Final = EVENT_RETENTION // timedelta(milliseconds=1)
 
 
 @needs(Needs.TRANSACTION)
@@ -171,7 +168,8 @@ def _look_for_fault(
 
 def _check(conn: Connection, made: Seal, before: Seal | None, found: _Found) -> None:
     """Count what this seal covers; raise the fault with the lowest event id."""
-    kept_since_ms = clock.now_ms() - _KEPT_MS
+    # A younger event can't have been deleted: the triggers refuse it.
+    kept_since_ms = clock.now_ms() - log_retention(conn) // timedelta(milliseconds=1)
     seal_id, previous_digest, after_id = (
         (before.id, before.digest, before.through_event_id) if before else (0, _FIRST, 0)
     )

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import fields, replace
+from dataclasses import asdict, fields, replace
 from itertools import groupby
 from typing import Any
 
@@ -33,7 +34,7 @@ from sessions_db.operations.labels import take_over
 from sessions_db.operations.operation import Needs, needs
 from sessions_db.operations.rows import as_read
 from sessions_db.operations.selecting import Selection
-from sessions_db.schema import Json, archived_messages, insert_if_free, labels, messages, sessions
+from sessions_db.schema import SKIP, WRITE_ARCHIVED, Json, archived_messages, insert_if_free, labels, messages, sessions
 
 SESSION_FIELDS = [field.name for field in fields(StoredSession) if field.name in sessions.c]
 MESSAGE_FIELDS = [field.name for field in fields(StoredMessage)]
@@ -72,22 +73,41 @@ def write(conn: Connection, session: StoredSession) -> bool:
         in_full = Shown(repr(session.key))
         raise InvalidInput("key", "must not be that of a session that is there with other content", in_full)
     if session.archived_messages:
-        rows = [_row(session.key, message) for message in session.archived_messages]
-        conn.execute(_WRITE_ARCHIVED, rows)
+        rows = [asdict(message) for message in session.archived_messages]
+        _WRITE_ARCHIVED.rows(conn, {"key": session.key, "rows": json.dumps(rows, ensure_ascii=False)})
+    # The trigger accepts only the number that follows the counter.
+    last_seq = first_counter(session)
     for run in _runs(session.messages):
-        # The trigger accepts only the number that follows the counter.
-        conn.execute(update(sessions).where(_is(session.key)).values(last_seq=run[0].seq - 1))
+        _skip(conn, session.key, last_seq, run[0].seq - 1)
         conn.execute(_WRITE, [_row(session.key, message) for message in run])
-    counters = {"last_seq": session.last_seq, "last_activity_ms": session.last_activity_ms}
-    conn.execute(update(sessions).where(_is(session.key)).values(counters))
+        last_seq = run[-1].seq
+    _skip(conn, session.key, last_seq, session.last_seq)
+    if session.messages:
+        activity = update(sessions).where(_is(session.key)).values(last_activity_ms=session.last_activity_ms)
+        conn.execute(activity)
     for label, assigned_ms in session.labels:
         take_over(conn, label, session.key, assigned_ms, only_from_older=True)
     return True
 
 
+def first_counter(session: StoredSession) -> int:
+    """The `last_seq` with which the session is made, so that its first message follows."""
+    return session.messages[0].seq - 1 if session.messages else session.last_seq
+
+
+def _skip(conn: Connection, key: str, from_seq: int, to_seq: int) -> None:
+    if to_seq > from_seq:
+        _SKIP.rows(conn, {"key": key, "new_last_seq": to_seq})
+
+
+_SKIP = Statement(lambda dialect: SKIP[dialect])
+_WRITE_ARCHIVED = Statement(lambda dialect: WRITE_ARCHIVED[dialect])
+
+
 def _insert(conn: Connection, session: StoredSession) -> bool:
     row: dict[str, Any] = {f"new_{name}": getattr(session, name) for name in SESSION_FIELDS}
     row["new_archive_trimmed"] = int(session.archive_trimmed)
+    row["new_last_seq"] = first_counter(session)
     return bool(_INSERT.rows(conn, row))
 
 
@@ -152,15 +172,13 @@ def _write(table: Table) -> Insert:
 
 
 _WRITE = _write(messages)
-_WRITE_ARCHIVED = _write(archived_messages)
 
 
 def _row(key: str, message: StoredMessage) -> dict[str, object]:
     row = {name: getattr(message, name) for name in MESSAGE_FIELDS}
     row["session_key"] = key
     row["metadata_text"] = row.pop("metadata")
-    if message.archived_ms is None:
-        del row["archived_ms"]
+    del row["archived_ms"]
     return row
 
 

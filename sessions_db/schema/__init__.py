@@ -7,11 +7,15 @@ every writer, including a `psql` or `sqlite3` shell.
 
 from typing import Final
 
-from sessions_db.schema import postgresql_triggers, sqlite_triggers
+from sessions_db.schema import postgresql_transcripts, postgresql_triggers, sqlite_triggers
 from sessions_db.schema.expressions import (
     ACT_AS,
     LEFT_OVER,
+    REDACT,
+    REMOVE,
+    SKIP,
     STOP_ACTING,
+    WRITE_ARCHIVED,
     JsonRows,
     insert_if_free,
     insert_into,
@@ -26,6 +30,8 @@ from sessions_db.schema.tables import (
     event_digests,
     event_seals,
     labels,
+    log_policy,
+    message_removals,
     messages,
     metadata,
     session_events,
@@ -38,12 +44,20 @@ from sessions_db.schema.views import VIEWS
 TRIGGERS: Final = {"sqlite": sqlite_triggers.TRIGGERS, "postgresql": postgresql_triggers.TRIGGERS}
 """The statements that create each trigger, by database and name."""
 
+FUNCTIONS: Final[dict[str, dict[str, str]]] = {"sqlite": {}, "postgresql": postgresql_transcripts.FUNCTIONS}
+"""The statements that create each function, by database and name."""
+
 __all__ = [
     "ACT_AS",
+    "FUNCTIONS",
     "LEFT_OVER",
+    "REDACT",
+    "REMOVE",
+    "SKIP",
     "STOP_ACTING",
     "TRIGGERS",
     "VIEWS",
+    "WRITE_ARCHIVED",
     "Json",
     "JsonRows",
     "archived_messages",
@@ -58,6 +72,8 @@ __all__ = [
     "json_pairs",
     "json_rows",
     "labels",
+    "log_policy",
+    "message_removals",
     "messages",
     "metadata",
     "session_events",

@@ -13,20 +13,26 @@ from sqlalchemy import (
     Table,
     TableValuedAlias,
     Text,
+    and_,
     any_,
     bindparam,
+    case,
     cast,
     delete,
     exists,
+    false,
     func,
     insert,
+    literal_column,
+    not_,
     select,
+    update,
 )
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.sql.dml import ReturningInsert
 
 from sessions_db.schema.json import Json
-from sessions_db.schema.tables import event_actor
+from sessions_db.schema.tables import archived_messages, event_actor, message_removals, messages
 
 
 def insert_into(dialect: str, table: Table) -> postgresql.Insert | sqlite.Insert:
@@ -112,3 +118,64 @@ STOP_ACTING: Final[Mapping[str, ClauseElement]] = {"sqlite": delete(event_actor)
 
 LEFT_OVER: Final[Mapping[str, ClauseElement]] = {"sqlite": select(event_actor)}
 """The query for names that nobody cleared, where there can be any. `STOP_ACTING` clears them."""
+
+
+def _redaction(table: Table) -> ClauseElement:
+    mark = bindparam("mark", type_=Text)
+    key, seq = bindparam("key", type_=Text), bindparam("seq", type_=BigInteger)
+    is_marked = and_(table.c.content == "[redacted]", func.json_extract(table.c.metadata, "$.redacted").is_not(None))
+    return (
+        update(table)
+        .where(table.c.session_key == key, table.c.seq == seq, not_(func.coalesce(is_marked, false())))
+        .values(
+            content="[redacted]",
+            tool_name=case((table.c.tool_name.is_not(None), "[redacted]")),
+            metadata=cast(mark, Text),
+        )
+    )
+
+
+_KEY: Final = bindparam("key", type_=Text)
+
+REDACT: Final[Mapping[str, Sequence[ClauseElement]]] = {
+    "sqlite": [_redaction(messages), _redaction(archived_messages)],
+    "postgresql": [
+        select(
+            func.messages_redact(_KEY, bindparam("seq", type_=BigInteger), cast(bindparam("mark", type_=Text), Json))
+        )
+    ],
+}
+"""The statements that redact the message `seq` of the session `key`; `mark` is its metadata then."""
+
+REMOVE: Final[Mapping[str, ClauseElement]] = {
+    "sqlite": insert(message_removals).values(
+        session_key=_KEY, first_seq=bindparam("first_seq"), last_seq=bindparam("last_seq")
+    ),
+    "postgresql": select(
+        func.messages_remove(_KEY, bindparam("first_seq", type_=BigInteger), bindparam("last_seq", type_=BigInteger))
+    ),
+}
+"""The statement that removes the messages `first_seq` to `last_seq` of the session `key`."""
+
+SKIP: Final[Mapping[str, ClauseElement]] = {
+    "sqlite": insert(message_removals).values(
+        session_key=_KEY, first_seq=bindparam("new_last_seq"), last_seq=bindparam("new_last_seq")
+    ),
+    "postgresql": select(func.messages_skip(_KEY, bindparam("new_last_seq", type_=BigInteger))),
+}
+"""The statement that passes over the numbers up to `new_last_seq`, of a session made in the same transaction."""
+
+WRITE_ARCHIVED: Final[Mapping[str, ClauseElement]] = {
+    "sqlite": insert(archived_messages).from_select(
+        archived_messages.c.keys(),
+        select(
+            _KEY,
+            *(
+                func.json_extract(literal_column("value"), f"$.{name}", type_=archived_messages.c[name].type)
+                for name in archived_messages.c.keys()[1:]
+            ),
+        ).select_from(func.json_each(bindparam("rows", type_=Text)).table_valued("value")),
+    ),
+    "postgresql": select(func.messages_archive(_KEY, cast(bindparam("rows", type_=Text), Json))),
+}
+"""The statement that archives the messages of the JSON array `rows`, of a session made in the same transaction."""

@@ -10,17 +10,9 @@ import re
 from collections.abc import Iterator
 from typing import Final
 
-from sessions_db.limits import EVENT_RETENTION
-from sessions_db.schema.tables import messages
-
-# Milliseconds since the epoch by the database's clock.
-_NOW: Final = "CAST(round((julianday('now') - 2440587.5) * 86400000) AS INTEGER)"
-
-_ACTOR: Final = "(SELECT name FROM event_actor)"
-
-_MESSAGE: Final = ", ".join(messages.columns.keys())
-
-_DAYS: Final = EVENT_RETENTION.days
+from sessions_db.limits import DEFAULT_LOG_DAYS
+from sessions_db.schema import sqlite_transcripts
+from sessions_db.schema.sqlite_transcripts import ACTOR, MESSAGE, NOW
 
 
 def _not_replaced(table: str, event: str, keys: tuple[str, ...]) -> str:
@@ -55,23 +47,13 @@ BEGIN
   UPDATE sessions
   SET last_seq = NEW.seq, last_activity_ms = max(last_activity_ms, NEW.timestamp_ms)
   WHERE key = NEW.session_key;
-  INSERT INTO archived_messages ({_MESSAGE}, archived_ms)
-  SELECT {_MESSAGE}, {_NOW} FROM messages
+  INSERT INTO archived_messages ({MESSAGE}, archived_ms)
+  SELECT {MESSAGE}, {NOW} FROM messages
   WHERE session_key = NEW.session_key
     AND seq <= NEW.seq - (SELECT message_cap FROM sessions WHERE key = NEW.session_key AND archive_trimmed = 1);
   DELETE FROM messages
   WHERE session_key = NEW.session_key
     AND seq <= NEW.seq - (SELECT message_cap FROM sessions WHERE key = NEW.session_key);
-END""",
-        # A lowered cap takes effect at once.
-        "sessions_message_cap": f"""\
-CREATE TRIGGER sessions_message_cap AFTER UPDATE OF message_cap ON sessions
-WHEN NEW.message_cap < OLD.message_cap
-BEGIN
-  INSERT INTO archived_messages ({_MESSAGE}, archived_ms)
-  SELECT {_MESSAGE}, {_NOW} FROM messages
-  WHERE NEW.archive_trimmed = 1 AND session_key = NEW.key AND seq <= NEW.last_seq - NEW.message_cap;
-  DELETE FROM messages WHERE session_key = NEW.key AND seq <= NEW.last_seq - NEW.message_cap;
 END""",
         "messages_place": """\
 CREATE TRIGGER messages_place BEFORE UPDATE OF session_key, seq ON messages
@@ -111,7 +93,7 @@ END""",
 CREATE TRIGGER sessions_log_insert AFTER INSERT ON sessions
 BEGIN
   INSERT INTO session_events (at_ms, actor, event, session_key, to_status, reason, parent_key, message_count)
-  SELECT {_NOW}, {_ACTOR},
+  SELECT {NOW}, {ACTOR},
     'created', NEW.key, NEW.status, NEW.end_reason, NEW.parent_key, NEW.last_seq;
 END""",
         "sessions_log_update": f"""\
@@ -119,7 +101,7 @@ CREATE TRIGGER sessions_log_update AFTER UPDATE OF status, finished_ms, end_reas
 WHEN NEW.status <> OLD.status OR NEW.finished_ms IS NOT OLD.finished_ms OR NEW.end_reason IS NOT OLD.end_reason
 BEGIN
   INSERT INTO session_events (at_ms, actor, event, session_key, from_status, to_status, reason, message_count)
-  SELECT {_NOW}, {_ACTOR},
+  SELECT {NOW}, {ACTOR},
     CASE WHEN NEW.status = OLD.status THEN 'end_changed' ELSE 'status_changed' END,
     NEW.key, OLD.status, NEW.status, NEW.end_reason, NEW.last_seq;
 END""",
@@ -139,24 +121,24 @@ END""",
 CREATE TRIGGER sessions_log_delete BEFORE DELETE ON sessions
 BEGIN
   INSERT INTO session_events (at_ms, actor, event, session_key, from_status, reason, parent_key, message_count)
-  SELECT {_NOW}, {_ACTOR},
+  SELECT {NOW}, {ACTOR},
     'deleted', OLD.key, OLD.status, OLD.end_reason, OLD.parent_key, OLD.last_seq;
 END""",
         "labels_log_insert": f"""\
 CREATE TRIGGER labels_log_insert AFTER INSERT ON labels
 BEGIN
   INSERT INTO session_events (at_ms, actor, event, session_key, label)
-  SELECT {_NOW}, {_ACTOR}, 'label_assigned', NEW.session_key, NEW.label;
+  SELECT {NOW}, {ACTOR}, 'label_assigned', NEW.session_key, NEW.label;
 END""",
         "labels_log_update": f"""\
 CREATE TRIGGER labels_log_update AFTER UPDATE OF label, session_key ON labels
 WHEN NEW.label <> OLD.label OR NEW.session_key <> OLD.session_key
 BEGIN
   INSERT INTO session_events (at_ms, actor, event, session_key, label)
-  SELECT {_NOW}, {_ACTOR}, 'label_removed', OLD.session_key, OLD.label
+  SELECT {NOW}, {ACTOR}, 'label_removed', OLD.session_key, OLD.label
   WHERE NEW.label <> OLD.label;
   INSERT INTO session_events (at_ms, actor, event, session_key, label, from_session_key)
-  SELECT {_NOW}, {_ACTOR},
+  SELECT {NOW}, {ACTOR},
     CASE WHEN NEW.label = OLD.label THEN 'label_moved' ELSE 'label_assigned' END,
     NEW.session_key, NEW.label, CASE WHEN NEW.label = OLD.label THEN OLD.session_key END;
 END""",
@@ -164,7 +146,7 @@ END""",
 CREATE TRIGGER labels_log_delete AFTER DELETE ON labels
 BEGIN
   INSERT INTO session_events (at_ms, actor, event, session_key, label)
-  SELECT {_NOW}, {_ACTOR}, 'label_removed', OLD.session_key, OLD.label;
+  SELECT {NOW}, {ACTOR}, 'label_removed', OLD.session_key, OLD.label;
 END""",
         # The log is append-only. An event with the largest number of all would leave none for those that come after it.
         "session_events_insert": """\
@@ -180,9 +162,13 @@ BEGIN
 END""",
         "session_events_delete": f"""\
 CREATE TRIGGER session_events_delete BEFORE DELETE ON session_events
-WHEN OLD.at_ms > {_NOW} - {_DAYS} * 24 * 60 * 60 * 1000
 BEGIN
-  SELECT RAISE(ABORT, 'session_events_delete: an event is kept for {_DAYS} days');
+  SELECT RAISE(ABORT, 'session_events_delete: an event is kept as many days as log_policy says')
+  WHERE OLD.at_ms > {NOW}
+    - coalesce((SELECT retention_days FROM log_policy), {DEFAULT_LOG_DAYS}) * 24 * 60 * 60 * 1000;
+  SELECT RAISE(ABORT, 'session_events_delete: an event that explains a transcript is kept as long as the session')
+  WHERE (OLD.event IN ('messages_removed', 'message_redacted') OR OLD.event = 'created' AND OLD.message_count > 0)
+    AND EXISTS (SELECT 1 FROM sessions WHERE key = OLD.session_key);
 END""",
     }
     | {
@@ -206,8 +192,11 @@ END"""
             ("archived_messages", "update", ("session_key, seq",)),
             ("event_digests", "insert", ("event_id",)),
             ("event_seals", "insert", ("id", "previous_digest")),
+            ("log_policy", "insert", ("id",)),
+            ("message_removals", "insert", ("session_key",)),
         )
     }
+    | sqlite_transcripts.TRIGGERS
 )
 """The statement that creates each trigger, by its name."""
 

@@ -185,7 +185,7 @@ session_events = Table(
     Column("db_user", Text),
     Column("event", Text, nullable=False),
     # No foreign key: an event outlives its session.
-    Column("session_key", _Key, nullable=False),
+    Column("session_key", _Key),
     Column("from_status", Text),
     Column("to_status", Text),
     Column("reason", Text),
@@ -193,9 +193,12 @@ session_events = Table(
     Column("from_session_key", _Key),
     Column("parent_key", _Key),
     Column("message_count", _Int64),
+    Column("first_seq", _Int64),
+    Column("last_seq", _Int64),
     PrimaryKeyConstraint("id", name="pk_session_events"),
     CheckConstraint("id >= 1", name="ck_session_events_id"),
     CheckConstraint(_one_of("event", EventKind), name="ck_session_events_event"),
+    CheckConstraint("(event = 'retention_changed') = (session_key IS NULL)", name="ck_session_events_session_key"),
     Index("ix_session_events_session", "session_key", "id"),
     Index("ix_session_events_at", "at_ms"),
     # An id is never reused, even after the newest event was deleted.
@@ -210,6 +213,31 @@ event_actor = Table(
     metadata,
     Column("name", Text, nullable=False),
     PrimaryKeyConstraint("name", name="pk_event_actor"),
+    sqlite_strict=True,
+    info={"only_on": "sqlite"},
+)
+
+# How long the log is kept: one row, which is changed and never deleted.
+log_policy = Table(
+    "log_policy",
+    metadata,
+    Column("id", Integer, autoincrement=False, nullable=False),
+    Column("retention_days", Integer, nullable=False),
+    PrimaryKeyConstraint("id", name="pk_log_policy"),
+    CheckConstraint("id = 1", name="ck_log_policy_id"),
+    CheckConstraint("retention_days BETWEEN 1 AND 36500", name="ck_log_policy_retention_days"),
+    sqlite_strict=True,
+)
+
+# Messages to be removed: a trigger archives, deletes and logs them, and the row itself goes at once. On Postgres a
+# function serves the same purpose.
+message_removals = Table(
+    "message_removals",
+    metadata,
+    Column("session_key", _Key, nullable=False),
+    Column("first_seq", _Int64, nullable=False),
+    Column("last_seq", _Int64, nullable=False),
+    PrimaryKeyConstraint("session_key", name="pk_message_removals"),
     sqlite_strict=True,
     info={"only_on": "sqlite"},
 )

@@ -54,7 +54,11 @@ SELECT
     ELSE ({now_ms} - s.last_activity_ms) / 1000 END AS idle_seconds,
   s.last_seq AS message_count,
   (SELECT count(*) FROM messages AS m WHERE m.session_key = s.key) AS retained_count,
-  s.last_seq - (SELECT count(*) FROM messages AS m WHERE m.session_key = s.key) AS trimmed_count,
+  s.last_seq - (SELECT count(*) FROM messages AS m WHERE m.session_key = s.key)
+    - CAST(coalesce((SELECT sum(e.message_count) FROM session_events AS e
+    WHERE e.session_key = s.key AND e.event = 'messages_removed' AND e.reason IS NULL), 0) AS bigint) AS trimmed_count,
+  CAST(coalesce((SELECT sum(e.message_count) FROM session_events AS e
+    WHERE e.session_key = s.key AND e.event = 'messages_removed' AND e.reason IS NULL), 0) AS bigint) AS removed_count,
   (SELECT count(*) FROM archived_messages AS a WHERE a.session_key = s.key) AS archived_count,
   s.message_cap,
   s.archive_trimmed,
@@ -64,6 +68,10 @@ LEFT JOIN labels AS l ON l.label = s.label AND l.session_key = s.key"""
 
 
 def _messages(dialect: str) -> str:
+    is_marked = {
+        "sqlite": "json_type(metadata, '$.redacted') = 'text'",
+        "postgresql": "json_typeof(metadata -> 'redacted') = 'string'",
+    }[dialect]
     columns = f"""\
   session_key,
   seq,
@@ -72,6 +80,7 @@ def _messages(dialect: str) -> str:
   content,
   CAST(metadata AS text) AS metadata,
   idempotency_key,
+  CASE WHEN content = '[redacted]' AND {is_marked} THEN 1 ELSE 0 END AS redacted,
   {_utc(dialect, "timestamp_ms")} AS sent_at,
   timestamp_ms"""
     return f"""\
@@ -118,6 +127,8 @@ SELECT
   e.from_session_key,
   e.parent_key,
   e.message_count,
+  e.first_seq,
+  e.last_seq,
   CASE WHEN d.event_id IS NULL THEN 0 ELSE 1 END AS sealed
 FROM session_events AS e
 LEFT JOIN event_digests AS d ON d.event_id = e.id"""

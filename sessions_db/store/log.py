@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from datetime import timedelta
 
 from sessions_db import validation
 from sessions_db.enums import EventKind
+from sessions_db.errors import InvalidInput
+from sessions_db.limits import MAX_AGE
 from sessions_db.models import Seal, SessionEvent, Verdict
-from sessions_db.operations import events, sealing
+from sessions_db.operations import events, retention, sealing
 from sessions_db.store.runner import Runner
 
 
@@ -67,3 +70,17 @@ class Log(Runner):
             expect=validation.optional_text("expect", expect),
             since=validation.optional_text("since", since),
         )
+
+    def log_retention(self) -> timedelta:
+        """How long the database refuses to delete an event of the log."""
+        return self._run(retention.log_retention)
+
+    def set_log_retention(self, days: int) -> None:
+        """Have the database refuse to delete an event for this many days, 1 to 36,500. The log records the change.
+
+        On Postgres it needs the rights of the tables' owner.
+        """
+        days = validation.integer("days", days, minimum=1)
+        if days > MAX_AGE.days:
+            raise InvalidInput("days", f"must be at most {MAX_AGE.days}", days)
+        self._run(retention.set_log_retention, days)

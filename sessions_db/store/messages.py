@@ -1,4 +1,4 @@
-"""Appending messages and reading them."""
+"""Appending messages, reading, redacting and removing them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from sessions_db import validation
 from sessions_db.enums import Role
 from sessions_db.errors import InvalidInput
 from sessions_db.models import Archive, Message, NewMessage
-from sessions_db.operations import appending
+from sessions_db.operations import appending, transcripts
 from sessions_db.operations import history as reading
 from sessions_db.operations.appending_together import Append
 from sessions_db.store.runner import Runner
@@ -16,7 +16,7 @@ from sessions_db.validation import JsonValue
 
 
 class Messages(Runner):
-    """Operations that append messages and read them."""
+    """Operations on messages."""
 
     def history(
         self,
@@ -135,6 +135,42 @@ class Messages(Runner):
             self._appended(key)
             return stored
         return self._append(Append(key, batch, expected_count=expected_count))
+
+    def redact_message(self, key: str, seq: int, *, reason: str) -> Message | None:
+        """The message, whose content, metadata and tool name are replaced by a mark; None if there is no such session.
+
+        Its number, role and time stay, and the log records the number and the reason. An archived message is redacted
+        too. One that was redacted before is returned as it is.
+
+        Args:
+            key: the session's key.
+            seq: the message's number.
+            reason: why, for the log and the metadata, which is `{"redacted": reason}` then.
+
+        Raises:
+            InvalidInput: the session has no such message.
+        """
+        return self._run(
+            transcripts.redact,
+            validation.text("key", key),
+            validation.integer("seq", seq, minimum=1),
+            validation.nonempty_name("reason", reason),
+        )
+
+    def pop_messages(self, key: str, count: int | None = 1) -> list[Message] | None:
+        """The newest retained messages, oldest first, removed from the session; None if there is no such session.
+
+        They are archived where the session archives. Their numbers are not given again, and the log records them.
+
+        Args:
+            key: the session's key.
+            count: how many at most (None: all that are retained).
+        """
+        return self._run(
+            transcripts.pop,
+            validation.text("key", key),
+            None if count is None else validation.integer("count", count, minimum=0),
+        )
 
     def archives(self, limit: int = 50) -> list[Archive]:
         """The sessions that have archived messages, those with the most first."""

@@ -1,0 +1,63 @@
+"""Redacting and removing messages. The triggers log it, and refuse any other change."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import ClauseElement, ColumnElement, Connection, Table, select
+
+from sessions_db.database.statement import Statement
+from sessions_db.errors import InvalidInput
+from sessions_db.models import Message
+from sessions_db.operations.operation import Needs, needs
+from sessions_db.operations.rows import ARCHIVED_COLUMNS, MESSAGE_COLUMNS, archived_of, messages_of
+from sessions_db.schema import REDACT, REMOVE, archived_messages, messages, sessions, to_json
+
+
+def _statement(sent: ClauseElement) -> Statement:
+    return Statement(lambda _: sent)
+
+
+_REDACT = {dialect: [*map(_statement, statements)] for dialect, statements in REDACT.items()}
+_REMOVE = Statement(lambda dialect: REMOVE[dialect])
+
+
+@needs(Needs.TRANSACTION)
+def redact(conn: Connection, key: str, seq: int, reason: str) -> Message | None:
+    """The message, live or archived, as it is afterwards; None if there is no such session.
+
+    Raises:
+        InvalidInput: the session has no such message.
+    """
+    # The lock keeps an append from moving the message to the archive meanwhile.
+    if not _lock(conn, key):
+        return None
+    mark = to_json({"redacted": reason})
+    for statement in _REDACT[conn.dialect.name]:
+        statement.rows(conn, {"key": key, "seq": seq, "mark": mark})
+    for row in conn.execute(_numbered(messages, MESSAGE_COLUMNS, key, seq)):
+        return messages_of([row])[0]
+    for row in conn.execute(_numbered(archived_messages, ARCHIVED_COLUMNS, key, seq)):
+        return archived_of([row])[0]
+    raise InvalidInput("seq", "must be the number of a message that is stored", seq)
+
+
+@needs(Needs.TRANSACTION)
+def pop(conn: Connection, key: str, count: int | None) -> list[Message] | None:
+    """The newest retained messages, oldest first, which are retained no more; None if there is no such session."""
+    if not _lock(conn, key):
+        return None
+    query = select(*MESSAGE_COLUMNS).where(messages.c.session_key == key).order_by(messages.c.seq.desc()).limit(count)
+    popped = messages_of(reversed(conn.execute(query).all()))
+    if popped:
+        _REMOVE.rows(conn, {"key": key, "first_seq": popped[0].seq, "last_seq": popped[-1].seq})
+    return popped
+
+
+def _lock(conn: Connection, key: str) -> bool:
+    lock = select(sessions.c.key).where(sessions.c.key == key).with_for_update(key_share=True)
+    return conn.execute(lock).first() is not None
+
+
+def _numbered(table: Table, columns: tuple[ColumnElement[Any], ...], key: str, seq: int) -> Any:
+    return select(*columns).where(table.c.session_key == key, table.c.seq == seq)
