@@ -110,7 +110,7 @@ CREATE TRIGGER sessions_log_fields AFTER UPDATE OF label, task, metadata ON sess
 WHEN NEW.label IS NOT OLD.label OR NEW.task IS NOT OLD.task OR NEW.metadata IS NOT OLD.metadata
 BEGIN
   INSERT INTO session_events (at_ms, actor, event, session_key, from_status, to_status, reason, message_count)
-  SELECT {_NOW}, {_ACTOR},
+  SELECT {NOW}, {ACTOR},
     'session_updated', NEW.key, OLD.status, NEW.status,
     substr(CASE WHEN NEW.label IS NOT OLD.label THEN ', label' ELSE '' END
       || CASE WHEN NEW.task IS NOT OLD.task THEN ', task' ELSE '' END

@@ -119,7 +119,9 @@ def test_popped_messages_are_the_newest_and_their_numbers_are_not_given_again(
     assert [message.seq for message in popped] == [5, 6]
     assert again.seq == 7
     assert [message.seq for message in manager.history(key, include_tools=True) or ()] == [4, 7]
-    assert [message.seq for message in manager.archived(key) or ()] == [1, 2, 3, 5, 6]
+    everything = manager.history(key, include_tools=True, archived=True) or ()
+    assert [message.seq for message in everything] == [1, 2, 3, 4, 5, 6, 7]
+    assert [message.seq for message in everything if message.archived_ms is not None] == [1, 2, 3, 5, 6]
     assert logged(plain) == [("messages_removed", None, 2, 5, 6)]
     assert plain("SELECT trimmed_count, removed_count, archived_count FROM audit_sessions") == [(3, 2, 5)]
 
