@@ -85,6 +85,7 @@ def test_errors_say_what_and_with_which_value() -> None:
     assert [str(error) for error in ERRORS] == [
         "Session not found: agent:main:main",
         "Session is not active: Error (agent:main:main)",
+        "Session has changed: it has had 3 messages, not 2 (agent:main:main)",
         "Label 'research' is in use by agent:main:main",
         "Idempotency key 'call-1' was used with another role, content before, in agent:main:main",
         "limit must be an int, got 'x'",

@@ -616,6 +616,7 @@ OPTIONS = [
     "synchronous",
     "retry_budget_s",
     "pool_size",
+    "poll_interval",
 ]
 
 
