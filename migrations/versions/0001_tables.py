@@ -27,6 +27,7 @@ def upgrade() -> None:
     create_labels()
     create_archive()
     create_log()
+    create_transcripts()
 
 
 def downgrade() -> None:
@@ -34,6 +35,8 @@ def downgrade() -> None:
     if op.get_context().dialect.name == "sqlite":
         op.drop_table("event_actor")
     for table in (
+        "sealed_transcripts",
+        "message_digests",
         "event_seals",
         "event_digests",
         "session_events",
@@ -78,6 +81,13 @@ def create_sessions() -> None:
             nullable=False,
             server_default=sa.text("0"),
         ),
+        sa.Column(
+            "unsealed",
+            sa.Integer(),
+            sa.CheckConstraint("unsealed IN (0, 1)", name="ck_sessions_unsealed"),
+            nullable=False,
+            server_default=sa.text("1"),
+        ),
         sa.PrimaryKeyConstraint("key", name="pk_sessions"),
         sa.UniqueConstraint("run_id", name="uq_sessions_run_id"),
         sa.CheckConstraint("kind IN ('main', 'subagent', 'cron')", name="ck_sessions_kind"),
@@ -120,6 +130,10 @@ def create_sessions() -> None:
         ["finished_ms", "key"],
         sqlite_where=is_finished,
         postgresql_where=is_finished,
+    )
+    is_unsealed = sa.text("unsealed = 1")
+    op.create_index(
+        "ix_sessions_unsealed", "sessions", ["key"], sqlite_where=is_unsealed, postgresql_where=is_unsealed
     )
 
 
@@ -234,6 +248,8 @@ def create_log() -> None:
         sa.Column("event_count", INT64, nullable=False),
         sa.Column("previous_digest", sa.Text(), nullable=False),
         sa.Column("events_digest", sa.Text(), nullable=False),
+        sa.Column("transcript_count", INT64, nullable=False),
+        sa.Column("transcripts_digest", sa.Text(), nullable=False),
         sa.Column("digest", sa.Text(), nullable=False),
         sa.PrimaryKeyConstraint("id", name="pk_event_seals"),
         sa.UniqueConstraint("previous_digest", name="uq_event_seals_previous_digest"),
@@ -247,3 +263,36 @@ def create_log() -> None:
             sa.PrimaryKeyConstraint("name", name="pk_event_actor"),
             sqlite_strict=True,
         )
+
+
+def create_transcripts() -> None:
+    op.create_table(
+        "message_digests",
+        sa.Column("session_key", KEY, nullable=False),
+        sa.Column("seq", INT64, nullable=False),
+        sa.Column("transcript", INT64, nullable=False),
+        sa.Column("digest", sa.Text(), nullable=False),
+        sa.PrimaryKeyConstraint("session_key", "seq", name="pk_message_digests"),
+        sa.ForeignKeyConstraint(
+            ["session_key"], ["sessions.key"], name="fk_message_digests_session_key", ondelete="CASCADE"
+        ),
+        sqlite_with_rowid=False,
+        sqlite_strict=True,
+    )
+    op.create_table(
+        "sealed_transcripts",
+        sa.Column("session_key", KEY, nullable=False),
+        sa.Column("number", INT64, nullable=False),
+        sa.Column("seal_id", INT64, nullable=False),
+        sa.Column("after_seq", INT64, nullable=False),
+        sa.Column("first_seq", INT64, nullable=False),
+        sa.Column("last_seq", INT64, nullable=False),
+        sa.Column("message_count", INT64, nullable=False),
+        sa.Column("previous_digest", sa.Text(), nullable=False),
+        sa.Column("messages_digest", sa.Text(), nullable=False),
+        sa.Column("digest", sa.Text(), nullable=False),
+        sa.PrimaryKeyConstraint("session_key", "number", name="pk_sealed_transcripts"),
+        sqlite_with_rowid=False,
+        sqlite_strict=True,
+    )
+    op.create_index("ix_sealed_transcripts_seal", "sealed_transcripts", ["seal_id", "session_key", "number"])

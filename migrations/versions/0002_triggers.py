@@ -51,6 +51,7 @@ CREATE TRIGGER messages_append AFTER INSERT ON messages
 BEGIN
   SELECT RAISE(ABORT, 'messages_append: seq must be the last_seq of an existing session, plus 1')
   WHERE NOT EXISTS (SELECT 1 FROM sessions WHERE key = NEW.session_key AND last_seq = NEW.seq - 1);
+  UPDATE sessions SET unsealed = 1 WHERE key = NEW.session_key AND unsealed = 0;
   UPDATE sessions
   SET last_seq = NEW.seq, last_activity_ms = max(last_activity_ms, NEW.timestamp_ms)
   WHERE key = NEW.session_key;
@@ -89,6 +90,7 @@ BEGIN
   DELETE FROM messages WHERE session_key = OLD.key;
   DELETE FROM archived_messages WHERE session_key = OLD.key;
   DELETE FROM labels WHERE session_key = OLD.key;
+  DELETE FROM message_digests WHERE session_key = OLD.key;
 END""",
         "labels_insert": """\
 CREATE TRIGGER labels_insert BEFORE INSERT ON labels
@@ -173,8 +175,17 @@ CREATE TRIGGER {table}_{event} BEFORE {event.upper()} ON {table}
 BEGIN
   SELECT RAISE(ABORT, '{table}_{event}: what is sealed is not changed');
 END"""
-        for table in ("event_digests", "event_seals")
+        for table in ("event_digests", "event_seals", "message_digests", "sealed_transcripts")
         for event in ("update", "delete")
+        if (table, event) != ("message_digests", "delete")
+    }
+    | {
+        "message_digests_delete": """\
+CREATE TRIGGER message_digests_delete BEFORE DELETE ON message_digests
+WHEN EXISTS (SELECT 1 FROM sessions WHERE key = OLD.session_key)
+BEGIN
+  SELECT RAISE(ABORT, 'message_digests_delete: a digest goes with its session only');
+END"""
     }
     | {
         f"{table}_unique_{event}": not_replaced(table, event, keys)
@@ -188,6 +199,8 @@ END"""
             ("archived_messages", "update", ("session_key, seq",)),
             ("event_digests", "insert", ("event_id",)),
             ("event_seals", "insert", ("id", "previous_digest")),
+            ("message_digests", "insert", ("session_key, seq",)),
+            ("sealed_transcripts", "insert", ("session_key, number",)),
         )
     }
 )
@@ -240,7 +253,7 @@ BEGIN
   INTO added FROM appended;
   IF added.key = added.last_key THEN
     UPDATE sessions
-    SET last_seq = added.last_seq, last_activity_ms = greatest(last_activity_ms, added.newest_ms)
+    SET last_seq = added.last_seq, last_activity_ms = greatest(last_activity_ms, added.newest_ms), unsealed = 1
     WHERE key = added.key
       AND last_seq = added.first_seq - 1
       AND added.last_seq - added.first_seq + 1 = added.size
@@ -258,7 +271,7 @@ BEGIN
     RETURN NULL;
   END IF;
   UPDATE sessions
-  SET last_seq = batch.last_seq, last_activity_ms = greatest(last_activity_ms, batch.newest_ms)
+  SET last_seq = batch.last_seq, last_activity_ms = greatest(last_activity_ms, batch.newest_ms), unsealed = 1
   FROM (
     SELECT session_key, min(seq) AS first_seq, max(seq) AS last_seq, count(*) AS size, max(timestamp_ms) AS newest_ms
     FROM appended GROUP BY session_key
@@ -412,9 +425,31 @@ FOR EACH ROW EXECUTE FUNCTION session_events_delete()""",
         )
         for table in ("sessions", "labels")
     },
+    "message_digests_delete": (
+        """\
+CREATE FUNCTION message_digests_delete() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+  IF EXISTS (SELECT 1 FROM sessions WHERE key = OLD.session_key) THEN
+    RAISE EXCEPTION 'message_digests_delete: a digest goes with its session only'
+      USING ERRCODE = 'integrity_constraint_violation';
+  END IF;
+  RETURN OLD;
+END
+$$""",
+        """\
+CREATE TRIGGER message_digests_delete BEFORE DELETE ON message_digests
+FOR EACH ROW EXECUTE FUNCTION message_digests_delete()""",
+        in_its_schema("message_digests_delete"),
+    ),
+    "message_digests_update": refusal(
+        "message_digests_update", "UPDATE ON message_digests", "what is sealed is not changed"
+    ),
+    "message_digests_truncate": refusal(
+        "message_digests_truncate", "TRUNCATE ON message_digests", "what is sealed is not changed", "STATEMENT"
+    ),
 } | {
     f"{table}_{name}": refusal(f"{table}_{name}", f"{when} ON {table}", "what is sealed is not changed", each)
-    for table in ("event_digests", "event_seals")
+    for table in ("event_digests", "event_seals", "sealed_transcripts")
     for name, when, each in (("change", "DELETE OR UPDATE", "ROW"), ("truncate", "TRUNCATE", "STATEMENT"))
 }
 

@@ -67,7 +67,7 @@ BEGIN
   INTO added FROM appended;
   IF added.key = added.last_key THEN
     UPDATE sessions
-    SET last_seq = added.last_seq, last_activity_ms = greatest(last_activity_ms, added.newest_ms)
+    SET last_seq = added.last_seq, last_activity_ms = greatest(last_activity_ms, added.newest_ms), unsealed = 1
     WHERE key = added.key
       AND last_seq = added.first_seq - 1
       AND added.last_seq - added.first_seq + 1 = added.size
@@ -85,7 +85,7 @@ BEGIN
     RETURN NULL;
   END IF;
   UPDATE sessions
-  SET last_seq = batch.last_seq, last_activity_ms = greatest(last_activity_ms, batch.newest_ms)
+  SET last_seq = batch.last_seq, last_activity_ms = greatest(last_activity_ms, batch.newest_ms), unsealed = 1
   FROM (
     SELECT session_key, min(seq) AS first_seq, max(seq) AS last_seq, count(*) AS size, max(timestamp_ms) AS newest_ms
     FROM appended GROUP BY session_key
@@ -227,9 +227,28 @@ FOR EACH ROW EXECUTE FUNCTION session_events_delete()""",
         )
         for table in ("sessions", "labels")
     },
+    "message_digests_delete": f"""\
+CREATE FUNCTION message_digests_delete() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+  IF EXISTS (SELECT 1 FROM sessions WHERE key = OLD.session_key) THEN
+    RAISE EXCEPTION 'message_digests_delete: a digest goes with its session only'
+      USING ERRCODE = 'integrity_constraint_violation';
+  END IF;
+  RETURN OLD;
+END
+$$;
+CREATE TRIGGER message_digests_delete BEFORE DELETE ON message_digests
+FOR EACH ROW EXECUTE FUNCTION message_digests_delete();
+{_in_its_schema("message_digests_delete")}""",
+    "message_digests_update": _refusal(
+        "message_digests_update", "UPDATE ON message_digests", "what is sealed is not changed"
+    ),
+    "message_digests_truncate": _refusal(
+        "message_digests_truncate", "TRUNCATE ON message_digests", "what is sealed is not changed", "STATEMENT"
+    ),
 } | {
     f"{table}_{name}": _refusal(f"{table}_{name}", f"{when} ON {table}", "what is sealed is not changed", each)
-    for table in ("event_digests", "event_seals")
+    for table in ("event_digests", "event_seals", "sealed_transcripts")
     for name, when, each in (("change", "DELETE OR UPDATE", "ROW"), ("truncate", "TRUNCATE", "STATEMENT"))
 }
 """The statements that create each trigger and its function, by the function's name."""

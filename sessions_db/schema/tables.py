@@ -52,6 +52,8 @@ def _index(name: str, *columns: str, only: str, unique: bool = False) -> Index:
     return Index(name, *columns, unique=unique, sqlite_where=is_there, postgresql_where=is_there)
 
 
+_IS_UNSEALED = text("unsealed = 1")
+
 metadata = MetaData()
 
 sessions = Table(
@@ -82,6 +84,14 @@ sessions = Table(
         nullable=False,
         server_default=text("0"),
     ),
+    # Not a fact about the session: whether the next seal has to look at it.
+    Column(
+        "unsealed",
+        Integer,
+        CheckConstraint("unsealed IN (0, 1)", name="ck_sessions_unsealed"),
+        nullable=False,
+        server_default=text("1"),
+    ),
     PrimaryKeyConstraint("key", name="pk_sessions"),
     UniqueConstraint("run_id", name="uq_sessions_run_id"),
     CheckConstraint(_one_of("kind", SessionKind), name="ck_sessions_kind"),
@@ -109,6 +119,8 @@ sessions = Table(
     # These two hold no rows that nobody looks for: each index takes a tenth of the time of a spawn on SQLite.
     _index("ix_sessions_parent_created", "parent_key", "created_ms", "key", only="parent_key"),
     _index("ix_sessions_finished", "finished_ms", "key", only="finished_ms"),
+    # Of an update, Postgres compares values: one that sets what is set already stays HOT.
+    Index("ix_sessions_unsealed", "key", sqlite_where=_IS_UNSEALED, postgresql_where=_IS_UNSEALED),
     # A session is found by its key directly, without a detour through a rowid.
     sqlite_with_rowid=False,
     sqlite_strict=True,
@@ -231,9 +243,45 @@ event_seals = Table(
     Column("event_count", _Int64, nullable=False),
     Column("previous_digest", Text, nullable=False),
     Column("events_digest", Text, nullable=False),
+    Column("transcript_count", _Int64, nullable=False),
+    Column("transcripts_digest", Text, nullable=False),
     Column("digest", Text, nullable=False),
     PrimaryKeyConstraint("id", name="pk_event_seals"),
     UniqueConstraint("previous_digest", name="uq_event_seals_previous_digest"),
+    sqlite_strict=True,
+)
+
+message_digests = Table(
+    "message_digests",
+    metadata,
+    # No foreign key to the message: a digest outlives it, and goes with the session.
+    Column("session_key", _Key, nullable=False),
+    Column("seq", _Int64, nullable=False),
+    Column("transcript", _Int64, nullable=False),
+    Column("digest", Text, nullable=False),
+    PrimaryKeyConstraint("session_key", "seq", name="pk_message_digests"),
+    ForeignKeyConstraint(["session_key"], ["sessions.key"], name="fk_message_digests_session_key", ondelete="CASCADE"),
+    sqlite_with_rowid=False,
+    sqlite_strict=True,
+)
+
+sealed_transcripts = Table(
+    "sealed_transcripts",
+    metadata,
+    # No foreign key: it outlives the session.
+    Column("session_key", _Key, nullable=False),
+    Column("number", _Int64, nullable=False),
+    Column("seal_id", _Int64, nullable=False),
+    Column("after_seq", _Int64, nullable=False),
+    Column("first_seq", _Int64, nullable=False),
+    Column("last_seq", _Int64, nullable=False),
+    Column("message_count", _Int64, nullable=False),
+    Column("previous_digest", Text, nullable=False),
+    Column("messages_digest", Text, nullable=False),
+    Column("digest", Text, nullable=False),
+    PrimaryKeyConstraint("session_key", "number", name="pk_sealed_transcripts"),
+    Index("ix_sealed_transcripts_seal", "seal_id", "session_key", "number"),
+    sqlite_with_rowid=False,
     sqlite_strict=True,
 )
 
