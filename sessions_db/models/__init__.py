@@ -4,7 +4,7 @@ Their metadata is a plain dict, which is left out of the hash.
 """
 
 from sessions_db.models.figures import Archive, Statistics
-from sessions_db.models.log import Seal, SessionEvent, Verdict
+from sessions_db.models.log import Seal, SessionEvent, Transcript, Verdict
 from sessions_db.models.messages import Message, NewMessage, StoredMessage
 from sessions_db.models.sessions import NewSession, Session, SpawnResult, StoredSession
 
@@ -20,5 +20,6 @@ __all__ = [
     "Statistics",
     "StoredMessage",
     "StoredSession",
+    "Transcript",
     "Verdict",
 ]

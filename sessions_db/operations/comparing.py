@@ -1,0 +1,315 @@
+"""Comparing what was said with its transcripts."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import groupby
+from operator import itemgetter
+from typing import Any, NamedTuple
+
+from sqlalchemy import (
+    ClauseElement,
+    Connection,
+    Select,
+    Table,
+    and_,
+    exists,
+    func,
+    literal,
+    literal_column,
+    or_,
+    select,
+    tuple_,
+    union_all,
+)
+
+from sessions_db.database.statement import Statement
+from sessions_db.digests import FIRST
+from sessions_db.enums import EventKind
+from sessions_db.models import Seal, Transcript
+from sessions_db.operations.sealing import transcripts_tree
+from sessions_db.operations.transcripts import (
+    MOST_MESSAGES,
+    Given,
+    lines_digest,
+    message_columns,
+    message_digest,
+    transcript_digest,
+)
+from sessions_db.schema import (
+    archived_messages,
+    event_digests,
+    message_digests,
+    messages,
+    sealed_transcripts,
+    session_events,
+    sessions,
+)
+
+_PAGE = 200
+
+
+class Fault(Exception):
+    """What is not as it was sealed, and where."""
+
+    def __init__(
+        self, text: str | None, *, event_id: int | None = None, session_key: str | None = None, seq: int | None = None
+    ) -> None:
+        super().__init__(text, event_id, session_key, seq)
+        self.text = text
+        self.event_id = event_id
+        self.session_key = session_key
+        self.seq = seq
+
+
+@dataclass(slots=True)
+class Found:
+    """How much is as it was sealed, and how much is gone as it may be."""
+
+    verified: int = 0
+    expired: int = 0
+    messages_verified: int = 0
+    messages_redacted: int = 0
+    messages_gone: int = 0
+
+
+class _Stored(NamedTuple):
+    live: bool
+    columns: Sequence[Any]
+
+
+@dataclass(slots=True)
+class _Batch:
+    """Transcripts that are compared together, and what the database has for them."""
+
+    transcripts: Sequence[Transcript]
+    leaves: Mapping[tuple[str, int], list[tuple[int, str]]]
+    """The digests of the messages, by session and transcript."""
+    stored: Mapping[str, list[tuple[int, _Stored]]]
+    """The messages by session, each with its number."""
+    caps: Mapping[str, tuple[int, bool]]
+    """By session, the number through which messages are trimmed, and whether they are archived then."""
+    log: _Log
+
+
+@dataclass(slots=True)
+class _Log:
+    """What the log says of messages that are not there, or not as they were, after an event."""
+
+    conn: Connection
+    after_id: int
+    _known: dict[str, list[tuple[str, int | None, int | None]]] = field(default_factory=dict)
+    _is_whole: bool | None = None
+
+    def tells(self, kind: EventKind, session_key: str, seq: int | None = None) -> bool:
+        """Whether it has such an event of the session, or of this message; and so may have lost it to old age."""
+        if session_key not in self._known:
+            columns = session_events.c.event, session_events.c.first_seq, session_events.c.last_seq
+            query = select(*columns).where(
+                session_events.c.session_key == session_key,
+                session_events.c.id > self.after_id,
+                session_events.c.event.in_(_TELLING),
+            )
+            self._known[session_key] = [(row[0], row[1], row[2]) for row in self.conn.execute(query)]
+        for event, first_seq, last_seq in self._known[session_key]:
+            if event == kind and (seq is None or (first_seq or 0) <= seq <= (last_seq or 0)):
+                return True
+        return not self._whole()
+
+    def _whole(self) -> bool:
+        if self._is_whole is None:
+            oldest = select(func.min(session_events.c.id)).scalar_subquery()
+            expired = select(event_digests.c.event_id).where(
+                event_digests.c.event_id > self.after_id, or_(oldest.is_(None), event_digests.c.event_id < oldest)
+            )
+            self._is_whole = self.conn.execute(expired.limit(1)).first() is None
+        return self._is_whole
+
+
+_TELLING = (EventKind.DELETED, EventKind.MESSAGES_REMOVED, EventKind.MESSAGE_REDACTED)
+
+
+def check_transcripts(conn: Connection, made: Seal, before: Seal | None, found: Found) -> None:
+    """Count the messages that this seal covers; raise the first fault by session and number."""
+    log = _Log(conn, before.through_event_id if before else 0)
+    for batch in _batches(conn, made.id, log):
+        for transcript in batch.transcripts:
+            _compare(transcript, batch, found)
+    tree = transcripts_tree(conn, made.id)
+    if (made.transcript_count, made.transcripts_digest) != (tree.length, tree.root()):
+        raise Fault(f"seal {made.id} is not over the transcripts that are there for it")
+
+
+def refuse_stray_transcripts(conn: Connection, newest_id: int) -> None:
+    """Raise a fault for a transcript of no seal, neither one that is there nor the next."""
+    seal_id = sealed_transcripts.c.seal_id
+    stray = select(sealed_transcripts.c.session_key).where(or_(seal_id > newest_id + 1, seal_id < 1)).limit(1)
+    for key in conn.execute(stray).scalars():
+        raise Fault("has a transcript that no seal covers", session_key=key)
+    covered = exists().where(
+        sealed_transcripts.c.session_key == message_digests.c.session_key,
+        sealed_transcripts.c.number == message_digests.c.transcript,
+        message_digests.c.seq > sealed_transcripts.c.after_seq,
+        message_digests.c.seq <= sealed_transcripts.c.last_seq,
+    )
+    digests = select(message_digests.c.session_key, message_digests.c.seq).where(~covered).limit(1)
+    for key, seq in conn.execute(digests):
+        raise Fault("has a digest that no transcript covers", session_key=key, seq=seq)
+
+
+def unsealed_messages(conn: Connection, newest_id: int) -> int:
+    """How many messages are in no seal."""
+    sealed = exists().where(
+        message_digests.c.session_key == sessions.c.key,
+        sealed_transcripts.c.session_key == sessions.c.key,
+    )
+    del sealed
+    total = 0
+    for table in (messages, archived_messages):
+        of_message = exists().where(
+            message_digests.c.session_key == table.c.session_key,
+            message_digests.c.seq == table.c.seq,
+            sealed_transcripts.c.session_key == message_digests.c.session_key,
+            sealed_transcripts.c.number == message_digests.c.transcript,
+            sealed_transcripts.c.seal_id <= newest_id,
+        )
+        total += conn.execute(select(func.count()).select_from(table).where(~of_message)).scalar_one()
+    return total
+
+
+def _batches(conn: Connection, seal_id: int, log: _Log) -> Iterator[_Batch]:
+    """The transcripts of a seal, checked as rows, a few at a time."""
+    batch: list[Transcript] = []
+    size = 0
+    for transcript, previous_digest in _transcripts(conn, seal_id):
+        key = transcript.session_key
+        expected = transcript_digest(transcript), FIRST if transcript.number == 1 else previous_digest
+        if (transcript.digest, transcript.previous_digest) != expected:
+            raise Fault(f"transcript {transcript.number} was changed", session_key=key, seq=transcript.first_seq)
+        if batch and size + transcript.message_count > MOST_MESSAGES:
+            yield _read(conn, batch, log)
+            batch, size = [], 0
+        batch.append(transcript)
+        size += transcript.message_count
+    if batch:
+        yield _read(conn, batch, log)
+
+
+def _transcripts(conn: Connection, seal_id: int) -> Iterator[tuple[Transcript, str | None]]:
+    previous = sealed_transcripts.alias()
+    follows = and_(
+        previous.c.session_key == sealed_transcripts.c.session_key,
+        previous.c.number == sealed_transcripts.c.number - 1,
+    )
+    position = sealed_transcripts.c.session_key, sealed_transcripts.c.number
+    query = select(sealed_transcripts, previous.c.digest).outerjoin(previous, follows)
+    query = query.where(sealed_transcripts.c.seal_id == seal_id).order_by(*position).limit(_PAGE)
+    after: tuple[str, int] = ("", 0)
+    while rows := conn.execute(query.where(tuple_(*position) > tuple_(*map(literal, after)))).all():
+        for row in rows:
+            *columns, previous_digest = row
+            yield Transcript(**dict(zip(sealed_transcripts.c.keys(), columns, strict=True))), previous_digest
+        after = rows[-1][0], rows[-1][1]
+
+
+def _read(conn: Connection, batch: Sequence[Transcript], log: _Log) -> _Batch:
+    rows = json.dumps([[each.session_key, each.after_seq, each.last_seq, each.number] for each in batch])
+    leaves = _LEAVES.rows(conn, {"rows": rows})
+    stored = _STORED.rows(conn, {"rows": rows})
+    of_sessions = select(
+        sessions.c.key, sessions.c.last_seq - sessions.c.message_cap, sessions.c.archive_trimmed
+    ).where(sessions.c.key.in_({each.session_key for each in batch}))
+    return _Batch(
+        transcripts=batch,
+        leaves={
+            place: [(seq, digest) for _, _, seq, digest in of_place]
+            for place, of_place in groupby(leaves, itemgetter(0, 1))
+        },
+        stored={
+            key: [(row[2], _Stored(row[0] == 1, row[1:])) for row in of_session]
+            for key, of_session in groupby(stored, itemgetter(1))
+        },
+        caps={key: (trimmed, archived == 1) for key, trimmed, archived in conn.execute(of_sessions)},
+        log=log,
+    )
+
+
+def _compare(transcript: Transcript, batch: _Batch, found: Found) -> None:
+    """Count the messages of a transcript; raise the first fault by number."""
+    key = transcript.session_key
+    leaves = batch.leaves.get((key, transcript.number), [])
+    if not leaves:
+        # They go with the session. One that is there now was created later.
+        if not batch.log.tells(EventKind.DELETED, key):
+            raise Fault("was removed, or its digests were, without a word in the log", session_key=key)
+        found.messages_gone += transcript.message_count
+        return
+    if key not in batch.caps:
+        raise Fault("was removed, but its digests are there", session_key=key)
+    sealed = dict(leaves)
+    covered = len(leaves), leaves[0][0], leaves[-1][0], lines_digest(leaves)
+    stored: dict[int, _Stored] = {}
+    for seq, message in batch.stored.get(key, []):
+        if not transcript.after_seq < seq <= transcript.last_seq:
+            continue
+        if seq in stored:
+            raise Fault("is there more than once", session_key=key, seq=seq)
+        stored[seq] = message
+    whole = (transcript.message_count, transcript.first_seq, transcript.last_seq, transcript.messages_digest)
+    if covered != whole:
+        raise Fault(
+            f"transcript {transcript.number} is not over the digests that are there for it",
+            session_key=key,
+            seq=transcript.first_seq,
+        )
+    trimmed_through, archives = batch.caps[key]
+    for seq in sorted(sealed.keys() | stored.keys()):
+        if seq not in sealed:
+            raise Fault("was slipped in after its time", session_key=key, seq=seq)
+        if seq not in stored:
+            was_trimmed = seq <= trimmed_through and not archives
+            if not was_trimmed and not batch.log.tells(EventKind.MESSAGES_REMOVED, key, seq):
+                raise Fault("is missing, and the log has no removal", session_key=key, seq=seq)
+            found.messages_gone += 1
+            continue
+        message = stored[seq]
+        if message.live == (seq <= trimmed_through):
+            place = "in the session, which has trimmed it" if message.live else "in the archive before its time"
+            raise Fault(f"is {place}", session_key=key, seq=seq)
+        if message_digest(message.columns) == sealed[seq]:
+            found.messages_verified += 1
+        elif is_redacted(message.columns) and batch.log.tells(EventKind.MESSAGE_REDACTED, key, seq):
+            found.messages_redacted += 1
+        else:
+            raise Fault("was changed", session_key=key, seq=seq)
+
+
+def _leaves(dialect: str) -> ClauseElement:
+    given = Given(dialect, "key", "number", "number", "number")
+    key, after_seq, last_seq, transcript = given.values
+    digests = message_digests.c
+    is_wanted = and_(
+        digests.session_key == key,
+        digests.seq > after_seq,
+        digests.seq <= last_seq,
+        digests.transcript == transcript,
+    )
+    query = select(digests.session_key, digests.transcript, digests.seq, digests.digest).select_from(given.rows)
+    return query.join(message_digests, is_wanted).order_by(digests.session_key, digests.transcript, digests.seq)
+
+
+def _stored(dialect: str) -> ClauseElement:
+    def of(table: Table) -> Select[Any]:
+        given = Given(dialect, "key", "number", "number", "number")
+        key, after_seq, last_seq, _ = given.values
+        is_wanted = and_(table.c.session_key == key, table.c.seq > after_seq, table.c.seq <= last_seq)
+        live = literal_column("1" if table is messages else "0").label("live")
+        return select(live, *message_columns(table)).select_from(given.rows).join(table, is_wanted)
+
+    return union_all(of(messages), of(archived_messages)).order_by("session_key", "seq")
+
+
+_LEAVES = Statement(_leaves)
+_STORED = Statement(_stored)
