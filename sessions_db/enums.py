@@ -40,6 +40,8 @@ class EventKind(StrEnum):
     LABEL_MOVED = "label_moved"
     LABEL_REMOVED = "label_removed"
     DELETED = "deleted"
+    MESSAGES_REMOVED = "messages_removed"
+    MESSAGE_REDACTED = "message_redacted"
 
 
 class LabelConflict(StrEnum):

@@ -219,11 +219,13 @@ def create_log() -> None:
         sa.Column("from_session_key", KEY),
         sa.Column("parent_key", KEY),
         sa.Column("message_count", INT64),
+        sa.Column("first_seq", INT64),
+        sa.Column("last_seq", INT64),
         sa.PrimaryKeyConstraint("id", name="pk_session_events"),
         sa.CheckConstraint("id >= 1", name="ck_session_events_id"),
         sa.CheckConstraint(
             "event IN ('created', 'status_changed', 'end_changed', 'label_assigned', 'label_moved', 'label_removed', "
-            "'deleted')",
+            "'deleted', 'messages_removed', 'message_redacted')",
             name="ck_session_events_event",
         ),
         sqlite_autoincrement=True,

@@ -124,6 +124,8 @@ SELECT
   e.from_session_key,
   e.parent_key,
   e.message_count,
+  e.first_seq,
+  e.last_seq,
   CASE WHEN d.event_id IS NULL THEN 0 ELSE 1 END AS sealed
 FROM session_events AS e
 LEFT JOIN event_digests AS d ON d.event_id = e.id"""

@@ -32,6 +32,8 @@ class SessionEvent:
     from_session_key: str | None
     parent_key: str | None
     message_count: int | None
+    first_seq: int | None
+    last_seq: int | None
 
     @property
     def at(self) -> datetime:

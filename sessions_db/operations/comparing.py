@@ -128,6 +128,9 @@ class _Log:
         return self._is_whole
 
 
+REDACTED = "[redacted]"
+"""The content of a message that was redacted."""
+
 _TELLING = (EventKind.DELETED, EventKind.MESSAGES_REMOVED, EventKind.MESSAGE_REDACTED)
 
 
@@ -284,6 +287,12 @@ def _compare(transcript: Transcript, batch: _Batch, found: Found) -> None:
             found.messages_redacted += 1
         else:
             raise Fault("was changed", session_key=key, seq=seq)
+
+
+def is_redacted(message: Sequence[Any]) -> bool:
+    """Whether these columns are those of a redacted message."""
+    _, _, _, content, tool_name, metadata, *_ = message
+    return (content, tool_name, metadata) == (REDACTED, None, None)
 
 
 def _leaves(dialect: str) -> ClauseElement:

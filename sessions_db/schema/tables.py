@@ -201,6 +201,8 @@ session_events = Table(
     Column("from_session_key", _Key),
     Column("parent_key", _Key),
     Column("message_count", _Int64),
+    Column("first_seq", _Int64),
+    Column("last_seq", _Int64),
     PrimaryKeyConstraint("id", name="pk_session_events"),
     CheckConstraint("id >= 1", name="ck_session_events_id"),
     CheckConstraint(_one_of("event", EventKind), name="ck_session_events_event"),
