@@ -26,8 +26,11 @@ from sessions_db.errors import (
 from sessions_db.manager import SessionManager
 from sessions_db.models import (
     Archive,
+    ExportVerdict,
     Message,
     NewMessage,
+    Proof,
+    ProvedTranscript,
     Seal,
     Session,
     SessionEvent,
@@ -35,6 +38,7 @@ from sessions_db.models import (
     Statistics,
     StoredMessage,
     StoredSession,
+    Transcript,
     Verdict,
 )
 from sessions_db.transaction import Transaction
@@ -48,6 +52,7 @@ __all__ = [
     "AsyncTransaction",
     "DatabaseUnavailable",
     "EventKind",
+    "ExportVerdict",
     "IdempotencyConflict",
     "InvalidInput",
     "LabelConflict",
@@ -56,6 +61,8 @@ __all__ = [
     "Message",
     "NewMessage",
     "PoolStatus",
+    "Proof",
+    "ProvedTranscript",
     "ReadOnly",
     "Role",
     "SchemaMismatch",
@@ -76,6 +83,7 @@ __all__ = [
     "Transaction",
     "TransactionOver",
     "TransactionRolledBack",
+    "Transcript",
     "UnsafeFork",
     "Verdict",
     "WriteUndone",

@@ -132,9 +132,7 @@ def create_sessions() -> None:
         postgresql_where=is_finished,
     )
     is_unsealed = sa.text("unsealed = 1")
-    op.create_index(
-        "ix_sessions_unsealed", "sessions", ["key"], sqlite_where=is_unsealed, postgresql_where=is_unsealed
-    )
+    op.create_index("ix_sessions_unsealed", "sessions", ["key"], sqlite_where=is_unsealed, postgresql_where=is_unsealed)
 
 
 def create_messages() -> None:

@@ -69,6 +69,8 @@ class AsyncSessionStore(ABC):
     verify_log = _awaitable(SessionStore.verify_log)
     statistics = _awaitable(SessionStore.statistics)
     export_sessions = _awaitable(SessionStore.export_sessions)
+    proofs = _awaitable(SessionStore.proofs)
+    seals = _awaitable(SessionStore.seals)
     import_session = _awaitable(SessionStore.import_session)
     import_sessions = _awaitable(SessionStore.import_sessions)
 

@@ -6,13 +6,17 @@ Their metadata is a plain dict, which is left out of the hash.
 from sessions_db.models.figures import Archive, Statistics
 from sessions_db.models.log import Seal, SessionEvent, Transcript, Verdict
 from sessions_db.models.messages import Message, NewMessage, StoredMessage
+from sessions_db.models.proofs import ExportVerdict, Proof, ProvedTranscript, is_redacted
 from sessions_db.models.sessions import NewSession, Session, SpawnResult, StoredSession
 
 __all__ = [
     "Archive",
+    "ExportVerdict",
     "Message",
     "NewMessage",
     "NewSession",
+    "Proof",
+    "ProvedTranscript",
     "Seal",
     "Session",
     "SessionEvent",
@@ -22,4 +26,5 @@ __all__ = [
     "StoredSession",
     "Transcript",
     "Verdict",
+    "is_redacted",
 ]

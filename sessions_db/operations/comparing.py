@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 from sqlalchemy import (
     ClauseElement,
+    ColumnElement,
     Connection,
     Select,
     Table,
@@ -28,7 +29,7 @@ from sqlalchemy import (
 from sessions_db.database.statement import Statement
 from sessions_db.digests import FIRST
 from sessions_db.enums import EventKind
-from sessions_db.models import Seal, Transcript
+from sessions_db.models import Seal, Transcript, is_redacted
 from sessions_db.operations.sealing import transcripts_tree
 from sessions_db.operations.transcripts import (
     MOST_MESSAGES,
@@ -128,9 +129,6 @@ class _Log:
         return self._is_whole
 
 
-REDACTED = "[redacted]"
-"""The content of a message that was redacted."""
-
 _TELLING = (EventKind.DELETED, EventKind.MESSAGES_REMOVED, EventKind.MESSAGE_REDACTED)
 
 
@@ -164,11 +162,6 @@ def refuse_stray_transcripts(conn: Connection, newest_id: int) -> None:
 
 def unsealed_messages(conn: Connection, newest_id: int) -> int:
     """How many messages are in no seal."""
-    sealed = exists().where(
-        message_digests.c.session_key == sessions.c.key,
-        sealed_transcripts.c.session_key == sessions.c.key,
-    )
-    del sealed
     total = 0
     for table in (messages, archived_messages):
         of_message = exists().where(
@@ -246,53 +239,53 @@ def _compare(transcript: Transcript, batch: _Batch, found: Found) -> None:
     if not leaves:
         # They go with the session. One that is there now was created later.
         if not batch.log.tells(EventKind.DELETED, key):
-            raise Fault("was removed, or its digests were, without a word in the log", session_key=key)
+            raise Fault("was removed, or its digests were, and the log has no deletion", session_key=key)
         found.messages_gone += transcript.message_count
         return
     if key not in batch.caps:
         raise Fault("was removed, but its digests are there", session_key=key)
-    sealed = dict(leaves)
     covered = len(leaves), leaves[0][0], leaves[-1][0], lines_digest(leaves)
-    stored: dict[int, _Stored] = {}
-    for seq, message in batch.stored.get(key, []):
-        if not transcript.after_seq < seq <= transcript.last_seq:
-            continue
-        if seq in stored:
-            raise Fault("is there more than once", session_key=key, seq=seq)
-        stored[seq] = message
-    whole = (transcript.message_count, transcript.first_seq, transcript.last_seq, transcript.messages_digest)
-    if covered != whole:
-        raise Fault(
-            f"transcript {transcript.number} is not over the digests that are there for it",
-            session_key=key,
-            seq=transcript.first_seq,
-        )
-    trimmed_through, archives = batch.caps[key]
+    first_seq = transcript.first_seq
+    if covered != (transcript.message_count, first_seq, transcript.last_seq, transcript.messages_digest):
+        text = f"transcript {transcript.number} is not over the digests that are there for it"
+        raise Fault(text, session_key=key, seq=first_seq)
+    sealed = dict(leaves)
+    stored = _stored_once(transcript, batch)
     for seq in sorted(sealed.keys() | stored.keys()):
         if seq not in sealed:
             raise Fault("was slipped in after its time", session_key=key, seq=seq)
-        if seq not in stored:
-            was_trimmed = seq <= trimmed_through and not archives
-            if not was_trimmed and not batch.log.tells(EventKind.MESSAGES_REMOVED, key, seq):
-                raise Fault("is missing, and the log has no removal", session_key=key, seq=seq)
-            found.messages_gone += 1
-            continue
-        message = stored[seq]
-        if message.live == (seq <= trimmed_through):
-            place = "in the session, which has trimmed it" if message.live else "in the archive before its time"
-            raise Fault(f"is {place}", session_key=key, seq=seq)
-        if message_digest(message.columns) == sealed[seq]:
-            found.messages_verified += 1
-        elif is_redacted(message.columns) and batch.log.tells(EventKind.MESSAGE_REDACTED, key, seq):
-            found.messages_redacted += 1
-        else:
-            raise Fault("was changed", session_key=key, seq=seq)
+        _compare_message(key, seq, sealed[seq], stored.get(seq), batch, found)
 
 
-def is_redacted(message: Sequence[Any]) -> bool:
-    """Whether these columns are those of a redacted message."""
-    _, _, _, content, tool_name, metadata, *_ = message
-    return (content, tool_name, metadata) == (REDACTED, None, None)
+def _stored_once(transcript: Transcript, batch: _Batch) -> dict[int, _Stored]:
+    """The messages within a transcript's numbers."""
+    key = transcript.session_key
+    stored: dict[int, _Stored] = {}
+    for seq, message in batch.stored.get(key, []):
+        if transcript.after_seq < seq <= transcript.last_seq:
+            if seq in stored:
+                raise Fault("is there more than once", session_key=key, seq=seq)
+            stored[seq] = message
+    return stored
+
+
+def _compare_message(key: str, seq: int, sealed: str, stored: _Stored | None, batch: _Batch, found: Found) -> None:
+    trimmed_through, archives = batch.caps[key]
+    if stored is None:
+        was_trimmed = seq <= trimmed_through and not archives
+        if not was_trimmed and not batch.log.tells(EventKind.MESSAGES_REMOVED, key, seq):
+            raise Fault("is missing, and the log has no removal", session_key=key, seq=seq)
+        found.messages_gone += 1
+        return
+    if stored.live == (seq <= trimmed_through):
+        place = "in the session, which has trimmed it" if stored.live else "in the archive before its time"
+        raise Fault(f"is {place}", session_key=key, seq=seq)
+    if message_digest(stored.columns) == sealed:
+        found.messages_verified += 1
+    elif is_redacted(stored.columns) and batch.log.tells(EventKind.MESSAGE_REDACTED, key, seq):
+        found.messages_redacted += 1
+    else:
+        raise Fault("was changed", session_key=key, seq=seq)
 
 
 def _leaves(dialect: str) -> ClauseElement:
@@ -314,7 +307,7 @@ def _stored(dialect: str) -> ClauseElement:
         given = Given(dialect, "key", "number", "number", "number")
         key, after_seq, last_seq, _ = given.values
         is_wanted = and_(table.c.session_key == key, table.c.seq > after_seq, table.c.seq <= last_seq)
-        live = literal_column("1" if table is messages else "0").label("live")
+        live: ColumnElement[int] = literal_column("1" if table is messages else "0").label("live")
         return select(live, *message_columns(table)).select_from(given.rows).join(table, is_wanted)
 
     return union_all(of(messages), of(archived_messages)).order_by("session_key", "seq")

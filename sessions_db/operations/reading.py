@@ -56,6 +56,7 @@ def filters(
     agent_id: str | None = None,
     kinds: Collection[SessionKind] | None = None,
     statuses: Collection[SessionStatus] | None = None,
+    keys: Collection[str] | None = None,
 ) -> list[ColumnElement[bool]]:
     """The conditions for each filter that is given."""
     conditions: list[ColumnElement[bool]] = []
@@ -65,6 +66,8 @@ def filters(
         conditions.append(sessions.c.kind.in_(kinds))
     if statuses is not None:
         conditions.append(sessions.c.status.in_(statuses))
+    if keys is not None:
+        conditions.append(sessions.c.key.in_(keys))
     return conditions
 
 

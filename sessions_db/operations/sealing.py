@@ -29,6 +29,7 @@ from sessions_db.schema import event_digests, event_seals, sealed_transcripts, s
 PAGE: Final = 1000
 """How many rows are read at once."""
 
+
 @needs(Needs.TRANSACTION)
 def last_event_id(conn: Connection) -> int:
     """The id of the newest event, 0 if there is none. No event with a lower id can come later."""

@@ -74,10 +74,8 @@ def seal_page(conn: Connection, after_key: str) -> Page | None:
         return None
     locked = _lock(conn, keys, skip_locked=True)
     done = _seal(conn, locked)
-    if len(done) == len(locked):
-        through_key = keys[-1]
-    else:
-        through_key = done[-1] if done else after_key
+    # A page that is full ends before its last session, or within its first.
+    through_key = max(done, default=after_key) if len(done) < len(locked) else keys[-1]
     return Page(through_key, [key for key in keys if key <= through_key and key not in done])
 
 

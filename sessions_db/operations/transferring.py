@@ -47,11 +47,12 @@ def export(
     agent_id: str | None,
     kinds: Collection[SessionKind] | None,
     statuses: Collection[SessionStatus] | None,
+    keys: Collection[str] | None,
     after: StoredSession | None,
     limit: int,
 ) -> list[StoredSession]:
     """The sessions that pass every filter, oldest first, ties broken by the bytes of the key."""
-    query = _sessions().where(*filters(agent_id=agent_id, kinds=kinds, statuses=statuses))
+    query = _sessions().where(*filters(agent_id=agent_id, kinds=kinds, statuses=statuses, keys=keys))
     if after is not None:
         # The first condition lets an index scan start here.
         later = or_(sessions.c.created_ms > after.created_ms, sessions.c.key > after.key)
