@@ -238,6 +238,11 @@ FOR EACH {each}{condition} EXECUTE FUNCTION {trigger}()""",
 
 # By function, the statements that create it and its triggers. Each is sent by itself: neither a prepared statement nor
 # a command that Citus distributes may hold several.
+# The digests of a session's messages are deleted with it, so `message_digests_delete` has a condition.
+SEALED = dict.fromkeys(("event_digests", "event_seals", "sealed_transcripts"), "DELETE OR UPDATE") | {
+    "message_digests": "UPDATE"
+}
+
 POSTGRESQL = {
     "messages_append": (
         f"""\
@@ -441,16 +446,10 @@ CREATE TRIGGER message_digests_delete BEFORE DELETE ON message_digests
 FOR EACH ROW EXECUTE FUNCTION message_digests_delete()""",
         in_its_schema("message_digests_delete"),
     ),
-    "message_digests_update": refusal(
-        "message_digests_update", "UPDATE ON message_digests", "what is sealed is not changed"
-    ),
-    "message_digests_truncate": refusal(
-        "message_digests_truncate", "TRUNCATE ON message_digests", "what is sealed is not changed", "STATEMENT"
-    ),
 } | {
     f"{table}_{name}": refusal(f"{table}_{name}", f"{when} ON {table}", "what is sealed is not changed", each)
-    for table in ("event_digests", "event_seals", "sealed_transcripts")
-    for name, when, each in (("change", "DELETE OR UPDATE", "ROW"), ("truncate", "TRUNCATE", "STATEMENT"))
+    for table, when in SEALED.items()
+    for name, when, each in (("change", when, "ROW"), ("truncate", "TRUNCATE", "STATEMENT"))
 }
 
 

@@ -10,7 +10,6 @@ from sessions_db.models.camel_case import camel_case
 from sessions_db.models.log import Transcript
 from sessions_db.validation import JsonValue
 
-
 REDACTED: Final = "[redacted]"
 """The content of a message that was redacted."""
 

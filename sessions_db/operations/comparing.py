@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import groupby
 from operator import itemgetter
 from typing import Any, NamedTuple
@@ -30,6 +30,7 @@ from sessions_db.database.statement import Statement
 from sessions_db.digests import FIRST
 from sessions_db.enums import EventKind
 from sessions_db.models import Seal, Transcript, is_redacted
+from sessions_db.operations.faults import Fault, Found, Log
 from sessions_db.operations.sealing import transcripts_tree
 from sessions_db.operations.transcripts import (
     MOST_MESSAGES,
@@ -41,39 +42,13 @@ from sessions_db.operations.transcripts import (
 )
 from sessions_db.schema import (
     archived_messages,
-    event_digests,
     message_digests,
     messages,
     sealed_transcripts,
-    session_events,
     sessions,
 )
 
 _PAGE = 200
-
-
-class Fault(Exception):
-    """What is not as it was sealed, and where."""
-
-    def __init__(
-        self, text: str | None, *, event_id: int | None = None, session_key: str | None = None, seq: int | None = None
-    ) -> None:
-        super().__init__(text, event_id, session_key, seq)
-        self.text = text
-        self.event_id = event_id
-        self.session_key = session_key
-        self.seq = seq
-
-
-@dataclass(slots=True)
-class Found:
-    """How much is as it was sealed, and how much is gone as it may be."""
-
-    verified: int = 0
-    expired: int = 0
-    messages_verified: int = 0
-    messages_redacted: int = 0
-    messages_gone: int = 0
 
 
 class _Stored(NamedTuple):
@@ -92,49 +67,12 @@ class _Batch:
     """The messages by session, each with its number."""
     caps: Mapping[str, tuple[int, bool]]
     """By session, the number through which messages are trimmed, and whether they are archived then."""
-    log: _Log
-
-
-@dataclass(slots=True)
-class _Log:
-    """What the log says of messages that are not there, or not as they were, after an event."""
-
-    conn: Connection
-    after_id: int
-    _known: dict[str, list[tuple[str, int | None, int | None]]] = field(default_factory=dict)
-    _is_whole: bool | None = None
-
-    def tells(self, kind: EventKind, session_key: str, seq: int | None = None) -> bool:
-        """Whether it has such an event of the session, or of this message; and so may have lost it to old age."""
-        if session_key not in self._known:
-            columns = session_events.c.event, session_events.c.first_seq, session_events.c.last_seq
-            query = select(*columns).where(
-                session_events.c.session_key == session_key,
-                session_events.c.id > self.after_id,
-                session_events.c.event.in_(_TELLING),
-            )
-            self._known[session_key] = [(row[0], row[1], row[2]) for row in self.conn.execute(query)]
-        for event, first_seq, last_seq in self._known[session_key]:
-            if event == kind and (seq is None or (first_seq or 0) <= seq <= (last_seq or 0)):
-                return True
-        return not self._whole()
-
-    def _whole(self) -> bool:
-        if self._is_whole is None:
-            oldest = select(func.min(session_events.c.id)).scalar_subquery()
-            expired = select(event_digests.c.event_id).where(
-                event_digests.c.event_id > self.after_id, or_(oldest.is_(None), event_digests.c.event_id < oldest)
-            )
-            self._is_whole = self.conn.execute(expired.limit(1)).first() is None
-        return self._is_whole
-
-
-_TELLING = (EventKind.DELETED, EventKind.MESSAGES_REMOVED, EventKind.MESSAGE_REDACTED)
+    log: Log
 
 
 def check_transcripts(conn: Connection, made: Seal, before: Seal | None, found: Found) -> None:
     """Count the messages that this seal covers; raise the first fault by session and number."""
-    log = _Log(conn, before.through_event_id if before else 0)
+    log = Log(conn, before.through_event_id if before else 0)
     for batch in _batches(conn, made.id, log):
         for transcript in batch.transcripts:
             _compare(transcript, batch, found)
@@ -175,7 +113,7 @@ def unsealed_messages(conn: Connection, newest_id: int) -> int:
     return total
 
 
-def _batches(conn: Connection, seal_id: int, log: _Log) -> Iterator[_Batch]:
+def _batches(conn: Connection, seal_id: int, log: Log) -> Iterator[_Batch]:
     """The transcripts of a seal, checked as rows, a few at a time."""
     batch: list[Transcript] = []
     size = 0
@@ -210,7 +148,7 @@ def _transcripts(conn: Connection, seal_id: int) -> Iterator[tuple[Transcript, s
         after = rows[-1][0], rows[-1][1]
 
 
-def _read(conn: Connection, batch: Sequence[Transcript], log: _Log) -> _Batch:
+def _read(conn: Connection, batch: Sequence[Transcript], log: Log) -> _Batch:
     rows = json.dumps([[each.session_key, each.after_seq, each.last_seq, each.number] for each in batch])
     leaves = _LEAVES.rows(conn, {"rows": rows})
     stored = _STORED.rows(conn, {"rows": rows})

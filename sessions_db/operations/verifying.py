@@ -14,12 +14,11 @@ from sessions_db.digests import FIRST, Lines, row_digest
 from sessions_db.limits import EVENT_RETENTION
 from sessions_db.models import Seal, Verdict
 from sessions_db.operations.comparing import (
-    Fault,
-    Found,
     check_transcripts,
     refuse_stray_transcripts,
     unsealed_messages,
 )
+from sessions_db.operations.faults import Fault, Found
 from sessions_db.operations.operation import Needs, needs
 from sessions_db.operations.sealing import PAGE, rows_by_event, seal_digest
 from sessions_db.schema import event_digests, event_seals, session_events

@@ -47,6 +47,11 @@ CREATE TRIGGER {trigger} BEFORE {when}
 FOR EACH {each}{condition} EXECUTE FUNCTION {trigger}()"""
 
 
+# The digests of a session's messages are deleted with it, so `message_digests_delete` has a condition.
+_SEALED: Final = dict.fromkeys(("event_digests", "event_seals", "sealed_transcripts"), "DELETE OR UPDATE") | {
+    "message_digests": "UPDATE"
+}
+
 TRIGGERS: Final = {
     # One statement each for the counters, the archive and the trim query, however many sessions and messages there are.
     # For a single session they are simpler: those over many took a sixth longer for one message, and 64 single ones
@@ -240,16 +245,10 @@ $$;
 CREATE TRIGGER message_digests_delete BEFORE DELETE ON message_digests
 FOR EACH ROW EXECUTE FUNCTION message_digests_delete();
 {_in_its_schema("message_digests_delete")}""",
-    "message_digests_update": _refusal(
-        "message_digests_update", "UPDATE ON message_digests", "what is sealed is not changed"
-    ),
-    "message_digests_truncate": _refusal(
-        "message_digests_truncate", "TRUNCATE ON message_digests", "what is sealed is not changed", "STATEMENT"
-    ),
 } | {
     f"{table}_{name}": _refusal(f"{table}_{name}", f"{when} ON {table}", "what is sealed is not changed", each)
-    for table in ("event_digests", "event_seals", "sealed_transcripts")
-    for name, when, each in (("change", "DELETE OR UPDATE", "ROW"), ("truncate", "TRUNCATE", "STATEMENT"))
+    for table, when in _SEALED.items()
+    for name, when, each in (("change", when, "ROW"), ("truncate", "TRUNCATE", "STATEMENT"))
 }
 """The statements that create each trigger and its function, by the function's name."""
 
