@@ -45,8 +45,9 @@ END
 $$;
 
 REVOKE ALL ON
-  sessions, messages, labels, archived_messages, session_events, event_digests, event_seals, sessions_db_version,
-  audit_sessions, audit_messages, audit_events, audit_seals, audit_lineage
+  sessions, messages, labels, archived_messages, session_events, event_digests, event_seals, message_digests,
+  sealed_transcripts, sessions_db_version, audit_sessions, audit_messages, audit_events, audit_seals, audit_transcripts,
+  audit_lineage
 FROM PUBLIC, sessions_service, sessions_auditor;
 REVOKE ALL ON SEQUENCE session_events_id_seq FROM PUBLIC, sessions_service, sessions_auditor;
 
@@ -56,26 +57,28 @@ REVOKE ALL ON FUNCTION sessions_log(), labels_log() FROM PUBLIC, sessions_servic
 
 -- A session's identity, task and metadata are written once.
 GRANT SELECT, INSERT, DELETE ON sessions TO sessions_service;
-GRANT UPDATE (status, finished_ms, end_reason, last_seq, last_activity_ms) ON sessions TO sessions_service;
+GRANT UPDATE (status, finished_ms, end_reason, last_seq, last_activity_ms, unsealed) ON sessions TO sessions_service;
 -- The trim query deletes messages, and archives them, with the rights of the client that appends.
 GRANT SELECT, INSERT, DELETE ON messages TO sessions_service;
 GRANT SELECT, INSERT ON archived_messages TO sessions_service;
 -- Foreign keys delete the messages and labels of a deleted session, with the rights of the owner.
 GRANT SELECT, INSERT, UPDATE ON labels TO sessions_service;
 GRANT SELECT ON
-  session_events, event_digests, event_seals, sessions_db_version,
-  audit_sessions, audit_messages, audit_events, audit_seals, audit_lineage
+  session_events, event_digests, event_seals, message_digests, sealed_transcripts, sessions_db_version,
+  audit_sessions, audit_messages, audit_events, audit_seals, audit_transcripts, audit_lineage
 TO sessions_service;
 
-GRANT SELECT ON audit_sessions, audit_messages, audit_events, audit_seals, audit_lineage TO sessions_auditor;
+GRANT SELECT ON audit_sessions, audit_messages, audit_events, audit_seals, audit_transcripts, audit_lineage
+TO sessions_auditor;
 
 -- Refuse anything else that gives the roles more than that: a REVOKE takes back only what its own grantor granted.
 DO $$
 DECLARE
   subjects regrole[] := ARRAY['sessions_service', 'sessions_auditor'];
   tables text[] := ARRAY['sessions', 'messages', 'labels', 'archived_messages', 'session_events', 'event_digests',
-    'event_seals', 'sessions_db_version'];
-  views text[] := ARRAY['audit_sessions', 'audit_messages', 'audit_events', 'audit_seals', 'audit_lineage'];
+    'event_seals', 'message_digests', 'sealed_transcripts', 'sessions_db_version'];
+  views text[] := ARRAY['audit_sessions', 'audit_messages', 'audit_events', 'audit_seals', 'audit_transcripts',
+    'audit_lineage'];
   excess text;
   replicates boolean := false;
 BEGIN
@@ -118,7 +121,7 @@ BEGIN
       AND has_column_privilege(role, c.oid, attnum, privilege)
       AND NOT has_table_privilege(role, c.oid, privilege)
       AND NOT (role = 'sessions_service'::regrole AND privilege = 'UPDATE' AND relname = 'sessions'
-        AND attname IN ('status', 'finished_ms', 'end_reason', 'last_seq', 'last_activity_ms'))
+        AND attname IN ('status', 'finished_ms', 'end_reason', 'last_seq', 'last_activity_ms', 'unsealed'))
     UNION ALL
     SELECT format('%s may use the sequence session_events_id_seq', role)
     FROM unnest(subjects) AS role

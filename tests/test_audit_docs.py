@@ -221,11 +221,14 @@ COLUMNS = {
     " finished_at last_activity_at created_ms finished_ms last_activity_ms runtime_seconds idle_seconds message_count"
     " retained_count trimmed_count archived_count message_cap archive_trimmed metadata",
     "audit_messages": "stored session_key seq role tool_name content metadata idempotency_key sent_at timestamp_ms"
-    " archived_at",
+    " archived_at sealed",
     "audit_events": "id at at_ms actor db_user event session_key agent_id kind from_status to_status reason label"
-    " from_session_key parent_key message_count sealed",
+    " from_session_key parent_key message_count first_seq last_seq sealed",
     "audit_lineage": "session_key parent_key root_key depth path",
-    "audit_seals": "id sealed_at sealed_ms actor through_event_id event_count digest previous_digest events_digest",
+    "audit_seals": "id sealed_at sealed_ms actor through_event_id event_count digest previous_digest events_digest"
+    " transcript_count transcripts_digest",
+    "audit_transcripts": "session_key number seal_id sealed_at after_seq first_seq last_seq message_count digest"
+    " previous_digest messages_digest",
 }
 
 IDENTITY = {

@@ -375,10 +375,12 @@ def test_id_of_a_deleted_event_is_not_reused(plain: PlainClient, manager: Sessio
     assert plain("SELECT id FROM session_events") == [(2,)]
 
 
-@pytest.mark.usefixtures("key")
-def test_seals_and_digests_can_be_neither_changed_nor_deleted(plain: PlainClient, manager: SessionManager) -> None:
+def test_seals_and_digests_can_be_neither_changed_nor_deleted(
+    plain: PlainClient, manager: SessionManager, key: str
+) -> None:
+    manager.send_message(key, "Hello")
     manager.seal_log()
-    for table in ("event_digests", "event_seals"):
+    for table in ("event_digests", "event_seals", "message_digests", "sealed_transcripts"):
         before = plain(f"SELECT * FROM {table}")
         statements = [f"UPDATE {table} SET digest = 'x'", f"DELETE FROM {table}"]
         if plain.backend == "postgresql":

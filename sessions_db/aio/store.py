@@ -79,7 +79,7 @@ READING = frozenset(
     getattr(SessionStore, name)
     for name in (
         *("get", "get_by_label", "list", "children", "count_sessions", "descendants", "history", "archived"),
-        *("archives", "events", "verify_log", "statistics", "export_sessions"),
+        *("archives", "events", "verify_log", "statistics", "export_sessions", "proofs", "seals"),
     )
 )
 """The methods that wait for no writer."""
