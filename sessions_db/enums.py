@@ -42,6 +42,7 @@ class EventKind(StrEnum):
     DELETED = "deleted"
     MESSAGES_REMOVED = "messages_removed"
     MESSAGE_REDACTED = "message_redacted"
+    RETENTION_CHANGED = "retention_changed"
 
 
 class LabelConflict(StrEnum):

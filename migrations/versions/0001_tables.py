@@ -209,7 +209,7 @@ def create_log() -> None:
         sa.Column("actor", sa.Text()),
         sa.Column("db_user", sa.Text()),
         sa.Column("event", sa.Text(), nullable=False),
-        sa.Column("session_key", KEY, nullable=False),
+        sa.Column("session_key", KEY),
         sa.Column("from_status", sa.Text()),
         sa.Column("to_status", sa.Text()),
         sa.Column("reason", sa.Text()),
@@ -223,8 +223,11 @@ def create_log() -> None:
         sa.CheckConstraint("id >= 1", name="ck_session_events_id"),
         sa.CheckConstraint(
             "event IN ('created', 'status_changed', 'end_changed', 'label_assigned', 'label_moved', 'label_removed', "
-            "'deleted', 'messages_removed', 'message_redacted')",
+            "'deleted', 'messages_removed', 'message_redacted', 'retention_changed')",
             name="ck_session_events_event",
+        ),
+        sa.CheckConstraint(
+            "(event = 'retention_changed') = (session_key IS NULL)", name="ck_session_events_session_key"
         ),
         sqlite_autoincrement=True,
         sqlite_strict=True,

@@ -24,7 +24,7 @@ class SessionEvent:
     actor: str | None
     db_user: str | None
     event: EventKind
-    session_key: str
+    session_key: str | None
     from_status: SessionStatus | None
     to_status: SessionStatus | None
     reason: str | None

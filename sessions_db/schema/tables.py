@@ -193,7 +193,7 @@ session_events = Table(
     Column("db_user", Text),
     Column("event", Text, nullable=False),
     # No foreign key: an event outlives its session.
-    Column("session_key", _Key, nullable=False),
+    Column("session_key", _Key),
     Column("from_status", Text),
     Column("to_status", Text),
     Column("reason", Text),
@@ -206,6 +206,9 @@ session_events = Table(
     PrimaryKeyConstraint("id", name="pk_session_events"),
     CheckConstraint("id >= 1", name="ck_session_events_id"),
     CheckConstraint(_one_of("event", EventKind), name="ck_session_events_event"),
+    CheckConstraint(
+        "(event = 'retention_changed') = (session_key IS NULL)", name="ck_session_events_session_key"
+    ),
     Index("ix_session_events_session", "session_key", "id"),
     Index("ix_session_events_at", "at_ms"),
     # An id is never reused, even after the newest event was deleted.
