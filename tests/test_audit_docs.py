@@ -137,6 +137,7 @@ EXPECTED: dict[str, list[tuple[object, ...]]] = {
     "How much was said each day?": [
         ("2023-11-06", 8, 3, 3, 3),
         ("2023-11-07", 5, 1, 2, 2),
+        ("2100-01-01", 1, 1, 0, 1),
     ],
     "What does the tree of a session look like?": [
         (0, PLANNER, "active", None),
@@ -202,7 +203,6 @@ EXPECTED: dict[str, list[tuple[object, ...]]] = {
         (LOOP_1, None, "active", "2023-11-08T00:00:00.000Z"),
         (LOOP_2, None, "active", "2023-11-08T00:00:00.000Z"),
         (ORPHAN, None, "active", "2023-11-08T01:00:00.000Z"),
-        (MONITOR, None, "active", "2100-01-01T00:00:00.000Z"),
     ],
     "What was deleted or pruned, when and by whom?": [(LOGGED, "retention", DRAFT, "completed", "superseded", 0)],
     "What was changed past the service?": [
@@ -213,6 +213,8 @@ EXPECTED: dict[str, list[tuple[object, ...]]] = {
         (LOGGED, BY_HAND, BY_HAND, "created", LOOP_2, "active"),
         (LOGGED, BY_HAND, BY_HAND, "created", ORPHAN, "active"),
     ],
+    "Is this transcript what was said?": [(1, 1, 0, 1, 5, 5)],
+    "Which sessions have unsealed messages?": [(MONITOR, 1, 1, 1)],
     "How far is the log sealed?": [("2023-11-08T06:00:00.000Z", "notary", 27, DIGEST, 2)],
 }
 
@@ -237,6 +239,7 @@ IDENTITY = {
     "audit_events": ["id"],
     "audit_lineage": ["session_key"],
     "audit_seals": ["id"],
+    "audit_transcripts": ["session_key", "number"],
 }
 
 # In these columns, two databases have the same types but different values.
@@ -414,7 +417,7 @@ def third_day(service: SessionManager, retention: SessionManager, clock: Clock) 
     retention.prune(before=datetime(2023, 11, 6, 8, 6, tzinfo=UTC))
     # Sessions made in the future are neither idle nor old.
     clock.now_ms = ms("2100-01-01T00:00:00")
-    service.get_or_create_main("monitor")
+    service.send_message(service.get_or_create_main("monitor").key, "Watch.")
 
 
 @contextmanager

@@ -457,6 +457,9 @@ def test_auditor_reads_every_view(roles: Roles, owner: PlainClient, auditor: Pla
             " VALUES (1, 1, 1, 1, '', '', 0, '', '')"
         )
 
+    if view == "audit_transcripts":
+        owner("INSERT INTO sealed_transcripts VALUES ('agent:a:main', 1, 1, 0, 1, 1, 1, '', '', '')")
+
     assert auditor(query) == owner(query) > [(0,)]
 
 

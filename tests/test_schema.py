@@ -406,7 +406,7 @@ def test_event_does_not_bring_its_own_number(plain: PlainClient, manager: Sessio
 
 @pytest.mark.parametrize("backend", ["postgresql"], indirect=True)
 def test_sessions_and_labels_cannot_be_truncated_unlogged(plain: PlainClient, key: str) -> None:
-    for tables in ("sessions, messages, labels, archived_messages", "sessions CASCADE", "labels"):
+    for tables in ("sessions, messages, labels, archived_messages, message_digests", "sessions CASCADE", "labels"):
         with pytest.raises(REFUSAL, match=r"(sessions|labels)_truncate"):
             plain(f"TRUNCATE {tables}")
 

@@ -85,13 +85,7 @@ sessions = Table(
         server_default=text("0"),
     ),
     # Not a fact about the session: whether the next seal has to look at it.
-    Column(
-        "unsealed",
-        Integer,
-        CheckConstraint("unsealed IN (0, 1)", name="ck_sessions_unsealed"),
-        nullable=False,
-        server_default=text("1"),
-    ),
+    Column("unsealed", Integer, nullable=False, server_default=text("1")),
     PrimaryKeyConstraint("key", name="pk_sessions"),
     UniqueConstraint("run_id", name="uq_sessions_run_id"),
     CheckConstraint(_one_of("kind", SessionKind), name="ck_sessions_kind"),
@@ -110,6 +104,7 @@ sessions = Table(
     CheckConstraint("status <> 'active' OR end_reason IS NULL", name="ck_sessions_end_reason"),
     CheckConstraint("message_cap >= 1", name="ck_sessions_message_cap"),
     CheckConstraint("last_seq >= 0", name="ck_sessions_last_seq"),
+    CheckConstraint("unsealed IN (0, 1)", name="ck_sessions_unsealed"),
     *_is_json_object("sessions"),
     # `list` orders by (created_ms, key), so each index gives a page without sorting.
     Index("ix_sessions_created", "created_ms", "key"),
