@@ -364,7 +364,8 @@ def test_forked_child_and_its_parent_keep_working(url: str) -> None:
 def test_reading_methods_are_those_that_a_read_only_manager_has(url: str) -> None:
     reading = {method.__name__ for method in READING}
     arguments = {"key": "agent:main:main", "label": "l", "agent_id": "main", "task": "t", "role": "user"} | {
-        "message": "m", "content": "c", "messages": [], "older_than": ms(1), "session": exported(url), "sessions": [], "keys": []
+        "message": "m", "content": "c", "messages": [], "older_than": ms(1), "session": exported(url), "sessions": [],
+        "keys": [],
     }  # fmt: skip
     writing = set()
     with SessionManager(url, read_only=True) as manager:

@@ -110,8 +110,10 @@ TAMPERING = {
     ),
     "renumbered": (f"UPDATE messages SET seq = 60 WHERE {OF_A} AND seq = 5", A, 5, MISSING),
     "exchanged": (
-        f"UPDATE messages SET seq = 60 WHERE {OF_A} AND seq = 5; UPDATE messages SET seq = 5 WHERE {OF_A} AND seq = 4; "
-        f"UPDATE messages SET seq = 4 WHERE {OF_A} AND seq = 60",
+        (
+            f"UPDATE messages SET seq = 60 WHERE {OF_A} AND seq = 5; UPDATE messages SET seq = 5 WHERE {OF_A} AND seq = 4; "
+            f"UPDATE messages SET seq = 4 WHERE {OF_A} AND seq = 60"
+        ),
         A,
         4,
         CHANGED,
@@ -123,15 +125,19 @@ TAMPERING = {
         MISSING,
     ),
     "moved to the archive": (
-        f"INSERT INTO archived_messages ({COLUMNS}, archived_ms) SELECT {COLUMNS}, 1 FROM messages"
-        f" WHERE {OF_A} AND seq = 4; DELETE FROM messages WHERE {OF_A} AND seq = 4",
+        (
+            f"INSERT INTO archived_messages ({COLUMNS}, archived_ms) SELECT {COLUMNS}, 1 FROM messages"
+            f" WHERE {OF_A} AND seq = 4; DELETE FROM messages WHERE {OF_A} AND seq = 4"
+        ),
         A,
         4,
         "is in the archive before its time",
     ),
     "moved out of the archive": (
-        f"INSERT INTO messages ({COLUMNS}) SELECT {COLUMNS} FROM archived_messages"
-        f" WHERE {OF_A} AND seq = 3; DELETE FROM archived_messages WHERE {OF_A} AND seq = 3",
+        (
+            f"INSERT INTO messages ({COLUMNS}) SELECT {COLUMNS} FROM archived_messages"
+            f" WHERE {OF_A} AND seq = 3; DELETE FROM archived_messages WHERE {OF_A} AND seq = 3"
+        ),
         A,
         3,
         "is in the session, which has trimmed it",
@@ -163,8 +169,10 @@ TAMPERING = {
         "seal 1 is not over the transcripts that are there for it",
     ),
     "session removed": (
-        f"DELETE FROM messages WHERE {OF_A}; DELETE FROM archived_messages WHERE {OF_A}; "
-        f"DELETE FROM message_digests WHERE {OF_A}; DELETE FROM sessions WHERE key = '{A}'",
+        (
+            f"DELETE FROM messages WHERE {OF_A}; DELETE FROM archived_messages WHERE {OF_A}; "
+            f"DELETE FROM message_digests WHERE {OF_A}; DELETE FROM sessions WHERE key = '{A}'"
+        ),
         A,
         None,
         "was removed, or its digests were, and the log has no deletion",

@@ -76,14 +76,8 @@ sessions = Table(
     # Every append changes these two. No index may hold them, so that updates stay HOT on Postgres.
     Column("last_seq", _Int64, nullable=False, server_default=text("0")),
     Column("last_activity_ms", _Int64, nullable=False),
-    Column(
-        "archive_trimmed",
-        Integer,
-        # 0 or 1 on both databases: SQLite's strict tables have no boolean type.
-        CheckConstraint("archive_trimmed IN (0, 1)", name="ck_sessions_archive_trimmed"),
-        nullable=False,
-        server_default=text("0"),
-    ),
+    # 0 or 1 on both databases: SQLite's strict tables have no boolean type.
+    Column("archive_trimmed", Integer, nullable=False, server_default=text("0")),
     # Not a fact about the session: whether the next seal has to look at it.
     Column("unsealed", Integer, nullable=False, server_default=text("1")),
     PrimaryKeyConstraint("key", name="pk_sessions"),
@@ -104,6 +98,7 @@ sessions = Table(
     CheckConstraint("status <> 'active' OR end_reason IS NULL", name="ck_sessions_end_reason"),
     CheckConstraint("message_cap >= 1", name="ck_sessions_message_cap"),
     CheckConstraint("last_seq >= 0", name="ck_sessions_last_seq"),
+    CheckConstraint("archive_trimmed IN (0, 1)", name="ck_sessions_archive_trimmed"),
     CheckConstraint("unsealed IN (0, 1)", name="ck_sessions_unsealed"),
     *_is_json_object("sessions"),
     # `list` orders by (created_ms, key), so each index gives a page without sorting.
@@ -201,9 +196,7 @@ session_events = Table(
     PrimaryKeyConstraint("id", name="pk_session_events"),
     CheckConstraint("id >= 1", name="ck_session_events_id"),
     CheckConstraint(_one_of("event", EventKind), name="ck_session_events_event"),
-    CheckConstraint(
-        "(event = 'retention_changed') = (session_key IS NULL)", name="ck_session_events_session_key"
-    ),
+    CheckConstraint("(event = 'retention_changed') = (session_key IS NULL)", name="ck_session_events_session_key"),
     Index("ix_session_events_session", "session_key", "id"),
     Index("ix_session_events_at", "at_ms"),
     # An id is never reused, even after the newest event was deleted.
