@@ -124,9 +124,9 @@ def print_events(console: Console, events: Sequence[SessionEvent]) -> None:
         table.add_row(
             str(event.id),
             Group(Text(utc(event.at_ms)), Text(printable(event.actor or "-"), "dim")),
-            Group(Text(printable(event.session_key)), _line(" ".join(what))),
+            Group(Text(printable(event.session_key or "-")), _line(" ".join(what))),
         )
-    keys = [key for event in events for key in (event.session_key, f"from {event.from_session_key or ''}")]
+    keys = [key for event in events for key in (event.session_key or "-", f"from {event.from_session_key or ''}")]
     _print_wide(console, table, keys, _EVENT_WIDTH)
 
 
