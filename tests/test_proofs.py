@@ -14,6 +14,7 @@ import pytest
 
 from sessions_db import NewMessage, SessionManager, SessionNotFound
 from sessions_db.transfer import Outcome, export_lines, import_lines, verify_export
+from sessions_db.validation import JsonValue
 from tests.support.commands import ok, ok_json, run
 from tests.support.pages import ROOT, blocks
 
@@ -31,7 +32,7 @@ def seals(manager: SessionManager) -> list[str]:
         with manager.transaction() as tx:
             for _ in range(5):
                 tx.send_message(tx.spawn_cron("a", "Test"), "Hello")
-            metadata = {"z": 1.50, "a": "é"}
+            metadata: dict[str, JsonValue] = {"z": 1.50, "a": "é"}
             tx.add_messages(key, [NewMessage("tool", f"ünïcode {number} {each}", "t", metadata) for each in "abc"])
         seal = manager.seal_log()
         assert seal is not None

@@ -9,6 +9,7 @@ import pytest
 
 from sessions_db import NewMessage, SessionManager, Verdict
 from sessions_db.transfer import export_lines, import_lines
+from sessions_db.validation import JsonValue
 from tests.support.both import both_databases
 from tests.support.client import PlainClient
 from tests.support.databases import PostgresDatabases, SQLiteDatabases
@@ -32,7 +33,7 @@ def owner(url: str) -> Iterator[PlainClient]:
 
 
 def say(manager: SessionManager, key: str, *numbers: int) -> None:
-    metadata = {"z": 1.50, "a": "é"}
+    metadata: dict[str, JsonValue] = {"z": 1.50, "a": "é"}
     for number in numbers:
         manager.add_message(key, "tool", f"said {number}", tool_name="search", metadata=metadata)
 
@@ -111,7 +112,8 @@ TAMPERING = {
     "renumbered": (f"UPDATE messages SET seq = 60 WHERE {OF_A} AND seq = 5", A, 5, MISSING),
     "exchanged": (
         (
-            f"UPDATE messages SET seq = 60 WHERE {OF_A} AND seq = 5; UPDATE messages SET seq = 5 WHERE {OF_A} AND seq = 4; "
+            f"UPDATE messages SET seq = 60 WHERE {OF_A} AND seq = 5; "
+            f"UPDATE messages SET seq = 5 WHERE {OF_A} AND seq = 4; "
             f"UPDATE messages SET seq = 4 WHERE {OF_A} AND seq = 60"
         ),
         A,
@@ -440,7 +442,13 @@ def test_equal_transcripts_have_equal_digests_on_both_databases_and_after_an_imp
         source, target = both.managers.values()
         key = source.spawn_subagent("main", "Test", message_cap=3, archive_trimmed=True)
         texts = ["plain", "ünïcode \U0001f600", 'quoted " \\ \n', "/ \u2028 \x7f", "<&>"]
-        metadata = [None, {}, {"z": 1, "a": [1.0, 1e22, True, None]}, {"é": "\u0001"}, {"n": 10**30}]
+        metadata: list[dict[str, JsonValue] | None] = [
+            None,
+            {},
+            {"z": 1, "a": [1.0, 1e22, True, None]},
+            {"é": "\u0001"},
+            {"n": 10**30},
+        ]
         for text, of_message in zip(texts, metadata, strict=True):
             source.add_message(key, "tool", text, tool_name="t", metadata=of_message, idempotency_key=f"k {text[:5]!r}")
         with export_lines(source, keys=[key]) as export:
