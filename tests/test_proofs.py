@@ -174,8 +174,8 @@ def test_documented_program_proves_what_was_sealed(manager: SessionManager, seal
 def test_trimmed_messages_are_absent_and_redacted_ones_counted(manager: SessionManager, seals: list[str]) -> None:
     lines = exported(manager)
     del lines[1]["messages"][0]
-    lines[1]["messages"][0] |= {"content": "[redacted]"}
-    del lines[1]["messages"][0]["metadata"], lines[1]["messages"][0]["tool_name"]
+    mark = {"content": "[redacted]", "tool_name": "[redacted]", "metadata": '{"redacted": "asked for"}'}
+    lines[1]["messages"][0] |= mark
 
     assert verified(lines, seals[1]) == (None, None, 4, 1, 1, 1)
 

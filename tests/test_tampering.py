@@ -71,6 +71,7 @@ def test_untouched_messages_are_verified(manager: SessionManager, seals: list[st
 COLUMNS = "session_key, seq, role, content, tool_name, metadata, timestamp_ms, idempotency_key"
 OF_A = f"session_key = '{A}'"
 CHANGED = "was changed"
+MARK = """tool_name = '[redacted]', metadata = '{"redacted": "asked for"}'"""
 MISSING = "is missing, and the log has no removal"
 NOT_OVER = "transcript 1 is not over the digests that are there for it"
 
@@ -90,7 +91,7 @@ TAMPERING = {
     "idempotency key": (f"UPDATE messages SET idempotency_key = 'k' WHERE {OF_A} AND seq = 5", A, 5, CHANGED),
     "archived": (f"UPDATE archived_messages SET content = 'x' WHERE {OF_A} AND seq = 2", A, 2, CHANGED),
     "looks redacted": (
-        f"UPDATE messages SET content = '[redacted]', tool_name = NULL, metadata = NULL WHERE {OF_A} AND seq = 5",
+        f"UPDATE messages SET content = '[redacted]', {MARK} WHERE {OF_A} AND seq = 5",
         A,
         5,
         CHANGED,
@@ -325,12 +326,16 @@ def test_removal_and_redaction_that_are_logged_are_no_fault(
     log_event(plain, "message_redacted", A, 4, 4)
     if plain.backend == "postgresql":
         plain("SET session_replication_role = replica")
+    plain(
+        f"INSERT INTO archived_messages ({COLUMNS}, archived_ms) SELECT {COLUMNS}, 1 FROM messages"
+        f" WHERE {OF_A} AND seq = 6"
+    )
     plain(f"DELETE FROM messages WHERE {OF_A} AND seq IN (5, 6)")
-    redact = "UPDATE messages SET content = ?, tool_name = NULL, metadata = NULL WHERE session_key = ? AND seq = 4"
+    redact = f"UPDATE messages SET content = ?, {MARK} WHERE session_key = ? AND seq = 4"
     plain(redact, "[redacted]", A)
 
     verdict = manager.verify_log(expect=seals[1])
-    assert (verdict.fault, verdict.messages_redacted, verdict.messages_gone) == (None, 1, 3)
+    assert (verdict.fault, verdict.messages_redacted, verdict.messages_gone) == (None, 1, 2)
 
     plain(redact, "another text", A)
     assert place(manager.verify_log(expect=seals[1])) == (A, 4, CHANGED)

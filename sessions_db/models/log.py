@@ -105,7 +105,7 @@ class Verdict:
 
     Of the sealed messages, `messages_verified` are as they were, `messages_redacted` were redacted, and `messages_gone`
     were trimmed, removed or deleted with their session, as the log or the session's cap says. `messages_unsealed` are
-    in no seal yet.
+    in no seal yet; with `since`, only those in sessions that the next seal has to read are counted.
     """
 
     fault: str | None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -11,13 +12,19 @@ from sessions_db.models.log import Transcript
 from sessions_db.validation import JsonValue
 
 REDACTED: Final = "[redacted]"
-"""The content of a message that was redacted."""
+"""The content of a message that was redacted, and its tool name if it had one."""
 
 
 def is_redacted(message: Sequence[Any]) -> bool:
-    """Whether these are the columns of a redacted message."""
+    """Whether these are the columns of a redacted message: its metadata holds the reason, and nothing else."""
     _, _, _, content, tool_name, metadata, *_ = message
-    return (content, tool_name, metadata) == (REDACTED, None, None)
+    if content != REDACTED or tool_name not in (None, REDACTED) or metadata is None:
+        return False
+    try:
+        reasons = json.loads(metadata)
+    except (TypeError, ValueError, RecursionError):
+        return False
+    return isinstance(reasons, dict) and [*reasons] == ["redacted"] and isinstance(reasons["redacted"], str)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

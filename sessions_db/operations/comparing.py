@@ -81,12 +81,17 @@ def check_transcripts(conn: Connection, made: Seal, before: Seal | None, found: 
         raise Fault(f"seal {made.id} is not over the transcripts that are there for it")
 
 
-def refuse_stray_transcripts(conn: Connection, newest_id: int) -> None:
-    """Raise a fault for a transcript of no seal, neither one that is there nor the next."""
+def refuse_stray_transcripts(conn: Connection, newest_id: int, *, everywhere: bool) -> None:
+    """Raise a fault for a transcript of no seal, neither one that is there nor the next.
+
+    And `everywhere` for a digest of no transcript, for which all digests are read.
+    """
     seal_id = sealed_transcripts.c.seal_id
     stray = select(sealed_transcripts.c.session_key).where(or_(seal_id > newest_id + 1, seal_id < 1)).limit(1)
     for key in conn.execute(stray).scalars():
         raise Fault("has a transcript that no seal covers", session_key=key)
+    if not everywhere:
+        return
     covered = exists().where(
         sealed_transcripts.c.session_key == message_digests.c.session_key,
         sealed_transcripts.c.number == message_digests.c.transcript,
@@ -98,8 +103,8 @@ def refuse_stray_transcripts(conn: Connection, newest_id: int) -> None:
         raise Fault("has a digest that no transcript covers", session_key=key, seq=seq)
 
 
-def unsealed_messages(conn: Connection, newest_id: int) -> int:
-    """How many messages are in no seal."""
+def unsealed_messages(conn: Connection, newest_id: int, *, everywhere: bool) -> int:
+    """How many messages are in no seal: `everywhere`, or in the sessions that the next seal has to read."""
     total = 0
     for table in (messages, archived_messages):
         of_message = exists().where(
@@ -109,7 +114,10 @@ def unsealed_messages(conn: Connection, newest_id: int) -> int:
             sealed_transcripts.c.number == message_digests.c.transcript,
             sealed_transcripts.c.seal_id <= newest_id,
         )
-        total += conn.execute(select(func.count()).select_from(table).where(~of_message)).scalar_one()
+        query = select(func.count()).select_from(table).where(~of_message)
+        if not everywhere:
+            query = query.where(table.c.session_key.in_(select(sessions.c.key).where(sessions.c.unsealed == 1)))
+        total += conn.execute(query).scalar_one()
     return total
 
 
@@ -215,9 +223,11 @@ def _compare_message(key: str, seq: int, sealed: str, stored: _Stored | None, ba
             raise Fault("is missing, and the log has no removal", session_key=key, seq=seq)
         found.messages_gone += 1
         return
-    if stored.live == (seq <= trimmed_through):
-        place = "in the session, which has trimmed it" if stored.live else "in the archive before its time"
-        raise Fault(f"is {place}", session_key=key, seq=seq)
+    if stored.live and seq <= trimmed_through:
+        raise Fault("is in the session, which has trimmed it", session_key=key, seq=seq)
+    # What is removed from a session that archives goes there too.
+    if not stored.live and seq > trimmed_through and not batch.log.tells(EventKind.MESSAGES_REMOVED, key, seq):
+        raise Fault("is in the archive before its time", session_key=key, seq=seq)
     if message_digest(stored.columns) == sealed:
         found.messages_verified += 1
     elif is_redacted(stored.columns) and batch.log.tells(EventKind.MESSAGE_REDACTED, key, seq):

@@ -55,7 +55,7 @@ def verify(conn: Connection, *, expect: str | None, since: str | None) -> Verdic
         messages_verified=found.messages_verified,
         messages_redacted=found.messages_redacted,
         messages_gone=found.messages_gone,
-        messages_unsealed=unsealed_messages(conn, newest.id if newest else 0),
+        messages_unsealed=unsealed_messages(conn, newest.id if newest else 0, everywhere=since is None),
     )
 
 
@@ -84,7 +84,7 @@ def _look_for_fault(
         _check(conn, made, before, found)
         before = made
     after_id = before.through_event_id if before else 0
-    refuse_stray_transcripts(conn, before.id if before else 0)
+    refuse_stray_transcripts(conn, before.id if before else 0, everywhere=since is None)
     stray = select(func.min(event_digests.c.event_id)).where(event_digests.c.event_id > after_id)
     if (stray_id := conn.execute(stray).scalar_one()) is not None:
         raise Fault("has a digest that no seal covers", event_id=stray_id)
