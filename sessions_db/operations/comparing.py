@@ -44,6 +44,7 @@ from sessions_db.schema import (
     archived_messages,
     message_digests,
     messages,
+    near,
     sealed_transcripts,
     sessions,
 )
@@ -158,8 +159,15 @@ def _transcripts(conn: Connection, seal_id: int) -> Iterator[tuple[Transcript, s
 
 def _read(conn: Connection, batch: Sequence[Transcript], log: Log) -> _Batch:
     rows = json.dumps([[each.session_key, each.after_seq, each.last_seq, each.number] for each in batch])
-    leaves = _LEAVES.rows(conn, {"rows": rows})
-    stored = _STORED.rows(conn, {"rows": rows})
+    # The keys and the bounds of the rows, for `near`.
+    wanted = {
+        "rows": rows,
+        "keys": json.dumps([*{each.session_key for each in batch}]),
+        "low": min(each.after_seq for each in batch),
+        "high": max(each.last_seq for each in batch),
+    }
+    leaves = _LEAVES.rows(conn, wanted)
+    stored = _STORED.rows(conn, wanted)
     of_sessions = select(
         sessions.c.key, sessions.c.last_seq - sessions.c.message_cap, sessions.c.archive_trimmed
     ).where(sessions.c.key.in_({each.session_key for each in batch}))
@@ -245,6 +253,7 @@ def _leaves(dialect: str) -> ClauseElement:
         digests.seq > after_seq,
         digests.seq <= last_seq,
         digests.transcript == transcript,
+        *near(dialect, message_digests),
     )
     query = select(digests.session_key, digests.transcript, digests.seq, digests.digest).select_from(given.rows)
     return query.join(message_digests, is_wanted).order_by(digests.session_key, digests.transcript, digests.seq)
@@ -254,7 +263,9 @@ def _stored(dialect: str) -> ClauseElement:
     def of(table: Table) -> Select[Any]:
         given = Given(dialect, "key", "number", "number", "number")
         key, after_seq, last_seq, _ = given.values
-        is_wanted = and_(table.c.session_key == key, table.c.seq > after_seq, table.c.seq <= last_seq)
+        is_wanted = and_(
+            table.c.session_key == key, table.c.seq > after_seq, table.c.seq <= last_seq, *near(dialect, table)
+        )
         live: ColumnElement[int] = literal_column("1" if table is messages else "0").label("live")
         return select(live, *message_columns(table)).select_from(given.rows).join(table, is_wanted)
 

@@ -17,6 +17,7 @@ from sessions_db.schema.expressions import (
     insert_into,
     is_one_of,
     json_rows,
+    near,
 )
 from sessions_db.schema.json import Json, from_json, to_json
 from sessions_db.schema.tables import (
@@ -61,6 +62,7 @@ __all__ = [
     "message_digests",
     "messages",
     "metadata",
+    "near",
     "sealed_transcripts",
     "session_events",
     "sessions",

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 from sqlalchemy import (
+    BigInteger,
     ClauseElement,
     Column,
     ColumnElement,
@@ -79,6 +80,18 @@ def is_one_of(dialect: str, column: ColumnElement[str], parameter: str) -> Colum
         # would rather read a table of some thousand rows whole.
         return column == any_(func.array(texts, type_=postgresql.ARRAY(Text)))
     return column.in_(select(func.json_each(bindparam(parameter, type_=Text)).table_valued("value").c.value))
+
+
+def near(dialect: str, table: Table) -> list[ColumnElement[bool]]:
+    """Conditions on messages that a join with JSON rows holds anyway: their sessions, `keys`, and bounds of `seq`.
+
+    For Postgres, which would read the whole table while it does not know how large it has become: five times as slow
+    over 200,000 messages (measured once). SQLite never does, and took twice as long with them.
+    """
+    if dialect != "postgresql":
+        return []
+    low, high = bindparam("low", type_=BigInteger), bindparam("high", type_=BigInteger)
+    return [is_one_of(dialect, table.c.session_key, "keys"), table.c.seq > low, table.c.seq <= high]
 
 
 # Local to the transaction on both. Behind PgBouncer the next transaction may be another client's.
