@@ -75,7 +75,7 @@ def seal(url: str | None, actor: str | None, as_json: bool) -> None:
 @click.pass_obj
 @click.pass_context
 def verify(ctx: click.Context, url: str | None, expect: str | None, since: str | None, as_json: bool) -> None:
-    """Verify that the sealed events and messages are as they were sealed.
+    """Verify the sealed events and messages.
 
     Names the first one that was changed, removed or slipped in, with exit code 1. Without --expect, a digest that was
     kept elsewhere, changes by somebody who also remade the seals go unnoticed.
@@ -108,7 +108,7 @@ def verify(ctx: click.Context, url: str | None, expect: str | None, since: str |
 @as_json
 @click.pass_context
 def verify_export_(ctx: click.Context, file: IO[bytes], expect: str, as_json: bool) -> None:
-    """Verify an export that was made with --proof, without a database.
+    """Verify an export with proof, without a database.
 
     Tells whether its messages are those that were sealed, up to the seal with this digest. Names the first message
     that was changed or slipped in, with exit code 1. Messages that are absent from the file are counted: the file does
