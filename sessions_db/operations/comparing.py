@@ -32,7 +32,7 @@ from sessions_db.enums import EventKind
 from sessions_db.models import Seal, Transcript, is_redacted
 from sessions_db.operations.faults import Fault, Found, Log
 from sessions_db.operations.sealing import transcripts_tree
-from sessions_db.operations.transcripts import (
+from sessions_db.operations.sealing_messages import (
     MOST_MESSAGES,
     Given,
     lines_digest,

@@ -7,7 +7,7 @@ from collections.abc import Collection
 from sessions_db import validation
 from sessions_db.enums import EventKind
 from sessions_db.models import Seal, SessionEvent, Verdict
-from sessions_db.operations import events, sealing, transcripts, verifying
+from sessions_db.operations import events, sealing, sealing_messages, verifying
 from sessions_db.store.runner import Runner
 
 
@@ -54,12 +54,12 @@ class Log(Runner):
         through_event_id = self._run(sealing.last_event_id)
         after_key = ""
         held: list[str] = []
-        while (page := self._run(transcripts.seal_page, after_key)) is not None:
+        while (page := self._run(sealing_messages.seal_page, after_key)) is not None:
             after_key = page.through_key
             held += page.held
         # Alone: whoever waits for another's session must not make others wait meanwhile.
         for key in held:
-            while self._run(transcripts.seal_session, key):
+            while self._run(sealing_messages.seal_session, key):
                 pass
         return self._run(sealing.seal, through_event_id, self._actor)
 
