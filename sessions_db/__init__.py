@@ -27,8 +27,11 @@ from sessions_db.errors import (
 from sessions_db.manager import SessionManager
 from sessions_db.models import (
     Archive,
+    ExportVerdict,
     Message,
     NewMessage,
+    Proof,
+    ProvedTranscript,
     Seal,
     Session,
     SessionEvent,
@@ -36,6 +39,7 @@ from sessions_db.models import (
     Statistics,
     StoredMessage,
     StoredSession,
+    Transcript,
     Verdict,
 )
 from sessions_db.transaction import Transaction
@@ -49,6 +53,7 @@ __all__ = [
     "AsyncTransaction",
     "DatabaseUnavailable",
     "EventKind",
+    "ExportVerdict",
     "IdempotencyConflict",
     "InvalidInput",
     "LabelConflict",
@@ -57,6 +62,8 @@ __all__ = [
     "Message",
     "NewMessage",
     "PoolStatus",
+    "Proof",
+    "ProvedTranscript",
     "ReadOnly",
     "Role",
     "SchemaMismatch",
@@ -78,6 +85,7 @@ __all__ = [
     "Transaction",
     "TransactionOver",
     "TransactionRolledBack",
+    "Transcript",
     "UnsafeFork",
     "Verdict",
     "WriteUndone",

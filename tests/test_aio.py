@@ -372,7 +372,7 @@ def test_reading_methods_are_those_that_a_read_only_manager_has(url: str) -> Non
     arguments = {"key": "agent:main:main", "label": "l", "agent_id": "main", "task": "t", "role": "user"} | {
         "at_seq": 0, "name": "n", "message": "m", "content": "c", "messages": [],
         "older_than": ms(1), "session": exported(url), "sessions": [],
-        "seq": 1, "reason": "r", "days": 1,
+        "seq": 1, "reason": "r", "days": 1, "keys": [],
     }  # fmt: skip
     writing = set()
     with SessionManager(url, read_only=True) as manager:

@@ -137,6 +137,7 @@ EXPECTED: dict[str, list[tuple[object, ...]]] = {
     "How much was said each day?": [
         ("2023-11-06", 8, 3, 3, 3),
         ("2023-11-07", 5, 1, 2, 2),
+        ("2100-01-01", 1, 1, 0, 1),
     ],
     "What does the tree of a session look like?": [
         (0, PLANNER, "active", None),
@@ -201,7 +202,6 @@ EXPECTED: dict[str, list[tuple[object, ...]]] = {
         (LOOP_1, None, "active", "2023-11-08T00:00:00.000Z"),
         (LOOP_2, None, "active", "2023-11-08T00:00:00.000Z"),
         (ORPHAN, None, "active", "2023-11-08T01:00:00.000Z"),
-        (MONITOR, None, "active", "2100-01-01T00:00:00.000Z"),
     ],
     "What was deleted or pruned, when and by whom?": [(LOGGED, "retention", DRAFT, "completed", "superseded", 0)],
     "What was changed past the service?": [
@@ -218,6 +218,8 @@ EXPECTED: dict[str, list[tuple[object, ...]]] = {
         (LOGGED, BY_HAND, BY_HAND, "messages_removed", REPORT, 1, 1, 1, None),
     ],
     "When was the log's retention changed, and by whom?": [],
+    "Is this transcript what was said?": [(1, 1, 0, 1, 5, 5)],
+    "Which sessions have unsealed messages?": [(MONITOR, 1, 1, 1)],
 }
 
 COLUMNS = {
@@ -226,12 +228,14 @@ COLUMNS = {
     " runtime_seconds idle_seconds message_count retained_count trimmed_count removed_count archived_count message_cap"
     " archive_trimmed metadata",
     "audit_messages": "stored session_key seq role tool_name content metadata idempotency_key redacted sent_at"
-    " timestamp_ms"
-    " archived_at",
+    " timestamp_ms archived_at sealed",
     "audit_events": "id at at_ms actor db_user event session_key agent_id kind from_status to_status reason label"
     " from_session_key parent_key message_count first_seq last_seq sealed",
     "audit_lineage": "session_key parent_key root_key depth path",
-    "audit_seals": "id sealed_at sealed_ms actor through_event_id event_count digest previous_digest events_digest",
+    "audit_seals": "id sealed_at sealed_ms actor through_event_id event_count digest previous_digest events_digest"
+    " transcript_count transcripts_digest",
+    "audit_transcripts": "session_key number seal_id sealed_at after_seq first_seq last_seq message_count digest"
+    " previous_digest messages_digest",
 }
 
 IDENTITY = {
@@ -240,6 +244,7 @@ IDENTITY = {
     "audit_events": ["id"],
     "audit_lineage": ["session_key"],
     "audit_seals": ["id"],
+    "audit_transcripts": ["session_key", "number"],
 }
 
 # In these columns, two databases have the same types but different values.
@@ -417,7 +422,7 @@ def third_day(service: SessionManager, retention: SessionManager, clock: Clock) 
     retention.prune(before=datetime(2023, 11, 6, 8, 6, tzinfo=UTC))
     # Sessions made in the future are neither idle nor old.
     clock.now_ms = ms("2100-01-01T00:00:00")
-    service.get_or_create_main("monitor")
+    service.send_message(service.get_or_create_main("monitor").key, "Watch.")
 
 
 @contextmanager

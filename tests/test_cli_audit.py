@@ -15,6 +15,7 @@ from tests.support.commands import ok, ok_json, run
 def key(manager: SessionManager) -> str:
     """A session that was spawned with a label, and ended."""
     key = manager.spawn_subagent("main", "Test", "research")
+    manager.send_message(key, "Hello")
     manager.error_session(key, "gave\x1b[31mup")
     return key
 
@@ -48,7 +49,8 @@ def test_seal_prints_the_digest_that_verify_expects(url: str, key: str, manager:
     assert ok("audit", "verify", "--expect", digest, db=url).splitlines() == [
         "Verified: 3 events (sealed through 3)",
         "Deleted: 0 sealed events, which is allowed once they are older than the log's retention",
-        "Not sealed yet: 1 events",
+        "Not sealed yet: 1 events, 0 messages",
+        "Messages as they were sealed: 1 (redacted: 0, trimmed or removed as the log says: 0)",
     ]
     seal = ok_json("audit", "seal", "--actor", "operator", db=url)
     assert (seal["actor"], seal["throughEventId"], seal["eventCount"], seal["previousDigest"]) == (
@@ -62,6 +64,10 @@ def test_seal_prints_the_digest_that_verify_expects(url: str, key: str, manager:
         "verified": 1,
         "expired": 0,
         "unsealed": 0,
+        "messagesVerified": 0,
+        "messagesRedacted": 0,
+        "messagesGone": 0,
+        "messagesUnsealed": 0,
     }
 
 

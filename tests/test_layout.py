@@ -20,7 +20,8 @@ PACKAGE = ROOT / "sessions_db"
 
 # A module imports from its own layer and from those before it.
 LAYERS = [
-    *("enums", "limits", "clock", "errors", "validation", "keys", "models", "schema", "database", "operations"),
+    *("enums", "limits", "clock", "errors", "validation", "keys", "digests", "models"),
+    *("schema", "database", "operations"),
     *(
         "store",
         "transaction",
@@ -122,7 +123,10 @@ def test_contributing_describes_every_layer_in_this_order() -> None:
 def test_exported_session_has_the_columns_of_its_table() -> None:
     owned = {"labels", "messages", "archived_messages"}
 
-    assert [each.name for each in fields(StoredSession) if each.name not in owned] == list(schema.sessions.c.keys())
+    # Whether the next seal of this database has to look at it is nothing about the session.
+    columns = [name for name in schema.sessions.c.keys() if name != "unsealed"]  # noqa: SIM118  # not a dict
+
+    assert [each.name for each in fields(StoredSession) if each.name not in owned] == columns
 
 
 def test_exported_message_has_the_columns_of_its_table() -> None:

@@ -237,8 +237,9 @@ def test_only_old_and_sealed_events_are_removed(create_database: Callable[..., s
         unsealed = plain("SELECT count(*) FROM session_events")
         plain(
             "INSERT INTO event_seals"
-            " (id, sealed_ms, through_event_id, event_count, previous_digest, events_digest, digest)"
-            " VALUES (1, ?, ?, 2, '', '', '')",
+            " (id, sealed_ms, through_event_id, event_count, previous_digest, events_digest,"
+            " transcript_count, transcripts_digest, digest)"
+            " VALUES (1, ?, ?, 2, '', '', 0, '', '')",
             now_ms,
             ids[2],
         )

@@ -26,7 +26,7 @@ from tests.support.databases import PostgresDatabases
 SCRIPT = Path(__file__).parent.parent / "docs" / "roles.sql"
 ROLES = ("sessions_service", "sessions_auditor")
 TABLES = [*(table.name for table in schema.tables_of("postgresql")), VERSION_TABLE]
-LOG = ("session_events", "event_digests", "event_seals")
+LOG = ("session_events", "event_digests", "event_seals", "message_digests", "sealed_transcripts")
 
 # All databases of a server share its roles, so only one run of these tests at a time may create and drop them.
 ROLES_LOCK = 0x5E5510_401E
@@ -246,6 +246,8 @@ OPERATIONS: Mapping[str, Callable[[SessionStore, Clock], object]] = {
     "archives": lambda store, clock: store.archives() if archiving(store, clock) else None,
     "statistics": lambda store, clock: store.statistics().retained if finished(store, clock) else None,
     "export_sessions": lambda store, clock: store.export_sessions() if archiving(store, clock) else None,
+    "proofs": lambda store, clock: store.proofs([finished(store, clock)]),
+    "seals": lambda store, clock: store.seals() == [] if finished(store, clock) else None,
     "import_session": imports,
     "import_sessions": imports_many,
     "history": lambda store, clock: store.history(archiving(store, clock), 10, include_tools=True, archived=True),
@@ -380,7 +382,7 @@ FOR_NOBODY = [
         for table in LOG
         for sql in (
             f"INSERT INTO {table} SELECT * FROM {table}",
-            f"UPDATE {table} SET at_ms = 1" if table != "event_seals" else "UPDATE event_seals SET digest = ''",
+            f"UPDATE {table} SET at_ms = 1" if table == "session_events" else f"UPDATE {table} SET digest = ''",
             f"DELETE FROM {table}",
             f"TRUNCATE {table}",
             f"ALTER TABLE {table} DISABLE TRIGGER ALL",
@@ -502,9 +504,13 @@ def test_auditor_reads_every_view(roles: Roles, owner: PlainClient, auditor: Pla
     if view == "audit_seals":
         owner(
             "INSERT INTO event_seals"
-            " (id, sealed_ms, through_event_id, event_count, previous_digest, events_digest, digest)"
-            " VALUES (1, 1, 1, 1, '', '', '')"
+            " (id, sealed_ms, through_event_id, event_count, previous_digest, events_digest,"
+            " transcript_count, transcripts_digest, digest)"
+            " VALUES (1, 1, 1, 1, '', '', 0, '', '')"
         )
+
+    if view == "audit_transcripts":
+        owner("INSERT INTO sealed_transcripts VALUES ('agent:a:main', 1, 1, 0, 1, 1, 1, '', '', '')")
 
     assert auditor(query) == owner(query) > [(0,)]
 

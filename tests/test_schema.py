@@ -375,10 +375,12 @@ def test_id_of_a_deleted_event_is_not_reused(plain: PlainClient, manager: Sessio
     assert plain("SELECT id FROM session_events") == [(2,)]
 
 
-@pytest.mark.usefixtures("key")
-def test_seals_and_digests_can_be_neither_changed_nor_deleted(plain: PlainClient, manager: SessionManager) -> None:
+def test_seals_and_digests_can_be_neither_changed_nor_deleted(
+    plain: PlainClient, manager: SessionManager, key: str
+) -> None:
+    manager.send_message(key, "Hello")
     manager.seal_log()
-    for table in ("event_digests", "event_seals"):
+    for table in ("event_digests", "event_seals", "message_digests", "sealed_transcripts"):
         before = plain(f"SELECT * FROM {table}")
         statements = [f"UPDATE {table} SET digest = 'x'", f"DELETE FROM {table}"]
         if plain.backend == "postgresql":
@@ -404,7 +406,7 @@ def test_event_does_not_bring_its_own_number(plain: PlainClient, manager: Sessio
 
 @pytest.mark.parametrize("backend", ["postgresql"], indirect=True)
 def test_sessions_and_labels_cannot_be_truncated_unlogged(plain: PlainClient, key: str) -> None:
-    for tables in ("sessions, messages, labels, archived_messages", "sessions CASCADE", "labels"):
+    for tables in ("sessions, messages, labels, archived_messages, message_digests", "sessions CASCADE", "labels"):
         with pytest.raises(REFUSAL, match=r"(sessions|labels)_truncate"):
             plain(f"TRUNCATE {tables}")
 

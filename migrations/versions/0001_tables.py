@@ -27,6 +27,7 @@ def upgrade() -> None:
     create_labels()
     create_archive()
     create_log()
+    create_transcripts()
 
 
 def downgrade() -> None:
@@ -35,6 +36,8 @@ def downgrade() -> None:
         op.drop_table("event_actor")
         op.drop_table("message_removals")
     for table in (
+        "sealed_transcripts",
+        "message_digests",
         "event_seals",
         "event_digests",
         "log_policy",
@@ -74,13 +77,8 @@ def create_sessions() -> None:
         sa.Column("message_cap", sa.Integer(), nullable=False, server_default=sa.text("100")),
         sa.Column("last_seq", INT64, nullable=False, server_default=sa.text("0")),
         sa.Column("last_activity_ms", INT64, nullable=False),
-        sa.Column(
-            "archive_trimmed",
-            sa.Integer(),
-            sa.CheckConstraint("archive_trimmed IN (0, 1)", name="ck_sessions_archive_trimmed"),
-            nullable=False,
-            server_default=sa.text("0"),
-        ),
+        sa.Column("archive_trimmed", sa.Integer(), nullable=False, server_default=sa.text("0")),
+        sa.Column("unsealed", sa.Integer(), nullable=False, server_default=sa.text("1")),
         sa.PrimaryKeyConstraint("key", name="pk_sessions"),
         sa.UniqueConstraint("run_id", name="uq_sessions_run_id"),
         sa.CheckConstraint("kind IN ('main', 'subagent', 'cron', 'conversation')", name="ck_sessions_kind"),
@@ -102,6 +100,8 @@ def create_sessions() -> None:
         sa.CheckConstraint("status <> 'active' OR end_reason IS NULL", name="ck_sessions_end_reason"),
         sa.CheckConstraint("message_cap >= 1", name="ck_sessions_message_cap"),
         sa.CheckConstraint("last_seq >= 0", name="ck_sessions_last_seq"),
+        sa.CheckConstraint("archive_trimmed IN (0, 1)", name="ck_sessions_archive_trimmed"),
+        sa.CheckConstraint("unsealed IN (0, 1)", name="ck_sessions_unsealed"),
         metadata_is_object("sessions"),
         sqlite_with_rowid=False,
         sqlite_strict=True,
@@ -127,6 +127,8 @@ def create_sessions() -> None:
         sqlite_where=is_finished,
         postgresql_where=is_finished,
     )
+    is_unsealed = sa.text("unsealed = 1")
+    op.create_index("ix_sessions_unsealed", "sessions", ["key"], sqlite_where=is_unsealed, postgresql_where=is_unsealed)
 
 
 def create_messages() -> None:
@@ -255,6 +257,8 @@ def create_log() -> None:
         sa.Column("event_count", INT64, nullable=False),
         sa.Column("previous_digest", sa.Text(), nullable=False),
         sa.Column("events_digest", sa.Text(), nullable=False),
+        sa.Column("transcript_count", INT64, nullable=False),
+        sa.Column("transcripts_digest", sa.Text(), nullable=False),
         sa.Column("digest", sa.Text(), nullable=False),
         sa.PrimaryKeyConstraint("id", name="pk_event_seals"),
         sa.UniqueConstraint("previous_digest", name="uq_event_seals_previous_digest"),
@@ -276,3 +280,36 @@ def create_log() -> None:
             sa.PrimaryKeyConstraint("session_key", name="pk_message_removals"),
             sqlite_strict=True,
         )
+
+
+def create_transcripts() -> None:
+    op.create_table(
+        "message_digests",
+        sa.Column("session_key", KEY, nullable=False),
+        sa.Column("seq", INT64, nullable=False),
+        sa.Column("transcript", INT64, nullable=False),
+        sa.Column("digest", sa.Text(), nullable=False),
+        sa.PrimaryKeyConstraint("session_key", "seq", name="pk_message_digests"),
+        sa.ForeignKeyConstraint(
+            ["session_key"], ["sessions.key"], name="fk_message_digests_session_key", ondelete="CASCADE"
+        ),
+        sqlite_with_rowid=False,
+        sqlite_strict=True,
+    )
+    op.create_table(
+        "sealed_transcripts",
+        sa.Column("session_key", KEY, nullable=False),
+        sa.Column("number", INT64, nullable=False),
+        sa.Column("seal_id", INT64, nullable=False),
+        sa.Column("after_seq", INT64, nullable=False),
+        sa.Column("first_seq", INT64, nullable=False),
+        sa.Column("last_seq", INT64, nullable=False),
+        sa.Column("message_count", INT64, nullable=False),
+        sa.Column("previous_digest", sa.Text(), nullable=False),
+        sa.Column("messages_digest", sa.Text(), nullable=False),
+        sa.Column("digest", sa.Text(), nullable=False),
+        sa.PrimaryKeyConstraint("session_key", "number", name="pk_sealed_transcripts"),
+        sqlite_with_rowid=False,
+        sqlite_strict=True,
+    )
+    op.create_index("ix_sealed_transcripts_seal", "sealed_transcripts", ["seal_id", "session_key", "number"])

@@ -51,6 +51,7 @@ CREATE TRIGGER messages_append AFTER INSERT ON messages
 BEGIN
   SELECT RAISE(ABORT, 'messages_append: seq must be the last_seq of an existing session, plus 1')
   WHERE NOT EXISTS (SELECT 1 FROM sessions WHERE key = NEW.session_key AND last_seq = NEW.seq - 1);
+  UPDATE sessions SET unsealed = 1 WHERE key = NEW.session_key AND unsealed = 0;
   UPDATE sessions
   SET last_seq = NEW.seq, last_activity_ms = max(last_activity_ms, NEW.timestamp_ms)
   WHERE key = NEW.session_key;
@@ -82,6 +83,7 @@ BEGIN
   DELETE FROM messages WHERE session_key = OLD.key;
   DELETE FROM archived_messages WHERE session_key = OLD.key;
   DELETE FROM labels WHERE session_key = OLD.key;
+  DELETE FROM message_digests WHERE session_key = OLD.key;
 END""",
         "labels_insert": """\
 CREATE TRIGGER labels_insert BEFORE INSERT ON labels
@@ -182,8 +184,17 @@ CREATE TRIGGER {table}_{event} BEFORE {event.upper()} ON {table}
 BEGIN
   SELECT RAISE(ABORT, '{table}_{event}: what is sealed is not changed');
 END"""
-        for table in ("event_digests", "event_seals")
+        for table in ("event_digests", "event_seals", "message_digests", "sealed_transcripts")
         for event in ("update", "delete")
+        if (table, event) != ("message_digests", "delete")
+    }
+    | {
+        "message_digests_delete": """\
+CREATE TRIGGER message_digests_delete BEFORE DELETE ON message_digests
+WHEN EXISTS (SELECT 1 FROM sessions WHERE key = OLD.session_key)
+BEGIN
+  SELECT RAISE(ABORT, 'message_digests_delete: a digest goes with its session only');
+END"""
     }
     | {
         f"{table}_unique_{event}": not_replaced(table, event, keys)
@@ -199,6 +210,8 @@ END"""
             ("event_seals", "insert", ("id", "previous_digest")),
             ("log_policy", "insert", ("id",)),
             ("message_removals", "insert", ("session_key",)),
+            ("message_digests", "insert", ("session_key, seq",)),
+            ("sealed_transcripts", "insert", ("session_key, number",)),
         )
     }
 )
@@ -236,6 +249,11 @@ FOR EACH {each}{condition} EXECUTE FUNCTION {trigger}()""",
 
 # By function, the statements that create it and its triggers. Each is sent by itself: neither a prepared statement nor
 # a command that Citus distributes may hold several.
+# The digests of a session's messages are deleted with it, so `message_digests_delete` has a condition.
+SEALED = dict.fromkeys(("event_digests", "event_seals", "sealed_transcripts"), "DELETE OR UPDATE") | {
+    "message_digests": "UPDATE"
+}
+
 POSTGRESQL = {
     "messages_append": (
         f"""\
@@ -251,7 +269,7 @@ BEGIN
   INTO added FROM appended;
   IF added.key = added.last_key THEN
     UPDATE sessions
-    SET last_seq = added.last_seq, last_activity_ms = greatest(last_activity_ms, added.newest_ms)
+    SET last_seq = added.last_seq, last_activity_ms = greatest(last_activity_ms, added.newest_ms), unsealed = 1
     WHERE key = added.key
       AND last_seq = added.first_seq - 1
       AND added.last_seq - added.first_seq + 1 = added.size
@@ -269,7 +287,7 @@ BEGIN
     RETURN NULL;
   END IF;
   UPDATE sessions
-  SET last_seq = batch.last_seq, last_activity_ms = greatest(last_activity_ms, batch.newest_ms)
+  SET last_seq = batch.last_seq, last_activity_ms = greatest(last_activity_ms, batch.newest_ms), unsealed = 1
   FROM (
     SELECT session_key, min(seq) AS first_seq, max(seq) AS last_seq, count(*) AS size, max(timestamp_ms) AS newest_ms
     FROM appended GROUP BY session_key
@@ -442,10 +460,26 @@ $$""",
         )
         for table in ("sessions", "labels", "messages", "archived_messages")
     },
+    "message_digests_delete": (
+        """\
+CREATE FUNCTION message_digests_delete() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+  IF EXISTS (SELECT 1 FROM sessions WHERE key = OLD.session_key) THEN
+    RAISE EXCEPTION 'message_digests_delete: a digest goes with its session only'
+      USING ERRCODE = 'integrity_constraint_violation';
+  END IF;
+  RETURN OLD;
+END
+$$""",
+        """\
+CREATE TRIGGER message_digests_delete BEFORE DELETE ON message_digests
+FOR EACH ROW EXECUTE FUNCTION message_digests_delete()""",
+        in_its_schema("message_digests_delete"),
+    ),
 } | {
     f"{table}_{name}": refusal(f"{table}_{name}", f"{when} ON {table}", "what is sealed is not changed", each)
-    for table in ("event_digests", "event_seals")
-    for name, when, each in (("change", "DELETE OR UPDATE", "ROW"), ("truncate", "TRUNCATE", "STATEMENT"))
+    for table, when in SEALED.items()
+    for name, when, each in (("change", when, "ROW"), ("truncate", "TRUNCATE", "STATEMENT"))
 }
 
 

@@ -98,6 +98,8 @@ class AsyncSessionStore(ABC):
     set_log_retention = _awaitable(SessionStore.set_log_retention)
     statistics = _awaitable(SessionStore.statistics)
     export_sessions = _awaitable(SessionStore.export_sessions)
+    proofs = _awaitable(SessionStore.proofs)
+    seals = _awaitable(SessionStore.seals)
     import_session = _awaitable(SessionStore.import_session)
     import_sessions = _awaitable(SessionStore.import_sessions)
 
@@ -106,7 +108,7 @@ READING = frozenset((_next_page,)) | frozenset(
     getattr(SessionStore, name)
     for name in (
         *("get", "get_by_label", "list", "iterate", "children", "count", "descendants", "history", "archives"),
-        *("events", "verify_log", "log_retention", "statistics", "export_sessions"),
+        *("events", "verify_log", "log_retention", "statistics", "export_sessions", "proofs", "seals"),
     )
 )
 """The methods that wait for no writer."""

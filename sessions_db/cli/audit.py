@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import IO
 
 import click
 from rich.console import Console
@@ -10,6 +11,7 @@ from rich.console import Console
 from sessions_db.cli import terminal
 from sessions_db.cli.group import acting, as_json, cli, database, one_of, reader, writer
 from sessions_db.enums import EventKind
+from sessions_db.transfer import verify_export
 
 
 @cli.group()
@@ -50,10 +52,10 @@ def events(
 @database
 @click.pass_obj
 def seal(url: str | None, actor: str | None, as_json: bool) -> None:
-    """Seal the log and print the seal's digest.
+    """Seal the log and the messages, and print the seal's digest.
 
     Keep the digest where those who can write to the database can't reach it. `verify --expect DIGEST` then tells
-    whether the log is still what was sealed. Events that come later are not covered until the next seal.
+    whether both are still what was sealed. What comes later is not covered until the next seal.
     """
     with writer(url, actor) as manager:
         made = manager.seal_log()
@@ -73,9 +75,9 @@ def seal(url: str | None, actor: str | None, as_json: bool) -> None:
 @click.pass_obj
 @click.pass_context
 def verify(ctx: click.Context, url: str | None, expect: str | None, since: str | None, as_json: bool) -> None:
-    """Verify that the sealed events are as they were sealed.
+    """Verify the sealed events and messages.
 
-    Names the first event that was changed, removed or slipped in, with exit code 1. Without --expect, a digest that was
+    Names the first one that was changed, removed or slipped in, with exit code 1. Without --expect, a digest that was
     kept elsewhere, changes by somebody who also remade the seals go unnoticed.
     """
     with reader(url) as manager:
@@ -91,8 +93,47 @@ def verify(ctx: click.Context, url: str | None, expect: str | None, since: str |
         click.echo(
             f"Deleted: {verdict.expired:,} sealed events, which is allowed once they are older than the log's retention"
         )
-        click.echo(f"Not sealed yet: {verdict.unsealed:,} events")
+        click.echo(f"Not sealed yet: {verdict.unsealed:,} events, {verdict.messages_unsealed:,} messages")
+        click.echo(
+            f"Messages as they were sealed: {verdict.messages_verified:,} (redacted: {verdict.messages_redacted:,}, "
+            f"trimmed or removed as the log says: {verdict.messages_gone:,})"
+        )
     if verdict.fault is not None:
         where = "The log" if verdict.event_id is None else f"Event {verdict.event_id}"
-        click.echo(f"{where}: {verdict.fault}", err=True)
+        click.echo(f"{_place(verdict.session_key, verdict.seq) or where}: {verdict.fault}", err=True)
         ctx.exit(1)
+
+
+@audit.command("verify-export")
+@click.argument("file", type=click.File("rb"), metavar="FILE.jsonl")
+@click.option("--expect", metavar="DIGEST", required=True, help="The digest of a seal, kept elsewhere.")
+@as_json
+@click.pass_context
+def verify_export_(ctx: click.Context, file: IO[bytes], expect: str, as_json: bool) -> None:
+    """Verify an export with proof, without a database.
+
+    Tells whether its messages are those that were sealed, up to the seal with this digest. Names the first message
+    that was changed or slipped in, with exit code 1. Messages that are absent from the file are counted: the file does
+    not say whether they were trimmed or removed.
+    """
+    verdict = verify_export(file, expect)
+    if as_json:
+        click.echo(terminal.to_json(verdict.to_dict()))
+    elif verdict.fault is not None:
+        click.echo("Not verified")
+    else:
+        click.echo(f"Proved: {verdict.proved:,} messages of {verdict.sessions:,} sessions")
+        click.echo(f"Redacted: {verdict.redacted:,} messages")
+        click.echo(f"Absent: {verdict.absent:,} messages that were sealed")
+        click.echo(f"Not proved: {verdict.unproved:,} messages that were sealed later than that, or not at all")
+    if verdict.fault is not None:
+        where = _place(verdict.session_key, verdict.seq) or "The file"
+        click.echo(terminal.one_line(f"{where}: {verdict.fault}"), err=True)
+        ctx.exit(1)
+
+
+def _place(session_key: str | None, seq: int | None) -> str | None:
+    if session_key is None:
+        return None
+    key = terminal.one_line(str(session_key))
+    return f"Session {key}" if seq is None else f"Message {seq} of {key}"

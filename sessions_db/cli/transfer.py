@@ -19,6 +19,7 @@ from sessions_db.cli.group import acting, as_json, cli, database, one_of, progre
 from sessions_db.enums import SessionKind, SessionStatus
 from sessions_db.errors import InvalidInput
 from sessions_db.transfer import Line, Outcome, export_lines, import_lines
+from sessions_db.transfer.lines import is_session_line
 
 
 @cli.command("import")
@@ -116,6 +117,8 @@ def _refusal(line: Line) -> Text:
 @click.option(
     "--status", "statuses", type=one_of(SessionStatus), multiple=True, help="Only this status; may be repeated."
 )
+@click.option("--session", "keys", metavar="KEY", multiple=True, help="Only this session; may be repeated.")
+@click.option("--proof", is_flag=True, help="Add what proves the messages, for `audit verify-export`.")
 @click.option("--json", "as_json", is_flag=True, help="With --output: print what was written as JSON.")
 @database
 @click.pass_obj
@@ -125,6 +128,8 @@ def export(
     agent_id: str | None,
     kinds: Sequence[str],
     statuses: Sequence[str],
+    keys: Sequence[str],
+    proof: bool,
     as_json: bool,
 ) -> None:
     """Export sessions as JSON Lines.
@@ -133,6 +138,9 @@ def export(
     The sessions are those of one moment, whatever others write meanwhile, the oldest first. `sessions-db import` reads
     the lines into the same database or another one, SQLite or Postgres; the same sessions give the same lines on both.
 
+    With --proof there are more lines: the seals, and after each session what proves that its messages are those that
+    were sealed. `sessions-db audit verify-export` needs no database for that; `sessions-db import` skips these lines.
+
     The log is not exported: it records what happened in its own database.
     """
     if str(output) == "-":
@@ -140,7 +148,14 @@ def export(
     written = size = 0
     with (
         reader(url) as manager,
-        export_lines(manager, agent_id=agent_id, kinds=kinds or None, statuses=statuses or None) as exported,
+        export_lines(
+            manager,
+            agent_id=agent_id,
+            kinds=kinds or None,
+            statuses=statuses or None,
+            keys=keys or None,
+            proof=proof,
+        ) as exported,
         _written(output) as (file, on_terminal),
         # Two things that are written to a terminal at once are both unreadable.
         progress_bar(MofNCompleteColumn(), hidden=on_terminal) as progress,
@@ -148,9 +163,10 @@ def export(
         task = progress.add_task("Exporting", total=exported.total)
         for line in exported.lines:
             file.write(terminal.safe_json(line) if on_terminal else line)
-            written += 1
             size += len(line)
-            progress.advance(task)
+            if is_session_line(line):
+                written += 1
+                progress.advance(task)
     if output is None or not output.is_file():  # e.g. /dev/stdout, where this would be mixed with the lines
         return
     if as_json:

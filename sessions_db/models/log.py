@@ -47,7 +47,10 @@ class SessionEvent:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Seal:
-    """A digest over all events up to `through_event_id`. `sealed_ms` is in milliseconds since the epoch, UTC."""
+    """A digest over all events up to `through_event_id`, and over the transcripts that were sealed with them.
+
+    `sealed_ms` is in milliseconds since the epoch, UTC.
+    """
 
     id: int
     sealed_ms: int
@@ -56,6 +59,8 @@ class Seal:
     event_count: int
     previous_digest: str
     events_digest: str
+    transcript_count: int
+    transcripts_digest: str
     digest: str
 
     @property
@@ -69,21 +74,52 @@ class Seal:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Verdict:
-    """The result of verifying the log.
+class Transcript:
+    """What one seal covers of a session: its messages after `after_seq`, from `first_seq` through `last_seq`.
 
-    `event_id` is the first event that is not as it was sealed, and `fault` says what is wrong with it. Without a fault,
-    the log is as it was when `seal`, the newest one that was read, was made. `expired` events have been deleted, which
-    is allowed once they are older than the log's retention. `unsealed` ones came after the last seal: nothing is known
-    about them.
+    Those between `after_seq` and `first_seq` were gone before they could be sealed. `number` counts the transcripts of
+    the session's key from 1; each has the digest of the one before it. A session with many new messages has more than
+    one of a seal.
+    """
+
+    session_key: str
+    number: int
+    seal_id: int
+    after_seq: int
+    first_seq: int
+    last_seq: int
+    message_count: int
+    previous_digest: str
+    messages_digest: str
+    digest: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verdict:
+    """The result of verifying the log, and the messages that were sealed with it.
+
+    `fault` says what is wrong with the first event, or the first message, that is not as it was sealed: the event with
+    the id `event_id`, or the message `seq` of the session `session_key`. Without a fault, both are as they were when
+    `seal`, the newest one that was read, was made. `expired` events have been deleted, which is allowed once they are
+    older than the log's retention. `unsealed` ones came after the last seal: nothing is known about them.
+
+    Of the sealed messages, `messages_verified` are as they were, `messages_redacted` were redacted, and `messages_gone`
+    were trimmed, removed or deleted with their session, as the log or the session's cap says. `messages_unsealed` are
+    in no seal yet; with `since`, only those in sessions that the next seal has to read are counted.
     """
 
     fault: str | None
     event_id: int | None
+    session_key: str | None
+    seq: int | None
     seal: Seal | None
     verified: int
     expired: int
     unsealed: int
+    messages_verified: int
+    messages_redacted: int
+    messages_gone: int
+    messages_unsealed: int
 
     def to_dict(self) -> dict[str, JsonValue]:
         """The verdict as camelCase JSON, fields that are None left out: without a fault there is no `fault`."""

@@ -15,6 +15,7 @@ from sessions_db.schema import sessions
 class Selection:
     """The sessions that pass every filter that is given."""
 
+    keys: Collection[str] | None = None
     kinds: Collection[SessionKind] | None = None
     statuses: Collection[SessionStatus] | None = None
     agent_id: str | None = None
@@ -27,6 +28,8 @@ class Selection:
     def conditions(self) -> list[ColumnElement[bool]]:
         """The condition for each filter."""
         of, found = sessions.c, list[ColumnElement[bool]]()
+        if self.keys is not None:
+            found.append(of.key.in_(self.keys))
         if self.kinds is not None:
             found.append(of.kind.in_(self.kinds))
         if self.statuses is not None:

@@ -8,6 +8,7 @@ every writer, including a `psql` or `sqlite3` shell.
 from typing import Final
 
 from sessions_db.schema import postgresql_transcripts, postgresql_triggers, sqlite_triggers
+from sessions_db.schema.columns import metadata, tables_of
 from sessions_db.schema.expressions import (
     ACT_AS,
     LEFT_OVER,
@@ -22,22 +23,20 @@ from sessions_db.schema.expressions import (
     is_one_of,
     json_pairs,
     json_rows,
+    near,
 )
 from sessions_db.schema.json import Json, from_json, to_json
-from sessions_db.schema.tables import (
-    archived_messages,
+from sessions_db.schema.log_tables import (
     event_actor,
     event_digests,
     event_seals,
-    labels,
     log_policy,
+    message_digests,
     message_removals,
-    messages,
-    metadata,
+    sealed_transcripts,
     session_events,
-    sessions,
-    tables_of,
 )
+from sessions_db.schema.tables import archived_messages, labels, messages, sessions
 from sessions_db.schema.verification import foreign_triggers, trigger_faults
 from sessions_db.schema.views import VIEWS
 
@@ -73,9 +72,12 @@ __all__ = [
     "json_rows",
     "labels",
     "log_policy",
+    "message_digests",
     "message_removals",
     "messages",
     "metadata",
+    "near",
+    "sealed_transcripts",
     "session_events",
     "sessions",
     "tables_of",

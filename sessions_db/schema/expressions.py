@@ -32,7 +32,8 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.sql.dml import ReturningInsert
 
 from sessions_db.schema.json import Json
-from sessions_db.schema.tables import archived_messages, event_actor, message_removals, messages
+from sessions_db.schema.log_tables import event_actor, message_removals
+from sessions_db.schema.tables import archived_messages, messages
 
 
 def insert_into(dialect: str, table: Table) -> postgresql.Insert | sqlite.Insert:
@@ -104,6 +105,18 @@ def json_pairs(dialect: str, parameter: str) -> JsonPairs:
     else:
         rows = func.json_each(bindparam(parameter, type_=Text)).table_valued("key", "value", name="pair")
     return JsonPairs(rows, rows.c.key, cast(rows.c.value, BigInteger))
+
+
+def near(dialect: str, table: Table) -> list[ColumnElement[bool]]:
+    """Conditions on messages that a join with JSON rows holds anyway: their sessions, `keys`, and bounds of `seq`.
+
+    For Postgres, which would read the whole table while it does not know how large it has become: five times as slow
+    over 200,000 messages (measured once). SQLite never does, and took twice as long with them.
+    """
+    if dialect != "postgresql":
+        return []
+    low, high = bindparam("low", type_=BigInteger), bindparam("high", type_=BigInteger)
+    return [is_one_of(dialect, table.c.session_key, "keys"), table.c.seq > low, table.c.seq <= high]
 
 
 # Local to the transaction on both. Behind PgBouncer the next transaction may be another client's.

@@ -9,6 +9,11 @@ from typing import Final
 from sessions_db.schema import postgresql_log, postgresql_transcripts
 from sessions_db.schema.postgresql_functions import MESSAGE, NOW, in_its_schema, owners_only, refusal
 
+# The digests of a session's messages are deleted with it, so `message_digests_delete` has a condition.
+_SEALED: Final = dict.fromkeys(("event_digests", "event_seals", "sealed_transcripts"), "DELETE OR UPDATE") | {
+    "message_digests": "UPDATE"
+}
+
 TRIGGERS: Final = (
     {
         # One statement each for the counters, the archive and the trim query, however many sessions and messages there
@@ -30,7 +35,7 @@ BEGIN
   INTO added FROM appended;
   IF added.key = added.last_key THEN
     UPDATE sessions
-    SET last_seq = added.last_seq, last_activity_ms = greatest(last_activity_ms, added.newest_ms)
+    SET last_seq = added.last_seq, last_activity_ms = greatest(last_activity_ms, added.newest_ms), unsealed = 1
     WHERE key = added.key
       AND last_seq = added.first_seq - 1
       AND added.last_seq - added.first_seq + 1 = added.size
@@ -48,7 +53,7 @@ BEGIN
     RETURN NULL;
   END IF;
   UPDATE sessions
-  SET last_seq = batch.last_seq, last_activity_ms = greatest(last_activity_ms, batch.newest_ms)
+  SET last_seq = batch.last_seq, last_activity_ms = greatest(last_activity_ms, batch.newest_ms), unsealed = 1
   FROM (
     SELECT session_key, min(seq) AS first_seq, max(seq) AS last_seq, count(*) AS size, max(timestamp_ms) AS newest_ms
     FROM appended GROUP BY session_key
@@ -103,9 +108,24 @@ WHEN (NEW.key IS DISTINCT FROM OLD.key OR NEW.agent_id IS DISTINCT FROM OLD.agen
         },
     }
     | {
+        "message_digests_delete": f"""\
+CREATE FUNCTION message_digests_delete() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+  IF EXISTS (SELECT 1 FROM sessions WHERE key = OLD.session_key) THEN
+    RAISE EXCEPTION 'message_digests_delete: a digest goes with its session only'
+      USING ERRCODE = 'integrity_constraint_violation';
+  END IF;
+  RETURN OLD;
+END
+$$;
+CREATE TRIGGER message_digests_delete BEFORE DELETE ON message_digests
+FOR EACH ROW EXECUTE FUNCTION message_digests_delete();
+{in_its_schema("message_digests_delete")}""",
+    }
+    | {
         f"{table}_{name}": refusal(f"{table}_{name}", f"{when} ON {table}", "what is sealed is not changed", each)
-        for table in ("event_digests", "event_seals")
-        for name, when, each in (("change", "DELETE OR UPDATE", "ROW"), ("truncate", "TRUNCATE", "STATEMENT"))
+        for table, when in _SEALED.items()
+        for name, when, each in (("change", when, "ROW"), ("truncate", "TRUNCATE", "STATEMENT"))
     }
     | postgresql_log.TRIGGERS
     | postgresql_transcripts.TRIGGERS

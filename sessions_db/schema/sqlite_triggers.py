@@ -44,6 +44,7 @@ CREATE TRIGGER messages_append AFTER INSERT ON messages
 BEGIN
   SELECT RAISE(ABORT, 'messages_append: seq must be the last_seq of an existing session, plus 1')
   WHERE NOT EXISTS (SELECT 1 FROM sessions WHERE key = NEW.session_key AND last_seq = NEW.seq - 1);
+  UPDATE sessions SET unsealed = 1 WHERE key = NEW.session_key AND unsealed = 0;
   UPDATE sessions
   SET last_seq = NEW.seq, last_activity_ms = max(last_activity_ms, NEW.timestamp_ms)
   WHERE key = NEW.session_key;
@@ -75,6 +76,7 @@ BEGIN
   DELETE FROM messages WHERE session_key = OLD.key;
   DELETE FROM archived_messages WHERE session_key = OLD.key;
   DELETE FROM labels WHERE session_key = OLD.key;
+  DELETE FROM message_digests WHERE session_key = OLD.key;
 END""",
         "labels_insert": """\
 CREATE TRIGGER labels_insert BEFORE INSERT ON labels
@@ -177,8 +179,17 @@ CREATE TRIGGER {table}_{event} BEFORE {event.upper()} ON {table}
 BEGIN
   SELECT RAISE(ABORT, '{table}_{event}: what is sealed is not changed');
 END"""
-        for table in ("event_digests", "event_seals")
+        for table in ("event_digests", "event_seals", "message_digests", "sealed_transcripts")
         for event in ("update", "delete")
+        if (table, event) != ("message_digests", "delete")
+    }
+    | {
+        "message_digests_delete": """\
+CREATE TRIGGER message_digests_delete BEFORE DELETE ON message_digests
+WHEN EXISTS (SELECT 1 FROM sessions WHERE key = OLD.session_key)
+BEGIN
+  SELECT RAISE(ABORT, 'message_digests_delete: a digest goes with its session only');
+END"""
     }
     | {
         f"{table}_unique_{event}": _not_replaced(table, event, keys)
@@ -194,6 +205,8 @@ END"""
             ("event_seals", "insert", ("id", "previous_digest")),
             ("log_policy", "insert", ("id",)),
             ("message_removals", "insert", ("session_key",)),
+            ("message_digests", "insert", ("session_key, seq",)),
+            ("sealed_transcripts", "insert", ("session_key, number",)),
         )
     }
     | sqlite_transcripts.TRIGGERS

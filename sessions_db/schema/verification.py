@@ -9,7 +9,7 @@ from itertools import chain
 from sqlalchemy import Connection
 
 from sessions_db.schema import postgresql_triggers, sqlite_triggers
-from sessions_db.schema.tables import tables_of
+from sessions_db.schema.columns import tables_of
 
 _TRIGGERS = {"sqlite": sqlite_triggers, "postgresql": postgresql_triggers}
 

@@ -69,33 +69,37 @@ LEFT JOIN labels AS l ON l.label = s.label AND l.session_key = s.key"""
 
 def _messages(dialect: str) -> str:
     is_marked = {
-        "sqlite": "json_type(metadata, '$.redacted') = 'text'",
-        "postgresql": "json_typeof(metadata -> 'redacted') = 'string'",
+        "sqlite": "json_type(m.metadata, '$.redacted') = 'text'",
+        "postgresql": "json_typeof(m.metadata -> 'redacted') = 'string'",
     }[dialect]
     columns = f"""\
-  session_key,
-  seq,
-  role,
-  tool_name,
-  content,
-  CAST(metadata AS text) AS metadata,
-  idempotency_key,
-  CASE WHEN content = '[redacted]' AND {is_marked} THEN 1 ELSE 0 END AS redacted,
-  {_utc(dialect, "timestamp_ms")} AS sent_at,
-  timestamp_ms"""
+  m.session_key,
+  m.seq,
+  m.role,
+  m.tool_name,
+  m.content,
+  CAST(m.metadata AS text) AS metadata,
+  m.idempotency_key,
+  CASE WHEN m.content = '[redacted]' AND {is_marked} THEN 1 ELSE 0 END AS redacted,
+  {_utc(dialect, "m.timestamp_ms")} AS sent_at,
+  m.timestamp_ms"""
+    sealed = "CASE WHEN d.digest IS NULL THEN 0 ELSE 1 END"
+    digests = "LEFT JOIN message_digests AS d ON d.session_key = m.session_key AND d.seq = m.seq"
     return f"""\
 CREATE VIEW audit_messages AS
 SELECT
   'live' AS stored,
 {columns},
-  NULL AS archived_at
-FROM messages
+  NULL AS archived_at,
+  {sealed} AS sealed
+FROM messages AS m {digests}
 UNION ALL
 SELECT
   'archived',
 {columns},
-  {_utc(dialect, "archived_ms")}
-FROM archived_messages"""
+  {_utc(dialect, "m.archived_ms")},
+  {sealed}
+FROM archived_messages AS m {digests}"""
 
 
 def _events(dialect: str) -> str:
@@ -146,8 +150,29 @@ SELECT
   event_count,
   digest,
   previous_digest,
-  events_digest
+  events_digest,
+  transcript_count,
+  transcripts_digest
 FROM event_seals"""
+
+
+def _transcripts(dialect: str) -> str:
+    return f"""\
+CREATE VIEW audit_transcripts AS
+SELECT
+  t.session_key,
+  t.number,
+  t.seal_id,
+  {_utc(dialect, "s.sealed_ms")} AS sealed_at,
+  t.after_seq,
+  t.first_seq,
+  t.last_seq,
+  t.message_count,
+  t.digest,
+  t.previous_digest,
+  t.messages_digest
+FROM sealed_transcripts AS t
+LEFT JOIN event_seals AS s ON s.id = t.seal_id"""
 
 
 # From the roots down. A cycle has no root and is never walked: its sessions, and those below it, are listed without a
@@ -175,6 +200,7 @@ def _views(dialect: str) -> dict[str, str]:
         "audit_messages": _messages(dialect),
         "audit_events": _events(dialect),
         "audit_seals": _seals(dialect),
+        "audit_transcripts": _transcripts(dialect),
         "audit_lineage": _LINEAGE,
     }
 

@@ -10,7 +10,7 @@ from sessions_db.enums import EventKind
 from sessions_db.errors import InvalidInput
 from sessions_db.limits import MAX_AGE
 from sessions_db.models import Seal, SessionEvent, Verdict
-from sessions_db.operations import events, retention, sealing
+from sessions_db.operations import events, retention, sealing, sealing_messages, verifying
 from sessions_db.store.runner import Runner
 
 
@@ -43,21 +43,31 @@ class Log(Runner):
         )
 
     def seal_log(self) -> Seal | None:
-        """Seal the log: a digest over all events so far, chained to the seal before it.
+        """Seal the log and what was said: a digest over all events and messages so far, chained to the seal before it.
 
         Keep the digest where those who can write to the database can't reach it: `verify_log(expect=...)` then tells
-        whether the log is still what was sealed. Takes time in proportion to the events since the last seal; on
-        Postgres it needs the rights of the tables' owner, and writers to the log wait for a moment.
+        whether both are still what was sealed. Takes time in proportion to what came since the last seal. On Postgres
+        it needs the rights of the tables' owner. Writers wait for moments: messages are sealed in short transactions.
+        If it is interrupted, the next call goes on from there.
 
         Returns:
-            The new seal; the last one if nothing was logged since; None if nothing was ever logged.
+            The new seal; the last one if nothing is new since; None if nothing was ever logged.
         """
-        # Two transactions: only the first, which makes sure that no event comes late, blocks other writers.
+        # Only the first transaction, which makes sure that no event comes late, blocks all that write to the log.
         through_event_id = self._run(sealing.last_event_id)
+        after_key = ""
+        held: list[str] = []
+        while (page := self._run(sealing_messages.seal_page, after_key)) is not None:
+            after_key = page.through_key
+            held += page.held
+        # Alone: whoever waits for another's session must not make others wait meanwhile.
+        for key in held:
+            while self._run(sealing_messages.seal_session, key):
+                pass
         return self._run(sealing.seal, through_event_id, self._actor)
 
     def verify_log(self, *, expect: str | None = None, since: str | None = None) -> Verdict:
-        """Whether the events of the log are as they were sealed, and if not, the first that is not.
+        """Whether the log and the sealed messages are as they were sealed, and if not, the first that is not.
 
         Args:
             expect: the digest of a seal, kept elsewhere: the log must hold that seal. Without it, changes by somebody
@@ -66,7 +76,7 @@ class Log(Runner):
                 it is read. `expect` must be that seal or one that came after it.
         """
         return self._run(
-            sealing.verify,
+            verifying.verify,
             expect=validation.optional_text("expect", expect),
             since=validation.optional_text("since", since),
         )

@@ -8,8 +8,8 @@ from sessions_db import keys, validation
 from sessions_db.enums import SessionKind, SessionStatus
 from sessions_db.errors import InvalidInput
 from sessions_db.limits import MAX_INTEGER
-from sessions_db.models import Statistics, StoredSession
-from sessions_db.operations import importing, statistics, transferring
+from sessions_db.models import Proof, Seal, Statistics, StoredSession
+from sessions_db.operations import importing, proving, statistics, transferring
 from sessions_db.operations.selecting import Selection
 from sessions_db.store.runner import Runner
 
@@ -27,6 +27,7 @@ class Transfer(Runner):
         agent_id: str | None = None,
         kinds: Collection[SessionKind | str] | None = None,
         statuses: Collection[SessionStatus | str] | None = None,
+        keys: Collection[str] | None = None,
         after: StoredSession | None = None,
         limit: int = 100,
     ) -> list[StoredSession]:
@@ -39,6 +40,7 @@ class Transfer(Runner):
             agent_id: only this agent's.
             kinds: only these kinds.
             statuses: only these statuses.
+            keys: only the sessions with these keys.
             after: only sessions that come after this one, the last of the previous page.
             limit: at most this many sessions.
         """
@@ -50,10 +52,23 @@ class Transfer(Runner):
                 agent_id=validation.optional_text("agent_id", agent_id),
                 kinds=validation.optional_choices("kinds", kinds, SessionKind),
                 statuses=validation.optional_choices("statuses", statuses, SessionStatus),
+                keys=None if keys is None else _checked_keys(keys),
             ),
             after=after,
             limit=validation.integer("limit", limit, minimum=0),
         )
+
+    def proofs(self, keys: Collection[str]) -> list[Proof]:
+        """For each of these sessions, what proves its messages: their digests, and the transcripts over them.
+
+        Empty for a session of which nothing is sealed, and for one that is gone. Reads the transcripts of all seals
+        that cover the sessions.
+        """
+        return self._run(proving.proofs, _checked_keys(keys))
+
+    def seals(self) -> list[Seal]:
+        """All seals, oldest first."""
+        return self._run(proving.seals)
 
     def import_session(self, session: StoredSession) -> bool:
         """Store an exported session as it was: True if this call did, False if it was there already.
@@ -79,6 +94,12 @@ class Transfer(Runner):
             raise InvalidInput("sessions", "must be a collection", sessions)
         batch = [_checked(f"sessions[{position}]", session) for position, session in enumerate(sessions)]
         return self._run(importing.write_all, batch)
+
+
+def _checked_keys(given: Collection[str]) -> list[str]:
+    if isinstance(given, str) or not isinstance(given, Collection):
+        raise InvalidInput("keys", "must be a collection of keys", given)
+    return [validation.text(f"keys[{position}]", key) for position, key in enumerate(given)]
 
 
 def _checked(argument: str, session: StoredSession) -> StoredSession:

@@ -25,6 +25,7 @@ from sessions_db.models import NewMessage, StoredSession
 from sessions_db.transaction import Transaction
 from sessions_db.transfer.batches import batches
 from sessions_db.transfer.lines import from_line, is_session
+from sessions_db.transfer.proving import is_proof
 from sessions_db.validation import JsonValue
 
 
@@ -65,6 +66,8 @@ def import_lines(manager: SessionManager, agent_id: str | None, lines: Iterable[
     A line is one of two kinds of JSON object. What `export_lines` wrote becomes the same session again, with its times,
     numbers and status; if a session with its key exists, the line is refused unless the two are the same. A label that
     another session owns goes to the one that got it later.
+
+    Lines that prove messages are skipped: they are about the database that the session was exported from.
 
     Anything else is a conversation: `messages`, a list of chat-completions messages, and optionally `label` and `task`
     (default: the first text from the user); other keys become the session's metadata. It becomes a completed
@@ -179,6 +182,8 @@ def _read(line: bytes) -> _Item | _Result:
         return Outcome.BLANK, 0, None
     try:
         value = _parse(line)
+        if is_proof(value):
+            return Outcome.BLANK, 0, None
         return from_line(value) if is_session(value) else _conversation(value)
     except InvalidInput as error:
         return Outcome.REFUSED, 0, str(error)

@@ -33,6 +33,11 @@ def to_line(session: StoredSession) -> bytes:
     return f"{_encode(line)}\n".encode()
 
 
+def is_session_line(line: bytes) -> bool:
+    """Whether `to_line` wrote this line of an export, and not one of those that prove something."""
+    return line.startswith(f'{{"format": "{FORMAT}"'.encode())
+
+
 def _without_none(items: list[tuple[str, Any]]) -> dict[str, Any]:
     return {name: value for name, value in items if value is not None}
 

@@ -294,10 +294,11 @@ def test_seals_of_equal_logs_are_equal_on_both_databases(
     with open_manager(url, actor="notary") as manager:
         seal = manager.seal_log()
     assert seal is not None
-    columns = '[1,1700000000123,"Größe",null,"deleted","agent:a:main",null,null,"a \\"b\\" \\\\ 中",null,null,null,7,null,null]'
+    columns = '[1,1700000000123,"Größe",null,"deleted","agent:a:main",null,null,"a \\"b\\" \\\\ 中",'
+    columns += "null,null,null,7,null,null]"
     event = hashlib.sha256(columns.encode()).hexdigest()
     events = hashlib.sha256(f"1 1700000000123 {event}\n".encode()).hexdigest()
-    row = f'[1,{clock.now_ms},"notary",1,1,"{"0" * 64}","{events}"]'
+    row = f'[1,{clock.now_ms},"notary",1,1,"{"0" * 64}","{events}",0,"{hashlib.sha256().hexdigest()}"]'
     assert seal.digest == hashlib.sha256(row.encode()).hexdigest()
 
 
@@ -365,8 +366,9 @@ def test_rewritten_log_does_not_pass_by_the_seals_that_are_asked_for(
     for number, (digest, previous) in enumerate(((first, ""), (second, first)), start=1):
         plain(
             "INSERT INTO event_seals"
-            " (id, sealed_ms, through_event_id, event_count, previous_digest, events_digest, digest)"
-            " VALUES (?, 1, 4, 0, ?, '', ?)",
+            " (id, sealed_ms, through_event_id, event_count, previous_digest, events_digest,"
+            " transcript_count, transcripts_digest, digest)"
+            " VALUES (?, 1, 4, 0, ?, '', 0, '', ?)",
             number,
             previous,
             digest,

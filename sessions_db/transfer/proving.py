@@ -1,0 +1,191 @@
+"""Lines that prove what was said, and verifying an export with them, without a database.
+
+The first line of such an export has all seals. After each session comes its proof: a digest for each sealed message,
+the transcripts over them, and for each transcript the Merkle path to its seal.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, astuple, dataclass
+from itertools import pairwise
+from typing import Any, Final
+
+from sessions_db.digests import Lines, root_over, row_digest
+from sessions_db.models import ExportVerdict, Proof, ProvedTranscript, Seal, Transcript, is_redacted
+from sessions_db.transfer.lines import is_session
+
+PROOF_FORMAT: Final = "sessions-db-proof/1"
+"""The `format` of a line that proves the messages of the session on the line before it."""
+
+SEALS_FORMAT: Final = "sessions-db-seals/1"
+"""The `format` of the line with the seals."""
+
+_MESSAGE: Final = ("seq", "role", "content", "tool_name", "metadata", "timestamp_ms", "idempotency_key")
+
+_encode = json.JSONEncoder(ensure_ascii=False, allow_nan=False).encode
+
+
+def proof_line(proof: Proof) -> bytes:
+    """The proof as a line of JSON, with its line feed."""
+    return f"{_encode({'format': PROOF_FORMAT} | asdict(proof))}\n".encode()
+
+
+def seals_line(seals: Sequence[Seal]) -> bytes:
+    """The seals as a line of JSON, with its line feed."""
+    return f"{_encode({'format': SEALS_FORMAT, 'seals': [asdict(seal) for seal in seals]})}\n".encode()
+
+
+def is_proof(value: Mapping[str, Any]) -> bool:
+    """Whether the line's object is one that proves something, and nothing to import."""
+    return value.get("format") in (PROOF_FORMAT, SEALS_FORMAT)
+
+
+def verify_export(lines: Iterable[bytes], expect: str) -> ExportVerdict:
+    """Whether the messages of an export are those that were sealed, and if not, the first that is not.
+
+    Args:
+        lines: an export that was made with `proof`.
+        expect: the digest of a seal, kept elsewhere. What was sealed later is not proved.
+    """
+    found = _Found()
+    try:
+        _look_for_fault(lines, expect, found)
+        fault = _Fault(None)
+    except _Fault as raised:
+        fault = raised
+    return ExportVerdict(fault=fault.text, session_key=fault.session_key, seq=fault.seq, **asdict(found))
+
+
+class _Fault(Exception):
+    def __init__(self, text: str | None, session_key: str | None = None, seq: int | None = None) -> None:
+        super().__init__(text, session_key, seq)
+        self.text = text
+        self.session_key = session_key
+        self.seq = seq
+
+
+@dataclass(slots=True)
+class _Found:
+    sessions: int = 0
+    proved: int = 0
+    redacted: int = 0
+    absent: int = 0
+    unproved: int = 0
+
+
+def _look_for_fault(lines: Iterable[bytes], expect: str, found: _Found) -> None:
+    """Count what is proved; raise the first fault."""
+    seals: dict[int, Seal] | None = None
+    vouched_id = 0
+    session: dict[str, Any] | None = None
+    for number, value in _values(lines):
+        try:
+            if value.get("format") == SEALS_FORMAT and seals is None:
+                seals, vouched_id = _seals([Seal(**seal) for seal in value["seals"]], expect)
+            elif is_session(value) and seals is not None and session is None:
+                session = value
+            elif value.get("format") == PROOF_FORMAT and seals is not None and session is not None:
+                _compare(session, _proof(value), seals, vouched_id, found)
+                session = None
+            else:
+                raise _Fault(f"line {number} is not in its place: the seals come first, after each session its proof")
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise _Fault(f"line {number} is not one of an export with proof") from error
+    if seals is None or session is not None:
+        raise _Fault("the file is not whole: it has no seals, or a session without its proof")
+
+
+def _values(lines: Iterable[bytes]) -> Iterator[tuple[int, dict[str, Any]]]:
+    for number, line in enumerate(lines, start=1):
+        try:
+            value = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            raise _Fault(f"line {number} is not JSON") from error
+        if not isinstance(value, dict):
+            raise _Fault(f"line {number} is not a JSON object")
+        yield number, value
+
+
+def _seals(seals: Sequence[Seal], expect: str) -> tuple[dict[int, Seal], int]:
+    """The seals by id, and the id of the expected one."""
+    for seal in seals:
+        *columns, digest = astuple(seal)
+        if row_digest(columns) != digest:
+            raise _Fault(f"seal {seal.id} was changed")
+    for before, seal in pairwise(seals):
+        if (seal.id, seal.previous_digest) != (before.id + 1, before.digest):
+            raise _Fault(f"seal {seal.id} does not follow the one before it")
+    for seal in seals:
+        if seal.digest == expect:
+            return {each.id: each for each in seals}, seal.id
+    raise _Fault(f"no seal has the digest {expect}")
+
+
+def _proof(value: Mapping[str, Any]) -> Proof:
+    return Proof(
+        session_key=value["session_key"],
+        digests=tuple((seq, number, digest) for seq, number, digest in value["digests"]),
+        transcripts=tuple(
+            ProvedTranscript(
+                transcript=Transcript(**each["transcript"]), position=each["position"], path=tuple(each["path"])
+            )
+            for each in value["transcripts"]
+        ),
+    )
+
+
+def _compare(
+    session: Mapping[str, Any], proof: Proof, seals: Mapping[int, Seal], vouched_id: int, found: _Found
+) -> None:
+    key = session["key"]
+    if proof.session_key != key:
+        raise _Fault("the proof after it is of another session", key)
+    vouched = {
+        proved.transcript.number
+        for proved in proof.transcripts
+        if _is_vouched(proved, proof, seals[proved.transcript.seal_id], vouched_id)
+    }
+    sealed = {seq: (number, digest) for seq, number, digest in proof.digests}
+    sealed_through = max((each.transcript.last_seq for each in proof.transcripts), default=0)
+    seen: set[int] = set()
+    for message in [*session["archived_messages"], *session["messages"]]:
+        seq = message["seq"]
+        columns = [key, *(message.get(name) for name in _MESSAGE)]
+        number, digest = sealed.get(seq, (None, None))
+        if seq in seen:
+            raise _Fault("is there more than once", key, seq)
+        seen.add(seq)
+        if digest is None:
+            if seq <= sealed_through:
+                raise _Fault("was slipped in after its time", key, seq)
+            found.unproved += 1
+        elif row_digest(columns) == digest:
+            found.proved += number in vouched
+            found.unproved += number not in vouched
+        elif is_redacted(columns):
+            found.redacted += 1
+        else:
+            raise _Fault("was changed", key, seq)
+    found.absent += sum(number in vouched and seq not in seen for seq, (number, _) in sealed.items())
+    found.sessions += 1
+
+
+def _is_vouched(proved: ProvedTranscript, proof: Proof, seal: Seal, vouched_id: int) -> bool:
+    """Whether the expected seal vouches for the transcript; raise a fault if it is not what its seal covers."""
+    transcript = proved.transcript
+    place = transcript.session_key, transcript.first_seq
+    *columns, digest = astuple(transcript)
+    lines = Lines()
+    for seq, number, of_message in proof.digests:
+        if number == transcript.number:
+            lines.add(seq, of_message)
+    if transcript.session_key != proof.session_key or row_digest(columns) != digest:
+        raise _Fault(f"transcript {transcript.number} was changed", *place)
+    if (lines.length, lines.digest()) != (transcript.message_count, transcript.messages_digest):
+        raise _Fault(f"transcript {transcript.number} is not over the digests that are there for it", *place)
+    root = root_over(digest, proved.position, seal.transcript_count, proved.path)
+    if root != seal.transcripts_digest:
+        raise _Fault(f"transcript {transcript.number} is not among those of seal {seal.id}", *place)
+    return seal.id <= vouched_id
