@@ -299,6 +299,8 @@ USUAL: dict[str, object] = {
     "role": "user",
     "content": "Hello",
     "older_than": timedelta(days=1000),
+    "seq": 1,
+    "reason": "asked for",
     "session": StoredSession(
         key="agent:main:cron:imported",
         agent_id="main",
