@@ -294,7 +294,10 @@ def test_seals_of_equal_logs_are_equal_on_both_databases(
     with open_manager(url, actor="notary") as manager:
         seal = manager.seal_log()
     assert seal is not None
-    columns = '[1,1700000000123,"Größe",null,"deleted","agent:a:main",null,null,"a \\"b\\" \\\\ 中",null,null,null,7,null,null]'
+    columns = (
+        '[1,1700000000123,"Größe",null,"deleted",'
+        '"agent:a:main",null,null,"a \\"b\\" \\\\ 中",null,null,null,7,null,null]'
+    )
     event = hashlib.sha256(columns.encode()).hexdigest()
     events = hashlib.sha256(f"1 1700000000123 {event}\n".encode()).hexdigest()
     row = f'[1,{clock.now_ms},"notary",1,1,"{"0" * 64}","{events}"]'
