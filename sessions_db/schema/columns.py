@@ -23,10 +23,12 @@ Int64 = BigInteger().with_variant(Integer(), "sqlite")
 
 
 def one_of(column: str, choices: type[StrEnum]) -> str:
+    """The condition that the column holds one of the choices."""
     return f"{column} IN ({', '.join(repr(choice.value) for choice in choices)})"
 
 
 def is_json_object(table: str) -> tuple[CheckConstraint, CheckConstraint]:
+    """The constraint that the column `metadata` holds a JSON object, for either database."""
     name = f"ck_{table}_metadata"
     return (
         CheckConstraint(

@@ -76,12 +76,12 @@ CREATE TRIGGER message_removals_insert AFTER INSERT ON message_removals
 BEGIN
   INSERT INTO session_events ({_LOGGED})
   SELECT {NOW}, {ACTOR},
-    'messages_removed', NEW.session_key, NULL, count(*), min(seq), max(seq)
+    'messages_removed', NEW.session_key, NULL, count(*), min(number), max(number)
   FROM (
-    SELECT seq, seq - row_number() OVER (ORDER BY seq) AS run FROM messages
+    SELECT seq AS number, seq - row_number() OVER (ORDER BY seq) AS run FROM messages
     WHERE session_key = NEW.session_key AND seq BETWEEN NEW.first_seq AND NEW.last_seq
   ) AS numbered
-  GROUP BY run ORDER BY min(seq);
+  GROUP BY run ORDER BY min(number);
   INSERT INTO archived_messages ({MESSAGE}, archived_ms)
   SELECT {MESSAGE}, {NOW} FROM messages
   WHERE session_key = NEW.session_key AND seq BETWEEN NEW.first_seq AND NEW.last_seq

@@ -146,6 +146,7 @@ def test_damaged_metadata_that_begins_with_a_whole_object_is_reported(url: str, 
         key = manager.get_or_create_main("main").key
         manager.add_message(key, "user", "Hello", metadata={"a": 1, "b": 2})
         plain("PRAGMA ignore_check_constraints = 1")
+        plain("DROP TRIGGER messages_redacted")
         plain("""UPDATE messages SET metadata = '{"a":1},"b":2}'""")
 
         with pytest.raises(DatabaseUnavailable, match="the database is damaged"):

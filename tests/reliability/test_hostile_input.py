@@ -302,6 +302,8 @@ USUAL: dict[str, object] = {
     "role": "user",
     "content": "Hello",
     "older_than": timedelta(days=1000),
+    "seq": 1,
+    "reason": "asked for",
     "session": StoredSession(
         key="agent:main:cron:imported",
         agent_id="main",
@@ -460,6 +462,10 @@ def check_stored(operation: str, argument: str, value: Any, state: State) -> Non
         stored = [json.loads(row["metadata"]) for row in state[table] if row["metadata"] is not None]
         # Compared as text: key order, and 1 and 1.0 differ.
         assert repr(as_json(value)) in map(repr, stored)
+    elif (operation, argument) == ("redact_message", "reason"):
+        assert as_json(value) in [
+            json.loads(row["metadata"])["redacted"] for row in state["messages"] if row["metadata"]
+        ]
     elif argument in STORED and value is not None:
         table, column = STORED[argument]
         assert as_json(value) in [row[column] for row in state[table]]
