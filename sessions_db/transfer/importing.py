@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum, auto
 from itertools import chain, groupby, takewhile
-from typing import NoReturn, TypeAlias
+from typing import Final, NoReturn, TypeAlias
 
 from sessions_db import validation
 from sessions_db.enums import Role, SessionStatus
@@ -156,6 +156,9 @@ def _refuse_constant(name: str) -> NoReturn:
 
 _Item: TypeAlias = "StoredSession | _Conversation"
 
+# How often a line is tried that another transaction and this one both hold up.
+_TRIES: Final = 5
+
 _Result: TypeAlias = tuple[Outcome, int, str | None]
 
 
@@ -189,7 +192,9 @@ def _read(line: bytes) -> _Item | _Result:
         return Outcome.REFUSED, 0, str(error)
 
 
-def _store(manager: SessionManager, agent_id: str | None, items: Sequence[_Item]) -> Iterator[_Result]:
+def _store(
+    manager: SessionManager, agent_id: str | None, items: Sequence[_Item], tries: int = _TRIES
+) -> Iterator[_Result]:
     """What became of these items, all of one kind."""
     part = len(items) // 2
     try:
@@ -197,8 +202,8 @@ def _store(manager: SessionManager, agent_id: str | None, items: Sequence[_Item]
     except SchemaMismatch:
         raise
     except DatabaseUnavailable as error:
-        # Of two transactions that wait for each other, Postgres undoes one. Single lines never do.
-        if len(items) == 1 or error.outcome_unknown:
+        # Of two transactions that wait for each other, Postgres undoes one, which may be that of a single line.
+        if error.outcome_unknown or (len(items) == 1 and (error.waited_s or tries == 1)):
             raise
         part = 1
     except SessionsError as error:
@@ -210,7 +215,7 @@ def _store(manager: SessionManager, agent_id: str | None, items: Sequence[_Item]
             yield (Outcome.IMPORTED, _size(item), None) if is_new else (Outcome.ALREADY_THERE, 0, None)
         return
     for start in range(0, len(items), part):
-        yield from _store(manager, agent_id, items[start : start + part])
+        yield from _store(manager, agent_id, items[start : start + part], tries - (len(items) == 1))
 
 
 def _size(item: _Item) -> int:

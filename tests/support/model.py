@@ -146,9 +146,8 @@ class Model:
             if metadata is None or replace_metadata:
                 record.metadata = metadata
             else:
-                record.metadata = {
-                    name: value for name, value in (kept | metadata).items() if metadata.get(name, value) is not None
-                }
+                removed = {name for name, value in metadata.items() if value is None}
+                record.metadata = {name: value for name, value in (kept | metadata).items() if name not in removed}
         return record.snapshot()
 
     def touch(self, key: str) -> None:
