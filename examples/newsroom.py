@@ -55,6 +55,9 @@ def researcher(manager: SessionManager, key: str) -> None:
             key,
             [NewMessage("tool", source, tool_name="search"), NewMessage("assistant", source)],
         )
+    # It has said too much, and takes that back.
+    manager.add_message(key, "assistant", "A third one is only a rumour.")
+    manager.pop_messages(key)
     manager.complete_session(key, "two sources found")
 
 
@@ -95,6 +98,10 @@ def audit(manager: SessionManager, talk: Session) -> list[str]:
         f"{session.agent_id}: {session.task}, {session.status} ({session.message_count} messages)"
         + (f", forked at {session.forked_at_seq}" if session.forked_at_seq is not None else "")
         for session in reversed([*manager.iterate(under=talk.key)])
+    ]
+    lines += [
+        f"taken back: {event.message_count} message, number {event.first_seq}, by {event.actor}"
+        for event in manager.events(kind="messages_removed")
     ]
     lines += [
         f"{event.event}: {event.reason}" for event in manager.events(session_key=talk.key, kind="session_updated")

@@ -19,9 +19,10 @@ def test_newsroom_writes_one_article_and_passes_its_audit(url: str) -> None:
     assert lines[:2] == ["1 user      A new tram line opens.", "2 user      The museum is free on Sundays."]
     assert re.fullmatch(r"3 assistant (Take the tram to the museum\.|Sunday is museum day\.)", lines[2])
     assert lines[3:] == [
-        "researcher: Find what is new, completed (5 messages)",
+        "researcher: Find what is new, completed (6 messages)",
         "writer: Write it down, completed (3 messages)",
         "writer: Write it shorter, completed (3 messages), forked at 2",
+        "taken back: 1 message, number 6, by newsroom",
         "session_updated: metadata",
         "log: as it was sealed",
     ]
