@@ -19,9 +19,9 @@ from sessions_db.validation import JsonValue
 class Message(NamedTuple):
     """A stored message. Access its fields by name: their order is not part of the interface.
 
-    `seq` numbers a session's messages from 1 without gaps and gives their order. `timestamp_ms` (milliseconds since the
-    epoch, UTC) is by the writer's clock and only informational. `archived_ms` is when the database moved the
-    message to the archive, and None while the session retains it.
+    `seq` numbers a session's messages from 1 and gives their order; no number is given twice. `timestamp_ms`
+    (milliseconds since the epoch, UTC) is by the writer's clock and only informational. `archived_ms` is when the
+    database moved the message to the archive, and None while the session retains it.
     """
 
     # A tuple, because a read creates many of them: creating a frozen dataclass takes more than three times as long,

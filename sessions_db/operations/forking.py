@@ -6,16 +6,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from sqlalchemy import Connection, Row, Table, Text, cast, func, insert, literal, select, union_all
+from sqlalchemy import Connection, Row, Select, Table, Text, cast, exists, func, insert, literal, select, union_all
 
-from sessions_db.enums import LabelConflict, SessionKind
+from sessions_db.enums import EventKind, LabelConflict, SessionKind
 from sessions_db.errors import InvalidInput, SessionNotFound
 from sessions_db.keys import agent_of
 from sessions_db.models import NewSession, Session
 from sessions_db.operations.labels import give
 from sessions_db.operations.operation import Needs, needs
 from sessions_db.operations.starting import insert_session, spawned_before
-from sessions_db.schema import archived_messages, from_json, messages, sessions
+from sessions_db.schema import archived_messages, from_json, messages, session_events, sessions
 from sessions_db.validation import JsonValue
 
 # Not the idempotency key: it belongs to the call that stored the message in the first session.
@@ -93,15 +93,22 @@ def fork_session(conn: Connection, fork: Fork, idempotency_key: str | None) -> s
 def _copy_messages(conn: Connection, fork: Fork, key: str, limit: int | None) -> None:
     """Copy the newest messages of the origin up to there, retained and archived.
 
-    The trigger trims, or archives, those beyond the cap. They are numbered from 1: the origin's numbers may have gaps,
-    where messages were trimmed or removed.
+    But none that was taken back, also where it was archived. The trigger trims, or archives, those beyond the cap. They
+    are numbered from 1: the origin's numbers may have gaps, where messages were trimmed or removed.
     """
 
-    def stored_in(table: Table) -> Any:
+    def stored_in(table: Table) -> Select[Any]:
         columns = (table.c.seq, *(table.c[name] for name in _COPIED))
         return select(*columns).where(table.c.session_key == fork.origin, table.c.seq <= fork.at_seq)
 
-    stored = union_all(stored_in(messages), stored_in(archived_messages)).subquery("stored")
+    of = session_events.c
+    is_taken_back = exists().where(
+        of.session_key == fork.origin,
+        of.event == EventKind.MESSAGES_REMOVED.value,
+        of.reason.is_(None),
+        archived_messages.c.seq.between(of.first_seq, of.last_seq),
+    )
+    stored = union_all(stored_in(messages), stored_in(archived_messages).where(~is_taken_back)).subquery("stored")
     newest = select(stored).order_by(stored.c.seq.desc()).limit(limit).subquery("newest")
     number = func.row_number().over(order_by=newest.c.seq)
     rows = select(literal(key), number, *(newest.c[name] for name in _COPIED)).order_by(newest.c.seq)

@@ -96,16 +96,20 @@ def descendants(conn: Connection, key: str) -> list[Session]:
 def _with_messages(query: Select[Any], message_limit: int | None) -> CompoundSelect[Any]:
     """`query`, whose columns are `SESSION_COLUMNS`, and the newest retained messages of each session in it."""
     found = query.cte("page")
-    # Numbers have no gaps and trimming removes the oldest, so the newest n are those above last_seq - n.
-    newest = messages.c.seq > found.c.message_count - message_limit if message_limit is not None else None
-    on = messages.c.session_key == found.c.key
+    of, on = found, messages.c.session_key == found.c.key
+    if message_limit is not None:
+        # Not calculated: numbers are missing where messages were removed. Postgres would look it up for each message,
+        # unless it is told to do so before.
+        older = messages.alias("older")
+        nth = select(older.c.seq).where(older.c.session_key == found.c.key).order_by(older.c.seq.desc())
+        from_seq = func.coalesce(nth.limit(1).offset(message_limit - 1).scalar_subquery(), 0).label("from_seq")
+        of = select(found.c.key, from_seq).cte("newest").prefix_with("MATERIALIZED", dialect="postgresql")
+        on = and_(messages.c.session_key == of.c.key, messages.c.seq >= of.c.from_seq)
     session_only = [null() for _ in SESSION_COLUMNS[2:]]
     message_only = [null() for _ in MESSAGE_COLUMNS]
     return union_all(
         select(*found.c, *message_only),
-        select(messages.c.seq, found.c.key, *session_only, *MESSAGE_COLUMNS).select_from(
-            found.join(messages, on if newest is None else and_(on, newest))
-        ),
+        select(messages.c.seq, of.c.key, *session_only, *MESSAGE_COLUMNS).select_from(of.join(messages, on)),
     ).order_by("seq", literal_column("created_ms").desc(), literal_column("key").desc())
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+from concurrent.futures import ThreadPoolExecutor
 
 import psycopg
 import pytest
@@ -124,6 +125,37 @@ def test_popped_messages_are_the_newest_and_their_numbers_are_not_given_again(
     assert [message.seq for message in everything if message.archived_ms is not None] == [1, 2, 3, 5, 6]
     assert logged(plain) == [("messages_removed", None, 2, 5, 6)]
     assert plain("SELECT trimmed_count, removed_count, archived_count FROM audit_sessions") == [(3, 2, 5)]
+
+
+def test_each_message_is_popped_by_one_of_many(manager: SessionManager) -> None:
+    key = manager.spawn_subagent("main", "Test")
+    manager.add_messages(key, [NewMessage("user", str(number)) for number in range(40)])
+
+    with ThreadPoolExecutor(8) as threads:
+        popped = [*threads.map(lambda _: manager.pop_messages(key), range(50))]
+
+    assert sorted(message.seq for found in popped for message in found or ()) == [*range(1, 41)]
+    assert popped.count([]) == 10
+
+
+def test_list_gives_as_many_messages_after_some_were_popped(manager: SessionManager, key: str) -> None:
+    manager.pop_messages(key, 2)
+    manager.add_message(key, "user", "again")
+
+    (session,) = manager.list(message_limit=2)
+
+    assert [message.seq for message in session.messages] == [4, 7]
+
+
+def test_fork_has_no_message_that_was_taken_back(manager: SessionManager, key: str) -> None:
+    manager.pop_messages(key, 2)
+    manager.add_message(key, "user", "again")
+
+    fork = manager.fork_session(key, 7)
+
+    messages = manager.history(fork, include_tools=True, archived=True) or ()
+    kept = [m for m in manager.history(key, include_tools=True, archived=True) or () if m.seq not in (5, 6)]
+    assert [message.content for message in messages] == [message.content for message in kept]
 
 
 def test_all_messages_are_popped_with_a_count_of_none(manager: SessionManager, plain: PlainClient, key: str) -> None:

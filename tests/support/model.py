@@ -46,6 +46,7 @@ class Record:
     metadata: dict[str, Any] | None = None
     archive: bool = False
     archived: list[Message] = field(default_factory=list)
+    popped: set[int] = field(default_factory=set)
     status: SessionStatus = SessionStatus.ACTIVE
     finished_ms: int | None = None
     end_reason: str | None = None
@@ -120,7 +121,8 @@ class Model:
         self.spawn(made, origin.cap, origin.archive if archive is None else archive)
         record = self.sessions[made.key]
         record.forked_at_seq, record.task, record.metadata = at_seq, origin.task, origin.metadata
-        copied = [message for message in origin.archived + origin.messages if message.seq <= at_seq]
+        stored = [message for message in origin.archived if message.seq not in origin.popped] + origin.messages
+        copied = [message for message in stored if message.seq <= at_seq]
         if not record.archive:
             copied = copied[max(0, len(copied) - record.cap) :]
         record.messages = [
@@ -149,6 +151,32 @@ class Model:
                 removed = {name for name, value in metadata.items() if value is None}
                 record.metadata = {name: value for name, value in (kept | metadata).items() if name not in removed}
         return record.snapshot()
+
+    def pop_messages(self, key: str, count: int | None) -> builtins.list[Message] | None:
+        if key not in self.sessions:
+            return None
+        record = self.sessions[key]
+        left = 0 if count is None else max(0, len(record.messages) - count)
+        popped = record.messages[left:]
+        record.messages = record.messages[:left]
+        record.popped |= {message.seq for message in popped}
+        if record.archive:
+            record.archived += popped
+        self._forget_keys(record)
+        return popped
+
+    def redact_message(self, key: str, seq: int, reason: str) -> Message:
+        record = self.sessions[key]
+        (position,) = (position for position, message in enumerate(record.messages) if message.seq == seq)
+        message = record.messages[position]
+        if message.content != "[redacted]":
+            tool_name = None if message.tool_name is None else "[redacted]"
+            redacted = message._replace(content="[redacted]", tool_name=tool_name, metadata={"redacted": reason})
+            record.messages[position] = redacted
+            record.by_idempotency_key = {
+                name: redacted if known.seq == seq else known for name, known in record.by_idempotency_key.items()
+            }
+        return record.messages[position]
 
     def touch(self, key: str) -> None:
         record = self._active(key)
@@ -238,6 +266,8 @@ class Model:
         for new in batch:
             if new.idempotency_key is not None:
                 first = said.setdefault(new.idempotency_key, new)
+                if first.content == "[redacted]":
+                    continue
                 differing = [name for name in _COMPARED if getattr(first, name) != getattr(new, name)]
                 if differing:
                     raise IdempotencyConflict(new.idempotency_key, key, tuple(differing))
@@ -358,11 +388,14 @@ class Model:
         return stored
 
     def _trim(self, record: Record) -> None:
-        trimmed = max(0, len(record.messages) - record.cap)
+        trimmed = [message for message in record.messages if message.seq <= record.count - record.cap]
         if record.archive:
-            record.archived += record.messages[:trimmed]
-        record.messages = record.messages[trimmed:]
-        oldest = record.messages[0].seq if record.messages else 0
+            record.archived += trimmed
+        record.messages = record.messages[len(trimmed) :]
+        self._forget_keys(record)
+
+    def _forget_keys(self, record: Record) -> None:
+        kept = {message.seq for message in record.messages}
         record.by_idempotency_key = {
-            name: message for name, message in record.by_idempotency_key.items() if message.seq >= oldest
+            name: message for name, message in record.by_idempotency_key.items() if message.seq in kept
         }

@@ -1,4 +1,4 @@
-"""Processes that are killed while they fork and update sessions."""
+"""Processes that are killed while they fork and update sessions, and take messages back."""
 
 from __future__ import annotations
 
@@ -8,9 +8,11 @@ import time
 from collections import Counter
 
 from sessions_db import NewMessage, SessionManager
+from tests.support.client import PlainClient
 from tests.support.soundness import faults
 
 COPIES = 300
+TABLES = ("messages", "archived_messages")
 
 WORK = """
 import sys
@@ -63,3 +65,46 @@ def test_fork_and_update_of_a_killed_process_are_there_whole_or_not_at_all(
         again = [manager.fork_session(origin, COPIES, label="label 0", idempotency_key="kill 0 0") for _ in range(2)]
         assert {*again} <= forks.keys()
     assert faults(url) == []
+
+
+TAKE_BACK = """
+import sys
+from sessions_db import NewMessage, SessionManager
+
+with SessionManager(sys.argv[1], synchronous="NORMAL") as manager:
+    while True:
+        manager.add_messages(sys.argv[2], [NewMessage("user", "Hello")] * 3)
+        print(*(message.seq for message in manager.pop_messages(sys.argv[2], 2)), flush=True)
+"""
+
+
+def test_messages_are_taken_back_and_logged_or_neither(
+    url: str, plain: PlainClient, full: bool, figures: Counter[str]
+) -> None:
+    with SessionManager(url) as manager:
+        key = manager.spawn_subagent("main", "Test", message_cap=1_000_000, archive_trimmed=True)
+    acknowledged: set[int] = set()
+
+    for kill in range(30 if full else 4):
+        command = [sys.executable, "-c", TAKE_BACK, url, key]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+            assert process.stdout is not None
+            acknowledged |= {int(seq) for seq in process.stdout.readline().split()}
+            time.sleep(0.003 * kill)
+            process.kill()
+            for line in process.stdout:
+                if line.endswith("\n"):
+                    acknowledged |= {int(seq) for seq in line.split()}
+        figures["kills"] += 1
+
+    with SessionManager(url) as manager:
+        # A killed client's transaction ends when the server notices.
+        last = manager.add_message(key, "user", "the last").seq
+    retained, archived = ({seq for (seq,) in plain(f"SELECT seq FROM {table}")} for table in TABLES)
+    logged: set[int] = set()
+    for first_seq, last_seq in plain("SELECT first_seq, last_seq FROM session_events WHERE event = 'messages_removed'"):
+        logged |= set(range(first_seq, last_seq + 1))
+    figures["messages taken back"] = len(logged)
+    assert archived == logged
+    assert acknowledged <= archived
+    assert retained == set(range(1, last + 1)) - archived
