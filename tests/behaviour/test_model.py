@@ -378,7 +378,7 @@ def test_manager_behaves_like_the_model(
         run_state_machine_as_test(
             OnDatabase,
             settings=settings(
-                max_examples=100,
+                max_examples=60,
                 stateful_step_count=40,
                 deadline=None,
                 suppress_health_check=list(HealthCheck),

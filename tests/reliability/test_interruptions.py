@@ -66,10 +66,12 @@ def test_nothing_stays_taken_and_no_answer_is_false(
 
 
 def test_exception_at_any_function_call_comes_out_and_leaves_nothing_taken(
-    request: pytest.FixtureRequest, url: str, plain: PlainClient
+    request: pytest.FixtureRequest, url: str, plain: PlainClient, full: bool
 ) -> None:
+    step = 1 if full else 3
     with Processes(1) as processes:
-        ((acknowledged, refused, interruptions),) = results([processes.submit(_interrupt_each_function_call, url)])
+        submitted = processes.submit(_interrupt_function_calls, url, step)
+        ((acknowledged, refused, interruptions),) = results([submitted])
 
     stored = Counter(
         text for (text,) in plain("SELECT content FROM messages UNION ALL SELECT content FROM archived_messages")
@@ -80,7 +82,7 @@ def test_exception_at_any_function_call_comes_out_and_leaves_nothing_taken(
     note(request, "interrupted function calls", interruptions)
 
 
-def _interrupt_each_function_call(url: str) -> tuple[set[str], set[str], int]:
+def _interrupt_function_calls(url: str, step: int) -> tuple[set[str], set[str], int]:
     """The texts of the appends that were acknowledged and of those that were refused; the number of interruptions."""
     if (running := coverage.Coverage.current()) is not None:
         running.stop()
@@ -101,15 +103,16 @@ def _interrupt_each_function_call(url: str) -> tuple[set[str], set[str], int]:
         # Not `statistics`, which reads as `list` does and makes thousands of calls.
         for position, call in enumerate([*calls(manager, key)[:6], in_a_savepoint]):
             call(f"warm up {position}")
-            number, interrupted = 0, True
+            # Of a few calls each time another one.
+            number, interrupted = random.randrange(step) + 1 - step, True
             while interrupted:
-                number += 1
+                number += step
                 text = f"{position}/{number}"
                 outcome, interrupted = _interrupt_at(number, partial(call, text))
                 interruptions += interrupted
                 if position not in (4, 5) and outcome is not SoftTimeLimit:
                     (acknowledged if outcome is None else refused).add(text)
-                if number % 10 == 0:
+                if number % 10 < step:
                     # Some exceptions are in cycles with their tracebacks, and so is what the interrupted frames hold.
                     gc.collect()
             gc.collect()
