@@ -158,7 +158,7 @@ def test_killed_import_leaves_whole_lines_and_is_finished_by_the_next(
             importing = process("import", str(file), "--agent", "support", db=url)
             while importing.poll() is None and not manager.count(["subagent"]):
                 time.sleep(0.001)
-            time.sleep(random.uniform(0, 0.2))
+            time.sleep(random.uniform(0, 0.2 if full else 0.1))
             importing.kill()
             importing.communicate()
             figures.update({"rounds": 1, "kills": 1})
