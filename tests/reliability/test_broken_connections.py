@@ -37,6 +37,19 @@ KEYED_WRITES: dict[str, tuple[Callable[[SessionManager, str], object], dict[str,
         lambda manager, key: manager.spawn_subagent("main", "Test", "label", key, idempotency_key="once"),
         {"sessions": 2, "labels": 1},
     ),
+    "send_message": (
+        lambda manager, key: manager.send_message(key, "Hello", idempotency_key="once"),
+        {"messages": 1},
+    ),
+    "fork_session": (
+        lambda manager, key: manager.fork_session(key, 0, label="label", idempotency_key="once"),
+        {"sessions": 2, "labels": 1},
+    ),
+    "update_session": (
+        lambda manager, key: manager.update_session(key, metadata={"a": 1}, label="label").metadata,
+        {"sessions": 1, "labels": 1},
+    ),
+    "get_or_create": (lambda manager, _: manager.get_or_create("main", "talk").key, {"sessions": 2}),
     "get_or_create_main": (lambda manager, _: manager.get_or_create_main("other").key, {"sessions": 2}),
     "complete_session": (lambda manager, key: manager.complete_session(key) or True, {"sessions": 1}),
 }
