@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
 import pytest
@@ -98,6 +99,31 @@ def test_block_on_a_primary_that_stepped_down_is_rolled_back_and_the_next_finds_
         write()
 
         assert manager.get_or_create_main("main").message_count == 1
+
+
+def test_waiting_survives_a_failover(open_manager: Open) -> None:
+    with pair() as (primary, standby, url), open_manager(url) as manager, ThreadPoolExecutor(1) as threads:
+        key = manager.get_or_create_main("main").key
+        waiting = threads.submit(lambda: manager.wait_for_messages(key, 0, timeout=60))
+        time.sleep(0.3)
+        primary.kill()
+        standby.promote()
+        with SessionManager(standby.url()) as other:
+            other.send_message(key, "Hello")
+
+        assert [message.content for message in waiting.result()] == ["Hello"]
+
+
+def test_who_waits_on_a_standby_hears_what_is_written_on_the_primary(open_manager: Open) -> None:
+    with pair() as (_, standby, url), SessionManager(url) as writer:
+        key = writer.get_or_create_main("main").key
+        with open_manager(standby.url(), read_only=True) as reader, ThreadPoolExecutor(1) as threads:
+            waiting = threads.submit(lambda: reader.wait_for_messages(key, 0, timeout=60))
+            time.sleep(0.3)
+            assert not waiting.done()
+            writer.send_message(key, "Hello")
+
+            assert [message.content for message in waiting.result()] == ["Hello"]
 
 
 def fill_the_pool(manager: SessionManager) -> None:
