@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 from collections.abc import Callable, Iterator, Mapping
@@ -429,6 +430,7 @@ FOR_NOBODY = [
     "DELETE FROM messages",
     "UPDATE sessions SET last_seq = last_seq - 1",
     "UPDATE sessions SET last_seq = last_seq + 1",
+    "UPDATE sessions SET unsealed = 0",
     "INSERT INTO archived_messages SELECT *, 1 FROM messages",
     "UPDATE log_policy SET retention_days = 1",
     "DELETE FROM log_policy",
@@ -813,3 +815,20 @@ def test_service_imports_a_session_with_gaps_and_an_archive(roles: Roles, said: 
     assert [session for session in manager.export_sessions(agent_id="clerk") if session.key == key] == [exported]
     (gaps,) = [finding for finding in doctor.examine(roles.owner) if finding.check == "gaps"]
     assert gaps.outcome is Severity.OK, gaps.detail
+
+
+def test_service_cannot_keep_a_new_session_from_being_sealed(roles: Roles, owner: PlainClient) -> None:
+    key = "agent:kept:cron:out"
+    row = {"seq": 1, "role": "user", "content": "x", "timestamp_ms": 1, "archived_ms": 1}
+
+    with psycopg.connect(driver_url(make_url(roles.service))) as service:
+        service.execute(
+            "INSERT INTO sessions (key, agent_id, kind, status, run_id, task, created_ms, last_activity_ms, unsealed)"
+            " VALUES (%s, 'kept', 'cron', 'active', 'run', 'task', 1, 1, 0)",
+            [key],
+        )
+        service.execute("SELECT messages_archive(%s, %s)", [key, json.dumps([row])])
+    with SessionManager(roles.owner) as manager:
+        manager.seal_log()
+
+    assert owner("SELECT sealed FROM audit_messages WHERE session_key = ?", key) == [(1,)]

@@ -244,6 +244,8 @@ BEGIN
     (value ->> 'metadata')::json, (value ->> 'timestamp_ms')::bigint, value ->> 'idempotency_key',
     (value ->> 'archived_ms')::bigint
   FROM json_array_elements(archived);
+  -- Whoever made the session may have called it sealed.
+  UPDATE sessions SET unsealed = 1 WHERE key = session AND unsealed = 0;
 END""",
     ),
 }
