@@ -109,19 +109,15 @@ class Lane(FairSemaphore):
             return False
         return own is not None
 
-    def aside(self, append: Append) -> Lane:
-        """The lane of its session's own; a new one if there is none."""
-        own = self._aside.get(append.key)
+    def enter_aside(self, waiting: Waiting) -> None:
+        """Have it wait in a lane of its session's own."""
+        own = self._aside.get(waiting.append.key)
         if own is None:
             # Nobody else would drop those of sessions to which nothing more is appended.
             self._aside = {key: other for key, other in self._aside.items() if not other.is_over}
-            own = self._aside[append.key] = Lane(waits=True)
-        return own
-
-    def enter_aside(self, waiting: Waiting) -> None:
-        """Have it wait in the lane of its session's own."""
-        waiting.lane = self.aside(waiting.append)
-        waiting.lane.enter(waiting)
+            own = self._aside[waiting.append.key] = Lane(waits=True)
+        waiting.lane = own
+        own.enter(waiting)
 
     def next(self) -> Waiting | None:
         """Take out what has waited longest."""

@@ -95,25 +95,14 @@ class GroupCommit:
             waiting.lane = lane
             return self._outcome(waiting, lane.enter)
         try:
-            if not lane.has_aside(new):
-                with suppress(SessionLocked):
-                    return self._calls.run(append, new, skip_locked=True)
-            own = lane.aside(new)
-            # Taken while nobody else can enter it: so the appends to a session stay in their order.
-            if (own_token := own.try_acquire()) is None:
-                waiting = _WaitingThread(new)
-                waiting.began = began
-                waiting.lane = own
-                own.enter(waiting)
+            if (stored := self._at_once(lane, new)) is not None:
+                return stored
+            waiting = _WaitingThread(new)
+            waiting.began = began
+            lane.enter_aside(waiting)
         finally:
             lane.release(token)
-        if own_token is None:
-            return self._outcome(waiting)
-        try:
-            with self._place(own, began), begun_at(began):
-                return self._calls.run(append, new)
-        finally:
-            own.release(own_token)
+        return self._outcome(waiting)
 
     def finish(self) -> None:
         """Wait until no append waits or is being stored."""
@@ -144,6 +133,15 @@ class GroupCommit:
         lanes = self._lanes
         return lanes[hash(new.key) % len(lanes)]
 
+    def _at_once(self, lane: Lane, new: Append) -> list[Message] | None:
+        """The stored messages; None if they have to wait for the lock of their session."""
+        if lane.has_aside(new):
+            return None
+        try:
+            return self._calls.run(append, new, skip_locked=True)
+        except SessionLocked:
+            return None
+
     def _outcome(self, waiting: _WaitingThread, enter: Callable[[Waiting], None] | None = None) -> list[Message]:
         is_claimed = False
         try:
@@ -170,7 +168,7 @@ class GroupCommit:
             raise
 
     def _store(self, lane: Lane, leader: Waiting, retry: Retry) -> None:
-        with self._place(lane, leader.began), self._calls.connection(retry, writing=True) as conn:
+        with self._place(lane, retry), self._calls.connection(retry, writing=True) as conn:
             group = Group(lane, leader)
             try:
                 if leader.claim(group):
@@ -185,14 +183,14 @@ class GroupCommit:
                     group.close()
 
     @contextmanager
-    def _place(self, lane: Lane, began: float) -> Iterator[None]:
+    def _place(self, lane: Lane, retry: Retry) -> Iterator[None]:
         """Have the block be one of those that may wait for locked sessions at the same time, if the lane does."""
         semaphore = self._may_wait if lane.waits else None
         if semaphore is None:
             yield
             return
-        if (token := semaphore.acquire(timeout=max(0.0, began + self.budget_s - time.monotonic()))) is None:
-            raise DatabaseUnavailable("too many sessions are locked by other transactions", time.monotonic() - began)
+        if (token := semaphore.acquire(timeout=retry.budget.left_s)) is None:
+            raise DatabaseUnavailable("too many sessions are locked by other transactions", retry.budget.spent_s)
         try:
             yield
         finally:
