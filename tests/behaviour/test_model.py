@@ -333,6 +333,19 @@ class Comparison(RuleBasedStateMachine):
             lambda: self.model.history(key, limit, include_tools, after_seq, before_seq),
         )
 
+    @rule(position=st.integers(0, 9), after_seq=st.integers(0, 9))
+    def wait_for_messages(self, position: int, after_seq: int) -> None:
+        key = self.key(position)
+        self.same(
+            lambda: self.manager.wait_for_messages(key, after_seq, timeout=0),
+            lambda: self.model.wait_for_messages(key, after_seq),
+        )
+
+    @rule(positions=st.lists(st.integers(0, 9), max_size=3))
+    def wait_for_end(self, positions: list[int]) -> None:
+        keys = [self.key(position) for position in positions]
+        self.same(lambda: self.manager.wait_for_end(keys, timeout=0), lambda: self.model.wait_for_end(keys))
+
     @rule(label=labels)
     def get_by_label(self, label: str) -> None:
         self.same(lambda: self.manager.get_by_label(label), lambda: self.model.get_by_label(label))

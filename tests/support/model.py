@@ -250,6 +250,13 @@ class Model:
             return [m for m in kept if m.seq > after_seq][:limit]
         return kept if limit is None else kept[max(0, len(kept) - limit) :]
 
+    def wait_for_messages(self, key: str, after_seq: int) -> builtins.list[Message]:
+        return [message for message in self._record(key).messages if message.seq > after_seq]
+
+    def wait_for_end(self, keys: Collection[str]) -> builtins.list[Session]:
+        found = [self.sessions[key] for key in sorted({*keys} & self.sessions.keys())]
+        return [record.snapshot(0) for record in found if record.status is not SessionStatus.ACTIVE]
+
     def send_message(self, key: str, message: str, idempotency_key: str | None = None) -> Message:
         record = self._record(key)
         if idempotency_key not in record.by_idempotency_key:
