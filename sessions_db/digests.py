@@ -11,7 +11,12 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Sequence
-from typing import Final
+from dataclasses import astuple
+from functools import cached_property
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 FIRST: Final = "0" * 64
 """Stands for the digest before the first one of a chain."""
@@ -22,6 +27,12 @@ _encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 def row_digest(columns: Iterable[object]) -> str:
     """The digest of a row, given the values of its columns."""
     return hashlib.sha256(_encode([*columns]).encode()).hexdigest()
+
+
+def own_digest(row: DataclassInstance) -> str:
+    """The digest of a row whose last column is to hold it, over the others."""
+    *columns, _ = astuple(row)
+    return row_digest(columns)
 
 
 class Lines:
@@ -41,11 +52,19 @@ class Lines:
         return self._hash.hexdigest()
 
 
+def lines_digest(lines: Iterable[Iterable[object]]) -> str:
+    """The digest over these lines, each given as its values."""
+    over = Lines()
+    for line in lines:
+        over.add(*line)
+    return over.digest()
+
+
 class Tree:
     """The Merkle tree over these digests."""
 
     def __init__(self, leaves: Iterable[str]) -> None:
-        level = [hashlib.sha256(b"\0" + bytes.fromhex(leaf)).digest() for leaf in leaves]
+        level = [_leaf(leaf) for leaf in leaves]
         self.length = len(level)
         self._levels = [level]
         while len(level) > 1:
@@ -58,6 +77,14 @@ class Tree:
         """The digest over all of them; that of nothing if there is none."""
         *_, top = self._levels
         return top[0].hex() if top else hashlib.sha256().hexdigest()
+
+    def position(self, leaf: str) -> int:
+        """Where this digest is among them."""
+        return self._positions[_leaf(leaf)]
+
+    @cached_property
+    def _positions(self) -> dict[bytes, int]:
+        return {node: position for position, node in enumerate(self._levels[0])}
 
     def path(self, position: int) -> list[str]:
         """What `root_over` needs to get from the digest at this position to the root: few, however many there are."""
@@ -73,7 +100,7 @@ def root_over(leaf: str, position: int, length: int, path: Sequence[str]) -> str
     """The root of a tree of that length with this digest at that position; None if no path could be like this one."""
     if not 0 <= position < length:
         return None
-    node = hashlib.sha256(b"\0" + bytes.fromhex(leaf)).digest()
+    node = _leaf(leaf)
     rest = [bytes.fromhex(each) for each in path]
     while length > 1:
         if position ^ 1 < length:
@@ -83,6 +110,10 @@ def root_over(leaf: str, position: int, length: int, path: Sequence[str]) -> str
             node = _node(other, node) if position % 2 else _node(node, other)
         position, length = position // 2, (length + 1) // 2
     return None if rest else node.hex()
+
+
+def _leaf(digest: str) -> bytes:
+    return hashlib.sha256(b"\0" + bytes.fromhex(digest)).digest()
 
 
 def _node(left: bytes, right: bytes) -> bytes:

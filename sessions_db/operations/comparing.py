@@ -27,18 +27,14 @@ from sqlalchemy import (
 )
 
 from sessions_db.database.statement import Statement
-from sessions_db.digests import FIRST
+from sessions_db.digests import FIRST, Tree, lines_digest, own_digest, row_digest
 from sessions_db.enums import EventKind
 from sessions_db.models import Seal, Transcript, is_redacted
 from sessions_db.operations.faults import Fault, Found, Log
-from sessions_db.operations.sealing import transcripts_tree
 from sessions_db.operations.sealing_messages import (
     MOST_MESSAGES,
     Given,
-    lines_digest,
     message_columns,
-    message_digest,
-    transcript_digest,
 )
 from sessions_db.schema import (
     archived_messages,
@@ -74,10 +70,12 @@ class _Batch:
 def check_transcripts(conn: Connection, made: Seal, before: Seal | None, found: Found) -> None:
     """Count the messages that this seal covers; raise the first fault by session and number."""
     log = Log(conn, before.through_event_id if before else 0)
+    digests = []
     for batch in _batches(conn, made.id, log):
         for transcript in batch.transcripts:
             _compare(transcript, batch, found)
-    tree = transcripts_tree(conn, made.id)
+            digests.append(transcript.digest)
+    tree = Tree(digests)
     if (made.transcript_count, made.transcripts_digest) != (tree.length, tree.root()):
         raise Fault(f"seal {made.id} is not over the transcripts that are there for it")
 
@@ -128,7 +126,7 @@ def _batches(conn: Connection, seal_id: int, log: Log) -> Iterator[_Batch]:
     size = 0
     for transcript, previous_digest in _transcripts(conn, seal_id):
         key = transcript.session_key
-        expected = transcript_digest(transcript), FIRST if transcript.number == 1 else previous_digest
+        expected = own_digest(transcript), FIRST if transcript.number == 1 else previous_digest
         if (transcript.digest, transcript.previous_digest) != expected:
             raise Fault(f"transcript {transcript.number} was changed", session_key=key, seq=transcript.first_seq)
         if batch and size + transcript.message_count > MOST_MESSAGES:
@@ -236,7 +234,7 @@ def _compare_message(key: str, seq: int, sealed: str, stored: _Stored | None, ba
     # What is removed from a session that archives goes there too.
     if not stored.live and seq > trimmed_through and not batch.log.tells(EventKind.MESSAGES_REMOVED, key, seq):
         raise Fault("is in the archive before its time", session_key=key, seq=seq)
-    if message_digest(stored.columns) == sealed:
+    if row_digest(stored.columns) == sealed:
         found.messages_verified += 1
     elif is_redacted(stored.columns) and batch.log.tells(EventKind.MESSAGE_REDACTED, key, seq):
         found.messages_redacted += 1

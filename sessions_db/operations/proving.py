@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from sqlalchemy import Connection, func, select
 
 from sessions_db.digests import Tree
-from sessions_db.models import Proof, ProvedTranscript, Seal, Transcript
+from sessions_db.models import Proof, ProvedTranscript, Transcript
 from sessions_db.operations.operation import Needs, needs
 from sessions_db.operations.sealing import transcripts_tree
 from sessions_db.schema import event_seals, message_digests, sealed_transcripts
@@ -18,12 +18,6 @@ def proofs(conn: Connection, keys: Sequence[str]) -> list[Proof]:
     """What proves the messages of each of these sessions. Reads all transcripts of the seals that cover them."""
     trees: dict[int, Tree] = {}
     return [_proof(conn, key, trees) for key in keys]
-
-
-@needs(Needs.READ)
-def seals(conn: Connection) -> list[Seal]:
-    """All seals, oldest first."""
-    return [Seal(**row) for row in conn.execute(select(event_seals).order_by(event_seals.c.id)).mappings()]
 
 
 def _proof(conn: Connection, key: str, trees: dict[int, Tree]) -> Proof:
@@ -51,14 +45,5 @@ def _proved(conn: Connection, transcript: Transcript, trees: dict[int, Tree]) ->
     seal_id = transcript.seal_id
     if seal_id not in trees:
         trees[seal_id] = transcripts_tree(conn, seal_id)
-    before = select(func.count()).where(
-        sealed_transcripts.c.seal_id == seal_id,
-        (sealed_transcripts.c.session_key < transcript.session_key)
-        | (
-            (sealed_transcripts.c.session_key == transcript.session_key)
-            & (sealed_transcripts.c.number < transcript.number)
-        ),
-    )
-    position = conn.execute(before).scalar_one()
-    path = trees[seal_id].path(position)
-    return ProvedTranscript(transcript=transcript, position=position, path=tuple(path))
+    position = trees[seal_id].position(transcript.digest)
+    return ProvedTranscript(transcript=transcript, position=position, path=tuple(trees[seal_id].path(position)))

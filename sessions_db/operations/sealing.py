@@ -14,14 +14,14 @@ D's row has this digest, which needs no event, and recomputes every seal after i
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, astuple, replace
+from dataclasses import asdict, replace
 from typing import Any, Final
 
 from sqlalchemy import Connection, Row, Table, func, insert, literal, select, tuple_
 
 from sessions_db import clock
 from sessions_db.database import backend_of
-from sessions_db.digests import FIRST, Lines, Tree, row_digest
+from sessions_db.digests import FIRST, Lines, Tree, own_digest, row_digest
 from sessions_db.models import Seal
 from sessions_db.operations.operation import Needs, needs
 from sessions_db.schema import event_digests, event_seals, sealed_transcripts, session_events
@@ -73,14 +73,14 @@ def seal(conn: Connection, through_event_id: int, actor: str | None) -> Seal | N
         transcripts_digest=tree.root(),
         digest="",
     )
-    made = replace(made, digest=seal_digest(made))
+    made = replace(made, digest=own_digest(made))
     conn.execute(insert(event_seals).values(asdict(made)))
     return made
 
 
 def transcripts_tree(conn: Connection, seal_id: int) -> Tree:
     """The tree over the transcripts of this seal."""
-    return Tree(digest for digest in _transcript_digests(conn, seal_id))
+    return Tree(_transcript_digests(conn, seal_id))
 
 
 def _transcript_digests(conn: Connection, seal_id: int) -> Iterator[str]:
@@ -96,10 +96,10 @@ def _transcript_digests(conn: Connection, seal_id: int) -> Iterator[str]:
         after = rows[-1][0], rows[-1][1]
 
 
-def seal_digest(made: Seal) -> str:
-    """The digest of a seal, over its other columns."""
-    *columns, _ = astuple(made)
-    return row_digest(columns)
+@needs(Needs.READ)
+def seals(conn: Connection) -> list[Seal]:
+    """All seals, oldest first."""
+    return [Seal(**row) for row in conn.execute(select(event_seals).order_by(event_seals.c.id)).mappings()]
 
 
 def _newest_seal(conn: Connection) -> Seal | None:

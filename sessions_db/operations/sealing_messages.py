@@ -8,7 +8,7 @@ gets that far, the next seal takes them in. A session that gets messages meanwhi
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import astuple, dataclass, replace
 from itertools import accumulate, groupby
 from operator import attrgetter, itemgetter
@@ -33,7 +33,7 @@ from sqlalchemy import (
 
 from sessions_db.database import backend_of
 from sessions_db.database.statement import Statement
-from sessions_db.digests import FIRST, Lines, row_digest
+from sessions_db.digests import FIRST, lines_digest, own_digest, row_digest
 from sessions_db.models import Transcript
 from sessions_db.operations.operation import Needs, needs
 from sessions_db.operations.rows import as_read
@@ -87,17 +87,6 @@ def seal_session(conn: Connection, key: str) -> bool:
     return len(_seal(conn, locked)) < len(locked)
 
 
-def message_digest(message: Sequence[object]) -> str:
-    """The digest of a message, given the values of its columns, with metadata as text."""
-    return row_digest(message)
-
-
-def transcript_digest(transcript: Transcript) -> str:
-    """The digest of a transcript, over its other columns."""
-    *columns, _ = astuple(transcript)
-    return row_digest(columns)
-
-
 def message_columns(table: Table) -> list[ColumnElement[Any]]:
     """The columns of a message in their canonical order."""
     return [as_read(table, name) for name in _MESSAGE]
@@ -137,7 +126,7 @@ def _seal(conn: Connection, keys: Sequence[str]) -> list[str]:
     digests: list[tuple[str, int, int, str]] = []
     made: list[Transcript] = []
     for head in heads:
-        of_session = [(seq, message_digest(message)) for message in found.get(head.key, ()) for seq in [message[1]]]
+        of_session = [(seq, row_digest(message)) for message in found.get(head.key, ()) for seq in [message[1]]]
         if of_session:
             made.append(_transcript(head, seal_id, of_session))
             digests += [(head.key, seq, head.number + 1, digest) for seq, digest in of_session]
@@ -162,15 +151,7 @@ def _transcript(head: _Head, seal_id: int, of_session: Sequence[tuple[int, str]]
         messages_digest=lines_digest(of_session),
         digest="",
     )
-    return replace(made, digest=transcript_digest(made))
-
-
-def lines_digest(of_session: Iterable[tuple[int, str]]) -> str:
-    """The digest over the digests of these messages, each given with its number."""
-    lines = Lines()
-    for seq, digest in of_session:
-        lines.add(seq, digest)
-    return lines.digest()
+    return replace(made, digest=own_digest(made))
 
 
 def _new_messages(conn: Connection, heads: Sequence[_Head]) -> dict[str, list[Sequence[Any]]]:

@@ -10,7 +10,7 @@ from typing import Any
 from sqlalchemy import Connection, Row, func, or_, select
 
 from sessions_db import clock
-from sessions_db.digests import FIRST, Lines, row_digest
+from sessions_db.digests import FIRST, Lines, own_digest, row_digest
 from sessions_db.models import Seal, Verdict
 from sessions_db.operations.comparing import (
     check_transcripts,
@@ -20,8 +20,8 @@ from sessions_db.operations.comparing import (
 from sessions_db.operations.faults import Fault, Found
 from sessions_db.operations.operation import Needs, needs
 from sessions_db.operations.retention import log_retention
-from sessions_db.operations.sealing import PAGE, rows_by_event, seal_digest
-from sessions_db.schema import event_digests, event_seals, session_events
+from sessions_db.operations.sealing import PAGE, rows_by_event, seals
+from sessions_db.schema import event_digests, session_events
 
 
 @needs(Needs.SNAPSHOT)
@@ -30,11 +30,11 @@ def verify(conn: Connection, *, expect: str | None, since: str | None) -> Verdic
 
     Takes time in proportion to what came since the seal `since`.
     """
-    seals = [Seal(**row) for row in conn.execute(select(event_seals).order_by(event_seals.c.id)).mappings()]
-    newest = seals[-1] if seals else None
+    made = seals(conn)
+    newest = made[-1] if made else None
     found = Found()
     try:
-        _look_for_fault(conn, seals, found, expect=expect, since=since)
+        _look_for_fault(conn, made, found, expect=expect, since=since)
         fault = Fault(None)
     except Fault as raised:
         fault = raised
@@ -57,7 +57,7 @@ def verify(conn: Connection, *, expect: str | None, since: str | None) -> Verdic
 
 
 def _look_for_fault(
-    conn: Connection, seals: Sequence[Seal], found: Found, *, expect: str | None, since: str | None
+    conn: Connection, every: Sequence[Seal], found: Found, *, expect: str | None, since: str | None
 ) -> None:
     """Count what is as it was sealed; raise the first fault."""
     for table in (session_events, event_digests):
@@ -65,20 +65,22 @@ def _look_for_fault(
         outside = select(event_id).where(or_(event_id < 1, event_id.is_(None))).order_by(event_id).limit(1)
         for (number,) in conn.execute(outside):
             raise Fault(f"in {table.name} has a number that is never given", event_id=number)
-    digests = [made.digest for made in seals]
+    digests = [made.digest for made in every]
     for wanted in (expect, since):
         if wanted is not None and wanted not in digests:
             raise Fault(f"no seal has the digest {wanted}")
     before = None
     if since is not None:
-        before = seals[digests.index(since)]
-        if seal_digest(before) != since:
+        before = every[digests.index(since)]
+        if own_digest(before) != since:
             raise Fault(f"seal {before.id} was changed")
-        seals = seals[digests.index(since) + 1 :]
-        if expect not in (None, since, *(made.digest for made in seals)):
+        every = every[digests.index(since) + 1 :]
+        if expect not in (None, since, *(made.digest for made in every)):
             raise Fault(f"the seal {expect} does not come after the seal {since}")
-    for made in seals:
-        _check(conn, made, before, found)
+    # A younger event can't have been deleted: the triggers refuse it.
+    kept_since_ms = clock.now_ms() - log_retention(conn) // timedelta(milliseconds=1)
+    for made in every:
+        _check(conn, made, before, kept_since_ms, found)
         before = made
     after_id = before.through_event_id if before else 0
     refuse_stray_transcripts(conn, before.id if before else 0, everywhere=since is None)
@@ -87,9 +89,8 @@ def _look_for_fault(
         raise Fault("has a digest that no seal covers", event_id=stray_id)
 
 
-def _check(conn: Connection, made: Seal, before: Seal | None, found: Found) -> None:
+def _check(conn: Connection, made: Seal, before: Seal | None, kept_since_ms: int, found: Found) -> None:
     """Count what this seal covers; raise the fault with the lowest event id."""
-    kept_since_ms = clock.now_ms() - log_retention(conn) // timedelta(milliseconds=1)
     seal_id, previous_digest, after_id = (
         (before.id, before.digest, before.through_event_id) if before else (0, FIRST, 0)
     )
@@ -121,7 +122,7 @@ def _check(conn: Connection, made: Seal, before: Seal | None, found: Found) -> N
     if rows_there != chain.length or (made.id, made.previous_digest, made.event_count, made.events_digest) != covered:
         raise Fault(f"seal {made.id} is not over the digests that are there for it")
     check_transcripts(conn, made, before, found)
-    if made.digest != seal_digest(made):
+    if made.digest != own_digest(made):
         raise Fault(f"seal {made.id} was changed")
 
 

@@ -9,7 +9,7 @@ from sessions_db.enums import SessionKind, SessionStatus
 from sessions_db.errors import InvalidInput
 from sessions_db.limits import MAX_INTEGER
 from sessions_db.models import Proof, Seal, Statistics, StoredSession
-from sessions_db.operations import importing, proving, statistics, transferring
+from sessions_db.operations import importing, proving, sealing, statistics, transferring
 from sessions_db.operations.selecting import Selection
 from sessions_db.store.runner import Runner
 
@@ -68,7 +68,7 @@ class Transfer(Runner):
 
     def seals(self) -> list[Seal]:
         """All seals, oldest first."""
-        return self._run(proving.seals)
+        return self._run(sealing.seals)
 
     def import_session(self, session: StoredSession) -> bool:
         """Store an exported session as it was: True if this call did, False if it was there already.

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, astuple, dataclass
+from dataclasses import asdict, dataclass
 from itertools import pairwise
 from typing import Any, Final
 
-from sessions_db.digests import Lines, root_over, row_digest
+from sessions_db.digests import lines_digest, own_digest, root_over, row_digest
 from sessions_db.models import ExportVerdict, Proof, ProvedTranscript, Seal, Transcript, is_redacted
+from sessions_db.operations.faults import Fault
 from sessions_db.transfer.lines import is_session
 
 PROOF_FORMAT: Final = "sessions-db-proof/1"
@@ -52,18 +53,10 @@ def verify_export(lines: Iterable[bytes], expect: str) -> ExportVerdict:
     found = _Found()
     try:
         _look_for_fault(lines, expect, found)
-        fault = _Fault(None)
-    except _Fault as raised:
+        fault = Fault(None)
+    except Fault as raised:
         fault = raised
     return ExportVerdict(fault=fault.text, session_key=fault.session_key, seq=fault.seq, **asdict(found))
-
-
-class _Fault(Exception):
-    def __init__(self, text: str | None, session_key: str | None = None, seq: int | None = None) -> None:
-        super().__init__(text, session_key, seq)
-        self.text = text
-        self.session_key = session_key
-        self.seq = seq
 
 
 @dataclass(slots=True)
@@ -90,11 +83,11 @@ def _look_for_fault(lines: Iterable[bytes], expect: str, found: _Found) -> None:
                 _compare(session, _proof(value), seals, vouched_id, found)
                 session = None
             else:
-                raise _Fault(f"line {number} is not in its place: the seals come first, after each session its proof")
+                raise Fault(f"line {number} is not in its place: the seals come first, after each session its proof")
         except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise _Fault(f"line {number} is not one of an export with proof") from error
+            raise Fault(f"line {number} is not one of an export with proof") from error
     if seals is None or session is not None:
-        raise _Fault("the file is not whole: it has no seals, or a session without its proof")
+        raise Fault("the file is not whole: it has no seals, or a session without its proof")
 
 
 def _values(lines: Iterable[bytes]) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -102,25 +95,24 @@ def _values(lines: Iterable[bytes]) -> Iterator[tuple[int, dict[str, Any]]]:
         try:
             value = json.loads(line)
         except (ValueError, RecursionError) as error:
-            raise _Fault(f"line {number} is not JSON") from error
+            raise Fault(f"line {number} is not JSON") from error
         if not isinstance(value, dict):
-            raise _Fault(f"line {number} is not a JSON object")
+            raise Fault(f"line {number} is not a JSON object")
         yield number, value
 
 
 def _seals(seals: Sequence[Seal], expect: str) -> tuple[dict[int, Seal], int]:
     """The seals by id, and the id of the expected one."""
     for seal in seals:
-        *columns, digest = astuple(seal)
-        if row_digest(columns) != digest:
-            raise _Fault(f"seal {seal.id} was changed")
+        if own_digest(seal) != seal.digest:
+            raise Fault(f"seal {seal.id} was changed")
     for before, seal in pairwise(seals):
         if (seal.id, seal.previous_digest) != (before.id + 1, before.digest):
-            raise _Fault(f"seal {seal.id} does not follow the one before it")
+            raise Fault(f"seal {seal.id} does not follow the one before it")
     for seal in seals:
         if seal.digest == expect:
             return {each.id: each for each in seals}, seal.id
-    raise _Fault(f"no seal has the digest {expect}")
+    raise Fault(f"no seal has the digest {expect}")
 
 
 def _proof(value: Mapping[str, Any]) -> Proof:
@@ -141,11 +133,16 @@ def _compare(
 ) -> None:
     key = session["key"]
     if proof.session_key != key:
-        raise _Fault("the proof after it is of another session", key)
+        raise Fault("the proof after it is of another session", session_key=key)
+    of_transcript: dict[int, list[tuple[int, str]]] = {}
+    for of_message, of_number, own in proof.digests:
+        of_transcript.setdefault(of_number, []).append((of_message, own))
     vouched = {
-        proved.transcript.number
-        for proved in proof.transcripts
-        if _is_vouched(proved, proof, seals[proved.transcript.seal_id], vouched_id)
+        each.transcript.number
+        for each in proof.transcripts
+        if _is_vouched(
+            each, key, of_transcript.get(each.transcript.number, ()), seals[each.transcript.seal_id], vouched_id
+        )
     }
     sealed = {seq: (number, digest) for seq, number, digest in proof.digests}
     sealed_through = max((each.transcript.last_seq for each in proof.transcripts), default=0)
@@ -155,11 +152,11 @@ def _compare(
         columns = [key, *(message.get(name) for name in _MESSAGE)]
         number, digest = sealed.get(seq, (None, None))
         if seq in seen:
-            raise _Fault("is there more than once", key, seq)
+            raise Fault("is there more than once", session_key=key, seq=seq)
         seen.add(seq)
         if digest is None:
             if seq <= sealed_through:
-                raise _Fault("was slipped in after its time", key, seq)
+                raise Fault("was slipped in after its time", session_key=key, seq=seq)
             found.unproved += 1
         elif row_digest(columns) == digest:
             found.proved += number in vouched
@@ -167,25 +164,26 @@ def _compare(
         elif is_redacted(columns):
             found.redacted += 1
         else:
-            raise _Fault("was changed", key, seq)
+            raise Fault("was changed", session_key=key, seq=seq)
     found.absent += sum(number in vouched and seq not in seen for seq, (number, _) in sealed.items())
     found.sessions += 1
 
 
-def _is_vouched(proved: ProvedTranscript, proof: Proof, seal: Seal, vouched_id: int) -> bool:
+def _is_vouched(
+    proved: ProvedTranscript,
+    session_key: str,
+    digests: Sequence[tuple[int, str]],
+    seal: Seal,
+    vouched_id: int,
+) -> bool:
     """Whether the expected seal vouches for the transcript; raise a fault if it is not what its seal covers."""
     transcript = proved.transcript
-    place = transcript.session_key, transcript.first_seq
-    *columns, digest = astuple(transcript)
-    lines = Lines()
-    for seq, number, of_message in proof.digests:
-        if number == transcript.number:
-            lines.add(seq, of_message)
-    if transcript.session_key != proof.session_key or row_digest(columns) != digest:
-        raise _Fault(f"transcript {transcript.number} was changed", *place)
-    if (lines.length, lines.digest()) != (transcript.message_count, transcript.messages_digest):
-        raise _Fault(f"transcript {transcript.number} is not over the digests that are there for it", *place)
-    root = root_over(digest, proved.position, seal.transcript_count, proved.path)
-    if root != seal.transcripts_digest:
-        raise _Fault(f"transcript {transcript.number} is not among those of seal {seal.id}", *place)
-    return seal.id <= vouched_id
+    if transcript.session_key != session_key or own_digest(transcript) != transcript.digest:
+        text = f"transcript {transcript.number} was changed"
+    elif (len(digests), lines_digest(digests)) != (transcript.message_count, transcript.messages_digest):
+        text = f"transcript {transcript.number} is not over the digests that are there for it"
+    elif root_over(transcript.digest, proved.position, seal.transcript_count, proved.path) != seal.transcripts_digest:
+        text = f"transcript {transcript.number} is not among those of seal {seal.id}"
+    else:
+        return seal.id <= vouched_id
+    raise Fault(text, session_key=transcript.session_key, seq=transcript.first_seq)
