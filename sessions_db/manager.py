@@ -201,8 +201,7 @@ class SessionManager(SessionStore, Waiting):
                     raised = error
                     raise
                 tx._refuse_if_lost()  # noqa: SLF001  # not for the caller of the block
-            if self._board.entries:
-                self._board.learn(tx._appended_to, tx._ended_there)  # noqa: SLF001
+            self._board.learn(tx._appended_to, tx._ended_there)  # noqa: SLF001
         except exc.SQLAlchemyError as error:
             if raised is not None:
                 # Either the caller's own error, from a database of its own; or the connection broke, and with it went
@@ -218,8 +217,7 @@ class SessionManager(SessionStore, Waiting):
 
     def _append(self, new: Append) -> list[Message]:
         stored = self._group_commit.append(new)
-        if self._board.entries:
-            self._board.appended(new.key)
+        self._board.appended(new.key)
         return stored
 
     def _appended(self, key: str) -> None:

@@ -11,6 +11,7 @@ from contextlib import suppress
 from typing import Any, NamedTuple, ParamSpec, TypeVar, cast
 from weakref import WeakKeyDictionary
 
+from sessions_db.aio.threads import Wakeups
 from sessions_db.database.semaphores import Token
 from sessions_db.errors import ManagerClosed
 from sessions_db.group_commit.lanes import Answer, Waiting
@@ -87,8 +88,7 @@ class Appends:
         answer = waiting.answer
         if isinstance(answer, BaseException):
             raise answer
-        if self._board.entries:
-            self._board.appended(new.key)
+        self._board.appended(new.key)
         return cast(list[Message], answer)
 
     def close(self) -> None:
@@ -127,6 +127,10 @@ class _WaitingTask(Waiting):
     def wake(self) -> None:
         self._mailbox.send(self.delivered.get_loop())
 
+    def resume(self) -> None:
+        if not self.delivered.done():
+            self.delivered.set_result(None)
+
     def _lead(self, token: Token) -> None:
         try:
             self._appends.group_commit.lead(self, token)
@@ -135,7 +139,7 @@ class _WaitingTask(Waiting):
             self.wake()
 
 
-class _Mailbox:
+class _Mailbox(Wakeups):
     """Between the tasks of one event loop and the lanes.
 
     The appends of all tasks that are ready to run enter their lanes together, so that none of them is a group of its
@@ -143,11 +147,10 @@ class _Mailbox:
     """
 
     def __init__(self, budget_s: float) -> None:
+        super().__init__()
         self._budget_s = budget_s
         self._leaving: deque[_WaitingTask] = deque()
         self._enters = False
-        self._delivered: deque[_WaitingTask] = deque()
-        self._wakes = False
         self._expected: deque[_WaitingTask] = deque()
         self._timer: TimerHandle | None = None
 
@@ -158,25 +161,6 @@ class _Mailbox:
             while True:
                 waiting = self._leaving.popleft()
                 waiting.lane.enter(waiting)
-
-    def put(self, waiting: _WaitingTask) -> None:
-        """Add an answered append. Any thread may call it."""
-        self._delivered.append(waiting)
-
-    def send(self, loop: AbstractEventLoop) -> None:
-        """Wake the tasks of all that were added. Any thread may call it."""
-        if self._delivered and not self._wakes:
-            self._wakes = True
-            # The loop may be closed, and then nobody waits.
-            with suppress(RuntimeError):
-                loop.call_soon_threadsafe(self._wake)
-
-    def _wake(self) -> None:
-        self._wakes = False
-        while self._delivered:
-            delivered = self._delivered.popleft().delivered
-            if not delivered.done():
-                delivered.set_result(None)
 
     def expect(self, waiting: _WaitingTask) -> None:
         """Give the append its budget, and have it enter its lane once all tasks that are ready have run."""

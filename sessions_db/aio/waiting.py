@@ -13,6 +13,7 @@ from typing import Any, Concatenate, NamedTuple, ParamSpec, TypeVar, cast
 from weakref import WeakKeyDictionary
 
 from sessions_db.aio.appends import Checking
+from sessions_db.aio.threads import Wakeups
 from sessions_db.manager import SessionManager
 from sessions_db.models import Message
 from sessions_db.waiting.board import Waiter
@@ -81,16 +82,16 @@ class Waits:
 
     def __init__(self, manager: SessionManager) -> None:
         self._manager = manager
-        self._mailboxes: WeakKeyDictionary[AbstractEventLoop, _Mailbox] = WeakKeyDictionary()
+        self._of_loops: WeakKeyDictionary[AbstractEventLoop, Wakeups] = WeakKeyDictionary()
 
     async def wait(self, checked: CheckedWait, on_thread: Callable[[Callable[[], None]], Awaitable[None]]) -> object:
         """What is waited for. `on_thread` runs what reads the sessions."""
         wait, timeout = checked
         loop = asyncio.get_running_loop()
-        if (mailbox := self._mailboxes.get(loop)) is None:
-            mailbox = self._mailboxes[loop] = _Mailbox()
+        if (wakeups := self._of_loops.get(loop)) is None:
+            wakeups = self._of_loops[loop] = Wakeups()
         until = None if timeout is None else loop.time() + timeout
-        waiter = _WaitingTask(mailbox, loop)
+        waiter = _WaitingTask(wakeups, loop)
         board, polling = self._manager._board, self._manager._polling  # noqa: SLF001  # not for the manager's users
         entered = keys = [*wait.keys]
         try:
@@ -108,19 +109,20 @@ class Waits:
 
 
 class _WaitingTask(Waiter):
-    __slots__ = ("_mailbox", "_taken", "_woken", "loop")
+    __slots__ = ("_taken", "_wakeups", "_woken", "loop")
 
-    def __init__(self, mailbox: _Mailbox, loop: AbstractEventLoop) -> None:
+    def __init__(self, wakeups: Wakeups, loop: AbstractEventLoop) -> None:
         self.loop = loop
-        self._mailbox = mailbox
+        self._wakeups = wakeups
         self._taken: deque[str | Exception] = deque()
         self._woken: Future[None] | None = None
 
     def put(self, news: str | Exception, /) -> None:
         self._taken.append(news)
-        self._mailbox.put(self)
+        self._wakeups.put(self)
+        self._wakeups.send(self.loop)
 
-    def wake(self) -> None:
+    def resume(self) -> None:
         """End its wait, if it waits. Only on its event loop."""
         if self._woken is not None and not self._woken.done():
             self._woken.set_result(None)
@@ -135,25 +137,3 @@ class _WaitingTask(Waiter):
         taken = [*self._taken]
         self._taken.clear()
         return keys_of(taken)
-
-
-class _Mailbox:
-    """Wakes the tasks of an event loop, all that have news at a time by one call."""
-
-    def __init__(self) -> None:
-        self._woken: deque[_WaitingTask] = deque()
-        self._wakes = False
-
-    def put(self, waiting: _WaitingTask) -> None:
-        """Wake the task soon. Any thread may call it."""
-        self._woken.append(waiting)
-        if not self._wakes:
-            self._wakes = True
-            # The loop may be closed, and then nobody waits.
-            with suppress(RuntimeError):
-                waiting.loop.call_soon_threadsafe(self._wake)
-
-    def _wake(self) -> None:
-        self._wakes = False
-        while self._woken:
-            self._woken.popleft().wake()
