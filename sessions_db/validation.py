@@ -100,7 +100,7 @@ def agent_id(value: object) -> str:
     checked = name("agent_id", value)
     if not checked:
         raise InvalidInput("agent_id", "must not be empty", value)
-    if ":" in checked or any(unicodedata.category(character) == "Cc" for character in checked):
+    if ":" in checked or _has_control_characters(checked):
         raise InvalidInput("agent_id", "must not contain ':' or control characters", value)
     return checked
 
@@ -110,11 +110,15 @@ def conversation_name(value: object) -> str:
     checked = text("name", value)
     if not checked:
         raise InvalidInput("name", "must not be empty", value)
-    if any(unicodedata.category(character) == "Cc" for character in checked):
+    if _has_control_characters(checked):
         raise InvalidInput("name", "must not contain control characters", value)
     if len(checked.encode()) > MAX_CONVERSATION_NAME_BYTES:
         raise InvalidInput("name", f"must be at most {MAX_CONVERSATION_NAME_BYTES} bytes of UTF-8", value)
     return checked
+
+
+def _has_control_characters(checked: str) -> bool:
+    return any(unicodedata.category(character) == "Cc" for character in checked)
 
 
 def integer(argument: str, value: object, *, minimum: int, maximum: int = MAX_INTEGER) -> int:
@@ -124,6 +128,11 @@ def integer(argument: str, value: object, *, minimum: int, maximum: int = MAX_IN
     if not minimum <= value <= maximum:
         raise InvalidInput(argument, f"must be from {minimum} to {maximum}", value)
     return int(value)
+
+
+def optional_integer(argument: str, value: object, *, minimum: int) -> int | None:
+    """Like `integer`, or None."""
+    return None if value is None else integer(argument, value, minimum=minimum)
 
 
 def message_cap(value: object) -> int:
@@ -171,9 +180,7 @@ def cutoff_ms(older_than: object, before: object) -> int:
             raise InvalidInput("older_than", f"must be from 1 ms to {MAX_AGE.days} days", older_than)
         # A clock that is set before 1970 could make it earlier than a BIGINT can hold.
         return max(-MAX_INTEGER - 1, now - older_than // timedelta(milliseconds=1))
-    if not isinstance(before, datetime) or before.utcoffset() is None:
-        raise InvalidInput("before", "must be an aware datetime.datetime", before)
-    before_ms = clock.to_ms(before)
+    before_ms = clock.to_ms(_aware("before", before))
     if before_ms > now:
         raise InvalidInput("before", "must not be in the future", before)
     return before_ms
@@ -183,10 +190,15 @@ def optional_moment_ms(argument: str, value: object) -> int | None:
     """The first millisecond, since the epoch, that is not before this aware datetime; or None."""
     if value is None:
         return None
+    moment = _aware(argument, value)
+    before_ms = clock.to_ms(moment)
+    return before_ms + (clock.to_datetime(before_ms) < moment)
+
+
+def _aware(argument: str, value: object) -> datetime:
     if not isinstance(value, datetime) or value.utcoffset() is None:
         raise InvalidInput(argument, "must be an aware datetime.datetime", value)
-    before_ms = clock.to_ms(value)
-    return before_ms + (clock.to_datetime(before_ms) < value)
+    return value
 
 
 def flag(argument: str, value: object) -> bool:

@@ -7,7 +7,6 @@ from datetime import timedelta
 
 from sessions_db import validation
 from sessions_db.enums import EventKind
-from sessions_db.errors import InvalidInput
 from sessions_db.limits import MAX_AGE
 from sessions_db.models import Seal, SessionEvent, Verdict
 from sessions_db.operations import events, retention, sealing, sealing_messages, verifying
@@ -38,7 +37,7 @@ class Log(Runner):
             events.events,
             session_key=validation.optional_text("session_key", session_key),
             kinds=validation.optional_one_or_more("kind", kind, EventKind),
-            after_id=None if after_id is None else validation.integer("after_id", after_id, minimum=0),
+            after_id=validation.optional_integer("after_id", after_id, minimum=0),
             limit=validation.integer("limit", limit, minimum=0),
         )
 
@@ -90,7 +89,4 @@ class Log(Runner):
 
         On Postgres it needs the rights of the tables' owner.
         """
-        days = validation.integer("days", days, minimum=1)
-        if days > MAX_AGE.days:
-            raise InvalidInput("days", f"must be at most {MAX_AGE.days}", days)
-        self._run(retention.set_log_retention, days)
+        self._run(retention.set_log_retention, validation.integer("days", days, minimum=1, maximum=MAX_AGE.days))

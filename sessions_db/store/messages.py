@@ -42,10 +42,10 @@ class Messages(Runner):
         return self._run(
             reading.history,
             validation.text("key", key),
-            limit=None if limit is None else validation.integer("limit", limit, minimum=0),
+            limit=validation.optional_integer("limit", limit, minimum=0),
             include_tools=validation.flag("include_tools", include_tools),
-            after_seq=None if after_seq is None else validation.integer("after_seq", after_seq, minimum=0),
-            before_seq=None if before_seq is None else validation.integer("before_seq", before_seq, minimum=0),
+            after_seq=validation.optional_integer("after_seq", after_seq, minimum=0),
+            before_seq=validation.optional_integer("before_seq", before_seq, minimum=0),
             archived=validation.flag("archived", archived),
         )
 
@@ -106,7 +106,8 @@ class Messages(Runner):
             IdempotencyConflict: the message with this key has another role, content, tool name or metadata.
         """
         new = NewMessage(role, content, tool_name, metadata, idempotency_key)
-        key, expected_count = validation.text("key", key), _count("expected_count", expected_count)
+        key = validation.text("key", key)
+        expected_count = validation.optional_integer("expected_count", expected_count, minimum=0)
         (stored,) = self._append(Append(key, [new], expected_count=expected_count))
         return stored
 
@@ -129,7 +130,8 @@ class Messages(Runner):
             IdempotencyConflict: the session, or the batch, has another message with one of the keys.
         """
         batch = _batch(messages)
-        key, expected_count = validation.text("key", key), _count("expected_count", expected_count)
+        key = validation.text("key", key)
+        expected_count = validation.optional_integer("expected_count", expected_count, minimum=0)
         if any(new.idempotency_key is not None for new in batch):
             stored = self._run(appending.append_many_once, key, batch, expected_count)
             self._appended(key)
@@ -169,16 +171,12 @@ class Messages(Runner):
         return self._run(
             transcripts.pop,
             validation.text("key", key),
-            None if count is None else validation.integer("count", count, minimum=0),
+            validation.optional_integer("count", count, minimum=0),
         )
 
     def archives(self, limit: int = 50) -> list[Archive]:
         """The sessions that have archived messages, those with the most first."""
         return self._run(reading.archives, limit=validation.integer("limit", limit, minimum=0))
-
-
-def _count(argument: str, value: int | None) -> int | None:
-    return None if value is None else validation.integer(argument, value, minimum=0)
 
 
 def _batch(messages: Iterable[NewMessage]) -> list[NewMessage]:
