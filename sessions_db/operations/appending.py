@@ -24,7 +24,7 @@ from sessions_db.operations.appending_together import (
 )
 from sessions_db.operations.attempts import attempts
 from sessions_db.operations.operation import Needs, needs
-from sessions_db.operations.reading import state_of
+from sessions_db.operations.reading import locked, state_of
 from sessions_db.operations.repeating import check_message
 from sessions_db.operations.rows import MESSAGE_COLUMNS, messages_of
 from sessions_db.schema import insert_into, messages, sessions
@@ -92,8 +92,7 @@ def append_many_once(
     If all of them are known, nothing is stored, and it does not matter how many messages the session has had.
     """
     # With the row locked, no other writer can add a key between the look-up and the statement.
-    lock = select(sessions.c.key).where(sessions.c.key == key).with_for_update(key_share=True)
-    if conn.execute(lock).scalar_one_or_none() is None:
+    if locked(conn, key) is None:
         raise SessionNotFound(key)
     known = _known(conn, key)
     fresh: dict[str | int, NewMessage] = {}

@@ -14,6 +14,7 @@ from sessions_db.keys import agent_of
 from sessions_db.models import NewSession, Session
 from sessions_db.operations.labels import give
 from sessions_db.operations.operation import Needs, needs
+from sessions_db.operations.reading import locked
 from sessions_db.operations.starting import insert_session, spawned_before
 from sessions_db.schema import archived_messages, from_json, messages, session_events, sessions
 from sessions_db.validation import JsonValue
@@ -62,8 +63,7 @@ def fork_session(conn: Connection, fork: Fork, idempotency_key: str | None) -> s
     # With the row locked, no message is added, trimmed or archived until they are copied.
     of = sessions.c
     columns = (of.task, of.message_cap, of.archive_trimmed, of.last_seq, cast(of.metadata, Text).label("metadata"))
-    lock = select(*columns).where(of.key == fork.origin).with_for_update(key_share=True)
-    origin = conn.execute(lock).first()
+    origin = locked(conn, fork.origin, *columns)
     if idempotency_key is not None:
         # The origin may have been changed or deleted since.
         made = spawned_before(

@@ -5,8 +5,10 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from sqlalchemy import (
+    ColumnElement,
     CompoundSelect,
     Connection,
+    Row,
     Select,
     and_,
     bindparam,
@@ -40,6 +42,15 @@ def get_by_label(conn: Connection, label: str) -> Session | None:
     """The session that owns the label, with its retained messages, from one statement."""
     found = sessions_of(_GET_BY_LABEL.rows(conn, {"label": label}))
     return found[0] if found else None
+
+
+def locked(conn: Connection, key: str, *columns: ColumnElement[Any]) -> Row[Any] | None:
+    """The key and these columns of the session, which nobody else changes until the transaction ends.
+
+    Nor does anybody add, trim, archive or remove its messages. None if there is no such session.
+    """
+    query = select(sessions.c.key, *columns).where(sessions.c.key == key)
+    return conn.execute(query.with_for_update(key_share=True)).first()
 
 
 class State(NamedTuple):

@@ -10,8 +10,9 @@ from sessions_db.database.statement import Statement
 from sessions_db.errors import InvalidInput
 from sessions_db.models import Message
 from sessions_db.operations.operation import Needs, needs
+from sessions_db.operations.reading import locked
 from sessions_db.operations.rows import ARCHIVED_COLUMNS, MESSAGE_COLUMNS, archived_of, messages_of
-from sessions_db.schema import REDACT, REMOVE, archived_messages, messages, sessions, to_json
+from sessions_db.schema import REDACT, REMOVE, archived_messages, messages, to_json
 
 
 def _statement(sent: ClauseElement) -> Statement:
@@ -30,7 +31,7 @@ def redact(conn: Connection, key: str, seq: int, reason: str) -> Message | None:
         InvalidInput: the session has no such message.
     """
     # The lock keeps an append from moving the message to the archive meanwhile.
-    if not _lock(conn, key):
+    if locked(conn, key) is None:
         return None
     mark = to_json({"redacted": reason})
     for statement in _REDACT[conn.dialect.name]:
@@ -45,18 +46,13 @@ def redact(conn: Connection, key: str, seq: int, reason: str) -> Message | None:
 @needs(Needs.TRANSACTION)
 def pop(conn: Connection, key: str, count: int | None) -> list[Message] | None:
     """The newest retained messages, oldest first, which are retained no more; None if there is no such session."""
-    if not _lock(conn, key):
+    if locked(conn, key) is None:
         return None
     query = select(*MESSAGE_COLUMNS).where(messages.c.session_key == key).order_by(messages.c.seq.desc()).limit(count)
     popped = messages_of(reversed(conn.execute(query).all()))
     if popped:
         _REMOVE.rows(conn, {"key": key, "first_seq": popped[0].seq, "last_seq": popped[-1].seq})
     return popped
-
-
-def _lock(conn: Connection, key: str) -> bool:
-    lock = select(sessions.c.key).where(sessions.c.key == key).with_for_update(key_share=True)
-    return conn.execute(lock).first() is not None
 
 
 def _numbered(table: Table, columns: tuple[ColumnElement[Any], ...], key: str, seq: int) -> Any:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from types import EllipsisType
 from typing import Any
 
-from sqlalchemy import Connection, Text, cast, delete, select, update
+from sqlalchemy import Connection, Text, cast, delete, update
 
 from sessions_db import clock
 from sessions_db.enums import LabelConflict
@@ -15,7 +15,7 @@ from sessions_db.errors import SessionNotFound
 from sessions_db.models import Session
 from sessions_db.operations.labels import give, owner
 from sessions_db.operations.operation import Needs, needs
-from sessions_db.operations.reading import get
+from sessions_db.operations.reading import get, locked
 from sessions_db.schema import from_json, labels, sessions
 from sessions_db.validation import JsonValue
 
@@ -40,8 +40,7 @@ def update_session(conn: Connection, key: str, changes: Changes) -> Session:
         LabelInUse: another session has the label, which is not to be taken over.
     """
     # The lock keeps others from changing the metadata between the look-up and the statement.
-    lock = select(cast(sessions.c.metadata, Text)).where(sessions.c.key == key).with_for_update(key_share=True)
-    row = conn.execute(lock).first()
+    row = locked(conn, key, cast(sessions.c.metadata, Text).label("metadata"))
     if row is None:
         raise SessionNotFound(key)
     values: dict[str, Any] = {}
@@ -53,7 +52,7 @@ def update_session(conn: Connection, key: str, changes: Changes) -> Session:
     if not isinstance(changes.metadata, EllipsisType):
         values["metadata"] = changes.metadata
         if changes.metadata is not None and not changes.replace_metadata:
-            values["metadata"] = merged(from_json(row[0]), changes.metadata)
+            values["metadata"] = merged(from_json(row.metadata), changes.metadata)
     if values:
         conn.execute(update(sessions).where(sessions.c.key == key).values(values))
     session = get(conn, key)
