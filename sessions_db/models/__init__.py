@@ -6,7 +6,7 @@ Their metadata is a plain dict, which is left out of the hash.
 from sessions_db.models.figures import Archive, Statistics
 from sessions_db.models.log import Seal, SessionEvent, Transcript, Verdict
 from sessions_db.models.messages import Message, NewMessage, StoredMessage
-from sessions_db.models.proofs import ExportVerdict, Proof, ProvedTranscript, is_redacted
+from sessions_db.models.proofs import ExportVerdict, Proof, ProvedTranscript, is_mark, is_redacted
 from sessions_db.models.sessions import NewSession, Session, SpawnResult, StoredSession
 
 __all__ = [
@@ -26,5 +26,6 @@ __all__ = [
     "StoredSession",
     "Transcript",
     "Verdict",
+    "is_mark",
     "is_redacted",
 ]

@@ -3,28 +3,36 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any
 
+from sessions_db.limits import REDACTED
 from sessions_db.models.camel_case import camel_case
 from sessions_db.models.log import Transcript
 from sessions_db.validation import JsonValue
 
-REDACTED: Final = "[redacted]"
-"""The content of a message that was redacted, and its tool name if it had one."""
+
+def is_mark(content: str, tool_name: str | None, metadata: object) -> bool:
+    """Whether this is what a redaction leaves: its metadata holds the reason, and nothing else."""
+    return (
+        content == REDACTED
+        and tool_name in (None, REDACTED)
+        and isinstance(metadata, Mapping)
+        and [*metadata] == ["redacted"]
+        and isinstance(metadata["redacted"], str)
+    )
 
 
 def is_redacted(message: Sequence[Any]) -> bool:
-    """Whether these are the columns of a redacted message: its metadata holds the reason, and nothing else."""
+    """Whether these are the columns of a redacted message, its metadata as text."""
     _, _, _, content, tool_name, metadata, *_ = message
-    if content != REDACTED or tool_name not in (None, REDACTED) or metadata is None:
+    if content != REDACTED or metadata is None:
         return False
     try:
-        reasons = json.loads(metadata)
+        return is_mark(content, tool_name, json.loads(metadata))
     except (TypeError, ValueError, RecursionError):
         return False
-    return isinstance(reasons, dict) and [*reasons] == ["redacted"] and isinstance(reasons["redacted"], str)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

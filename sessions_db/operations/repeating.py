@@ -7,8 +7,7 @@ from collections.abc import Iterable
 from typing import Final
 
 from sessions_db.errors import IdempotencyConflict
-from sessions_db.limits import REDACTED
-from sessions_db.models import Message, NewMessage, NewSession, Session
+from sessions_db.models import Message, NewMessage, NewSession, Session, is_mark
 
 _OF_A_MESSAGE: Final = ("role", "content", "tool_name", "metadata")
 # Not message_cap and archive_trimmed: their defaults are the manager's, and may change between two calls.
@@ -21,12 +20,8 @@ def check_message(session_key: str, idempotency_key: str, first: Message | NewMe
     Raises:
         IdempotencyConflict: it is another.
     """
-    if not _is_redacted(first):
+    if not is_mark(first.content, first.tool_name, first.metadata):
         _check(session_key, idempotency_key, first, again, _OF_A_MESSAGE)
-
-
-def _is_redacted(message: Message | NewMessage) -> bool:
-    return message.content == REDACTED and [*(message.metadata or ())] == ["redacted"]
 
 
 def check_spawn(idempotency_key: str, first: Session, again: NewSession) -> None:

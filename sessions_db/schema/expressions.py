@@ -31,6 +31,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.sql.dml import ReturningInsert
 
+from sessions_db.limits import REDACTED
 from sessions_db.schema.json import Json
 from sessions_db.schema.log_tables import event_actor, message_removals
 from sessions_db.schema.tables import archived_messages, messages
@@ -133,30 +134,27 @@ LEFT_OVER: Final[Mapping[str, ClauseElement]] = {"sqlite": select(event_actor)}
 """The query for names that nobody cleared, where there can be any. `STOP_ACTING` clears them."""
 
 
+_KEY: Final = bindparam("key", type_=Text)
+_SEQ: Final = bindparam("seq", type_=BigInteger)
+_MARK: Final = bindparam("mark", type_=Text)
+
+
 def _redaction(table: Table) -> ClauseElement:
-    mark = bindparam("mark", type_=Text)
-    key, seq = bindparam("key", type_=Text), bindparam("seq", type_=BigInteger)
-    is_marked = and_(table.c.content == "[redacted]", func.json_extract(table.c.metadata, "$.redacted").is_not(None))
+    is_marked = and_(table.c.content == REDACTED, func.json_extract(table.c.metadata, "$.redacted").is_not(None))
     return (
         update(table)
-        .where(table.c.session_key == key, table.c.seq == seq, not_(func.coalesce(is_marked, false())))
+        .where(table.c.session_key == _KEY, table.c.seq == _SEQ, not_(func.coalesce(is_marked, false())))
         .values(
-            content="[redacted]",
-            tool_name=case((table.c.tool_name.is_not(None), "[redacted]")),
-            metadata=cast(mark, Text),
+            content=REDACTED,
+            tool_name=case((table.c.tool_name.is_not(None), REDACTED)),
+            metadata=_MARK,
         )
     )
 
 
-_KEY: Final = bindparam("key", type_=Text)
-
 REDACT: Final[Mapping[str, Sequence[ClauseElement]]] = {
     "sqlite": [_redaction(messages), _redaction(archived_messages)],
-    "postgresql": [
-        select(
-            func.messages_redact(_KEY, bindparam("seq", type_=BigInteger), cast(bindparam("mark", type_=Text), Json))
-        )
-    ],
+    "postgresql": [select(func.messages_redact(_KEY, _SEQ, cast(_MARK, Json)))],
 }
 """The statements that redact the message `seq` of the session `key`; `mark` is its metadata then."""
 
