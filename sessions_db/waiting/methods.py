@@ -47,7 +47,7 @@ class Waiting(Runner):
         )
 
     def wait_for_end(self, keys: Iterable[str], *, timeout: float | None) -> list[Session]:
-        """The sessions, without their messages and in the order of their keys, as soon as all of them have ended.
+        """The sessions, without their messages and in the order of `keys`, as soon as all of them have ended.
 
         At the time-out, those that have ended by then. Sessions that do not exist, or are deleted meanwhile, are left
         out. What callers of this manager end is noticed at once, what others end within `poll_interval`.

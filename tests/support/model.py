@@ -254,7 +254,7 @@ class Model:
         return [message for message in self._record(key).messages if message.seq > after_seq]
 
     def wait_for_end(self, keys: Collection[str]) -> builtins.list[Session]:
-        found = [self.sessions[key] for key in sorted({*keys} & self.sessions.keys())]
+        found = [self.sessions[key] for key in dict.fromkeys(keys) if key in self.sessions]
         return [record.snapshot(0) for record in found if record.status is not SessionStatus.ACTIVE]
 
     def send_message(self, key: str, message: str, idempotency_key: str | None = None) -> Message:
