@@ -43,12 +43,14 @@ ALONE: Final = {
     "async.own.64": "64 tasks, a session each",
     "async.shared.64": "64 tasks, all in one session",
 }
+"""What the writers of one process do, for the comparison with an earlier commit."""
+
 STARTS: Final = {
     "start.spawn": "a spawn",
     "start.spawn with a label": "a spawn with a label",
     "start.import": "a session imported",
 }
-"""What one process does, for the comparison with an earlier commit: appends, and sessions started one by one."""
+"""How one process starts sessions, one after the other, for the same comparison."""
 
 ROUNDS = 11
 SLOT_S = 0.8

@@ -14,6 +14,7 @@ from contextlib import suppress
 from functools import partial
 from multiprocessing import get_context
 from queue import SimpleQueue
+from statistics import median_high
 from time import perf_counter
 from typing import Final
 
@@ -86,10 +87,6 @@ def _measure(
     results.figures[f"{backend}.append"] = Figure.of(beside / alone for beside, alone in pairs)
 
 
-def _median(values: Sequence[float]) -> float:
-    return sorted(values)[len(values) // 2]
-
-
 def _heard_by_thread(manager: SessionManager, key: str, write: Operation, seconds: float) -> float:
     """When a thread has the message, where the append takes 1."""
     heard: SimpleQueue[float] = SimpleQueue()
@@ -115,7 +112,7 @@ def _heard_by_thread(manager: SessionManager, key: str, write: Operation, second
             break
     manager.add_message(key, "user", "over")
     listener.join()
-    return _median(times)
+    return median_high(times)
 
 
 def _heard_by_task(runner: asyncio.Runner, manager: AsyncSessionManager, key: str, seconds: float) -> float:
@@ -142,7 +139,7 @@ def _heard_by_task(runner: asyncio.Runner, manager: AsyncSessionManager, key: st
         listener.cancel()
         with suppress(asyncio.CancelledError):
             await listener
-        return _median(times)
+        return median_high(times)
 
     return runner.run(slot())
 
@@ -156,7 +153,7 @@ def _heard_by_process(manager: SessionManager, key: str, url: URL, other: Proces
         committed = other.submit(_append_soon, text(url), key)
         (_message,) = manager.wait_for_messages(key, after_seq, timeout=None)
         times.append((perf_counter() - committed.result()) / DEFAULT_POLL_INTERVAL_S)
-    return _median(times)
+    return median_high(times)
 
 
 def _last(manager: SessionManager, key: str) -> int:

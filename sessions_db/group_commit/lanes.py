@@ -191,10 +191,6 @@ class Group:
                 if is_full:
                     return
 
-    def unanswered(self) -> list[Waiting]:
-        """The members whose answer is still open, in their order."""
-        return [waiting for waiting in self.members if waiting not in self.answers]
-
     def close(self) -> None:
         """Hand over the answers; members without one wait again, first, or for the lock of their session.
 

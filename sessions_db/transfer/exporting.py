@@ -61,7 +61,7 @@ def export_lines(
             total = tx.count(kinds, agent_id=agent_id, status=statuses)
         else:
             for key in keys:
-                if not tx.get(key):
+                if tx.history(key, limit=0) is None:
                     raise SessionNotFound(key)
             total = len({*keys})
         yield Export(total, lines())
