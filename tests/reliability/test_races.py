@@ -374,6 +374,8 @@ def test_lock_that_outlasts_the_budget_is_reported_with_the_time_spent(
     with SessionManager(url, retry_budget_s=0.3) as manager:
         key = manager.spawn_subagent("main", "Test", "wanted")
         before = manager.get(key)
+        # The sweep finds what has been idle for 1 ms, by the clock's whole milliseconds.
+        time.sleep(0.002)
         with locked(plain), pytest.raises(DatabaseUnavailable) as caught:
             WRITES[write](manager, key)
 
