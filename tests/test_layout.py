@@ -34,6 +34,9 @@ LAYERS = [
         "doctor",
         "integrations",
         "transfer",
+        "tools",
+        "mcp",
+        "web",
         "cli",
     ),
 ]
