@@ -34,9 +34,6 @@ LAYERS = [
         "doctor",
         "integrations",
         "transfer",
-        "tools",
-        "mcp",
-        "web",
         "cli",
     ),
 ]

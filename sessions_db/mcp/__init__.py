@@ -1,1 +1,0 @@
-"""The session tools as a server of the Model Context Protocol."""

@@ -1,1 +1,0 @@
-"""The read-only pages for people who audit."""
