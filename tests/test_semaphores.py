@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 import time
 
@@ -64,6 +65,36 @@ def test_token_that_is_dropped_is_free_again(kind: type[Semaphore]) -> None:
 
     assert semaphore.taken == 0
     assert semaphore.acquire(timeout=0) is not None
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("number", range(1, 10))
+def test_token_is_free_again_though_a_signal_interrupts_its_finalizer(
+    kind: type[Semaphore], number: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # pytest's own keeps the traceback, and with it the token.
+    monkeypatch.setattr(sys, "unraisablehook", lambda _: None)
+    semaphore = kind(1)
+    token = semaphore.acquire(timeout=0)
+    assert token is not None
+    left = number
+
+    def interrupt(_frame: object, _event: str, _argument: object) -> None:
+        nonlocal left
+        left -= 1
+        if left == 0:
+            sys.settrace(None)
+            raise KeyboardInterrupt
+
+    before = sys.gettrace()
+    sys.settrace(interrupt)
+    del token
+    sys.settrace(before)
+
+    assert semaphore.taken == 0
+    held = semaphore.acquire(timeout=0)
+    assert held is not None
+    assert semaphore.acquire(timeout=0) is None
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -24,14 +24,19 @@ _HANDOVER_S: Final = 0.1
 class Token:
     """The right to go on, until it is released or dropped."""
 
-    __slots__ = ("_semaphore",)
+    __slots__ = ("_semaphore", "_spare")
 
-    def __init__(self, semaphore: Callable[[], Semaphore | None]) -> None:
+    def __init__(self, semaphore: Callable[[], Semaphore | None], *, with_spare: bool = True) -> None:
         self._semaphore = semaphore
+        # Python drops what a signal handler raises in a finalizer, and does not run that finalizer again. The spare's
+        # own finalizer runs after it.
+        self._spare = Token(semaphore, with_spare=False) if with_spare else None
 
     def void(self) -> None:
         """Make it worth nothing."""
         self._semaphore = _gone
+        if self._spare is not None:
+            self._spare.void()
 
     def __del__(self) -> None:
         semaphore = self._semaphore()
