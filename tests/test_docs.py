@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -89,11 +90,12 @@ def test_command_in_the_docs_runs(line: str, directory: Path) -> None:
     database = "sqlite:///sessions.db"
     with SessionManager(database) as manager:
         manager.get_or_create_main("assistant")
+        manager.send_message(manager.spawn_subagent("assistant", "Find three sources", label="research"), "Hello")
     with SessionManager(database, read_only=True) as manager, export_lines(manager) as export:
         (directory / "sessions.jsonl").write_bytes(b"".join(export.lines))
     (directory / "conversations.jsonl").write_text('{"messages": [{"role": "user", "content": "Hello"}]}\n')
 
-    result = run(*line.split()[1:])
+    result = run(*shlex.split(line)[1:])
 
     assert result.exit_code == 0, result.output
 

@@ -1,6 +1,7 @@
 """The command `sessions-db`. Each line registers the commands of a module."""
 
 from sessions_db.cli import audit as audit
+from sessions_db.cli import changing as changing
 from sessions_db.cli import completion as completion
 from sessions_db.cli import demo as demo
 from sessions_db.cli import doctor as doctor

@@ -34,10 +34,12 @@ def ok_json(*arguments: str, db: str) -> Any:
     return json.loads(ok(*arguments, "--json", db=db))
 
 
-def process(*arguments: str, db: str, stdout: int = subprocess.PIPE, stderr: int = subprocess.PIPE) -> Any:
+def process(
+    *arguments: str, db: str, stdin: int = subprocess.PIPE, stdout: int = subprocess.PIPE, stderr: int = subprocess.PIPE
+) -> Any:
     return subprocess.Popen(
         [sys.executable, "-m", "sessions_db", "--db", db, *arguments],
-        stdin=subprocess.PIPE,
+        stdin=stdin,
         stdout=stdout,
         stderr=stderr,
         env={name: value for name, value in os.environ.items() if name not in ALTERING} | SETTLED,
@@ -59,6 +61,21 @@ def on_terminal(url: str, *arguments: str, stdout: bool) -> tuple[bytes, bytes]:
     os.close(ours)
     assert command.returncode == 0
     return shown, piped or b""
+
+
+def answering(url: str, *arguments: str, answer: str) -> tuple[int, str, str]:
+    """The exit code of a command that asks on its terminal, what it wrote there and to its stdout."""
+    pty = pytest.importorskip("pty", reason="terminals of this kind are not there on Windows")
+    ours, theirs = pty.openpty()
+    os.write(ours, f"{answer}\n".encode())
+    command: subprocess.Popen[bytes] = process(*arguments, db=url, stdin=theirs, stderr=theirs)
+    os.close(theirs)
+    shown = b""
+    while chunk := read(ours):
+        shown += chunk
+    written, _ = command.communicate(timeout=60)
+    os.close(ours)
+    return command.returncode, shown.decode(), written.decode()
 
 
 def read(descriptor: int) -> bytes:
