@@ -61,8 +61,8 @@ def _report(done: str, result: dict[str, JsonValue], *, as_json: bool) -> None:
 def stop(url: str | None, key: str, reason: str | None, is_sure: bool, as_json: bool, actor: str | None) -> None:
     """Stop session KEY.
 
-    KEY may be its label. Its worker learns of it with its next call. A session that was stopped before stays as it is; one that has ended in
-    another way is an error.
+    KEY may be its label. Its worker learns of it with its next call. A session that was stopped before stays as it is;
+    one that has ended in another way is an error.
     """
     with writer(url, actor) as manager:
         key = _find(manager, key).key
@@ -91,7 +91,8 @@ def reopen(url: str | None, key: str, is_sure: bool, as_json: bool, actor: str |
 def delete(url: str | None, key: str, is_sure: bool, as_json: bool, actor: str | None) -> None:
     """Delete session KEY with its messages and labels.
 
-    KEY may be one of its labels. Archived messages go with it; the log records the deletion. An active session is deleted too.
+    KEY may be one of its labels. Archived messages go with it; the log records the deletion. An active session is
+    deleted too.
     """
     with writer(url, actor) as manager:
         session = _find(manager, key)
@@ -125,7 +126,8 @@ def send(url: str | None, key: str, message: str, is_sure: bool, as_json: bool, 
 def redact(url: str | None, key: str, seq: int, reason: str, is_sure: bool, as_json: bool, actor: str | None) -> None:
     """Take out the text of message SEQ of session KEY.
 
-    KEY may be its label. Its number, role and time stay, and the log records it. An archived message is redacted too. It can't be undone.
+    KEY may be its label. Its number, role and time stay, and the log records it. An archived message is redacted too.
+    It can't be undone.
     """
     with writer(url, actor) as manager:
         key = _find(manager, key).key
