@@ -196,7 +196,7 @@ def _answers(content: Content) -> str | None:
 def _answered(messages: Sequence[ChatMessage]) -> Iterator[ChatMessage]:
     """The messages without the answers to what is not in the same message or before it.
 
-    An approval must not stay behind without its result: the framework would call the tool again.
+    Model APIs refuse such results. The framework ignores such approvals, but warns of them in each run.
     """
     asked: set[str | None] = {None}
     for message in messages:
