@@ -72,7 +72,7 @@ class StoredHistoryProvider(HistoryProvider):
         """The retained messages, oldest first; none if there is no such conversation.
 
         After trimming they start with a user or system message if there is one, because model APIs refuse the rest of
-        a turn. A result whose call is not there is left out.
+        a turn. A result whose call is not there is left out, and so is an approval whose request is not there.
 
         Raises:
             InvalidInput: the session has no id, or one that can't be a conversation's name.
@@ -81,8 +81,7 @@ class StoredHistoryProvider(HistoryProvider):
         stored = await self._manager.history(key, include_tools=True) or []
         found = [chat for message in stored if (chat := _to_chat(message)) is not None]
         if stored and stored[0].seq > 1:
-            first = (at for at, message in enumerate(found) if message.role in ("user", "system", "developer"))
-            found = found[next(first, 0) :]
+            found = found[next((at for at, message in enumerate(found) if _begins_turn(message)), 0) :]
         return list(_answered(found))
 
     async def save_messages(
@@ -126,7 +125,12 @@ def _results(message: ChatMessage) -> list[Content]:
 
 def _tools(messages: Sequence[ChatMessage]) -> dict[str | None, str]:
     """The name of the tool of each call."""
-    return {call.call_id: call.name for message in messages for call in message.contents if call.name}
+    return {
+        call.call_id: call.name
+        for message in messages
+        for call in message.contents
+        if call.type == "function_call" and call.name
+    }
 
 
 def _to_new(message: ChatMessage, tools: Mapping[str | None, str]) -> NewMessage:
@@ -174,12 +178,32 @@ def _to_chat(message: Message) -> ChatMessage | None:
     return None if message.role == "tool" else ChatMessage(message.role, [message.content])
 
 
+def _begins_turn(message: ChatMessage) -> bool:
+    return message.role in ("user", "system", "developer") and not any(map(_answers, message.contents))
+
+
+def _answers(content: Content) -> str | None:
+    """The id of the call or request that this answers."""
+    match content.type:
+        case "function_result":
+            return content.call_id
+        case "function_approval_response":
+            return content.id
+        case _:
+            return None
+
+
 def _answered(messages: Sequence[ChatMessage]) -> Iterator[ChatMessage]:
-    """The messages without the results of calls that are not among those before them."""
-    called: set[str | None] = set()
+    """The messages without the answers to what is not in the same message or before it.
+
+    Model APIs refuse such results. The framework ignores such approvals, but warns of them in each run.
+    """
+    asked: set[str | None] = {None}
     for message in messages:
-        contents = [each for each in message.contents if each.type != "function_result" or each.call_id in called]
-        called.update(each.call_id for each in message.contents if each.type == "function_call")
+        for content in message.contents:
+            if content.type in ("function_call", "function_approval_request"):
+                asked.add(content.call_id if content.type == "function_call" else content.id)
+        contents = [content for content in message.contents if _answers(content) in asked]
         if contents or not message.contents:
             message.contents = contents
             yield message

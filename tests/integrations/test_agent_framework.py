@@ -146,6 +146,20 @@ def test_without_a_question_left_only_answers_to_dropped_calls_are_left_out(url:
     run(url, test, cap=2)
 
 
+@pytest.mark.parametrize(("cap", "heard"), [(5, 5), (4, 4), (3, 1)])
+def test_an_approval_is_not_heard_without_its_request(url: str, cap: int, heard: int) -> None:
+    request = Content.from_function_approval_request("request-1", CALL)
+
+    async def test(_: AsyncSessionManager, history: HistoryProvider) -> None:
+        await history.save_messages("s", [Message("user", ["?"]), Message("assistant", [CALL, request])])
+        await history.save_messages("s", [Message("user", [request.to_function_approval_response(True)])])
+        await history.save_messages("s", [Message("tool", [RESULT]), Message("assistant", ["sunny"])])
+
+        assert len(await history.get_messages("s")) == heard
+
+    run(url, test, cap=cap)
+
+
 def test_what_others_sent_is_heard(url: str) -> None:
     async def test(manager: AsyncSessionManager, history: HistoryProvider) -> None:
         await history.save_messages("s", [Message("user", ["Hello"])])
