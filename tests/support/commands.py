@@ -54,9 +54,7 @@ def on_terminal(url: str, *arguments: str, stdout: bool) -> tuple[bytes, bytes]:
         *arguments, db=url, stdout=theirs if stdout else subprocess.PIPE, stderr=theirs
     )
     os.close(theirs)
-    shown = b""
-    while chunk := read(ours):
-        shown += chunk
+    shown = read_all(ours)
     piped, _ = command.communicate(timeout=60)
     os.close(ours)
     assert command.returncode == 0
@@ -70,12 +68,17 @@ def answering(url: str, *arguments: str, answer: str) -> tuple[int, str, str]:
     os.write(ours, f"{answer}\n".encode())
     command: subprocess.Popen[bytes] = process(*arguments, db=url, stdin=theirs, stderr=theirs)
     os.close(theirs)
-    shown = b""
-    while chunk := read(ours):
-        shown += chunk
+    shown = read_all(ours)
     written, _ = command.communicate(timeout=60)
     os.close(ours)
     return command.returncode, shown.decode(), written.decode()
+
+
+def read_all(descriptor: int) -> bytes:
+    shown = b""
+    while chunk := read(descriptor):
+        shown += chunk
+    return shown
 
 
 def read(descriptor: int) -> bytes:
