@@ -9,6 +9,7 @@ import time
 import pytest
 
 from sessions_db.database.semaphores import FairSemaphore, Semaphore, UnfairSemaphore
+from tests.support.interrupting import AtCall
 from tests.support.threads import run_together
 
 KINDS = [FairSemaphore, UnfairSemaphore]
@@ -77,17 +78,9 @@ def test_token_is_free_again_though_a_signal_interrupts_its_finalizer(
     semaphore = kind(1)
     token = semaphore.acquire(timeout=0)
     assert token is not None
-    left = number
-
-    def interrupt(_frame: object, _event: str, _argument: object) -> None:
-        nonlocal left
-        left -= 1
-        if left == 0:
-            sys.settrace(None)
-            raise KeyboardInterrupt
 
     before = sys.gettrace()
-    sys.settrace(interrupt)
+    sys.settrace(AtCall(number, KeyboardInterrupt))
     del token
     sys.settrace(before)
 

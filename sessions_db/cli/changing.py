@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import functools
 import sys
 from collections.abc import Callable
-from typing import Any, TypeVar
 
 import click
 
@@ -16,14 +14,11 @@ from sessions_db.manager import SessionManager
 from sessions_db.models import Session
 from sessions_db.validation import JsonValue
 
-_F = TypeVar("_F", bound=Callable[..., Any])
 
-
-def _changing(command: _F) -> _F:
+def _changing(command: Callable[..., None]) -> Callable[..., None]:
     """The argument and the options that all of these commands have, in the order of their help."""
     yes = click.option("--yes", "is_sure", is_flag=True, help="Do not ask.")
-    shared = (click.argument("key"), yes, as_json, acting, database, click.pass_obj)
-    return functools.reduce(lambda function, add: add(function), reversed(shared), command)
+    return click.argument("key")(yes(as_json(acting(database(click.pass_obj(command))))))
 
 
 def _find(manager: SessionManager, named: str) -> Session:
@@ -96,8 +91,7 @@ def delete(url: str | None, key: str, is_sure: bool, as_json: bool, actor: str |
     """
     with writer(url, actor) as manager:
         session = _find(manager, key)
-        retained = len(session.messages)
-        messages = f"{retained:,} message{'' if retained == 1 else 's'}"
+        messages = terminal.counted(len(session.messages), "message")
         _ask(f"Delete {session.key} ({session.status}, {messages} retained)?", is_sure=is_sure)
         is_new = manager.delete_session(session.key)
     done = f"{session.key} was deleted." if is_new else f"{session.key} had been deleted meanwhile."

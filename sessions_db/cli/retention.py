@@ -115,7 +115,7 @@ def _report(what: str, keys: Sequence[str], *, dry_run: bool, as_json: bool) -> 
     if as_json:
         click.echo(terminal.to_json({"dryRun": dry_run, "count": len(keys), "keys": list(keys)}))
         return
-    sessions = f"{len(keys):,} session{'' if len(keys) == 1 else 's'}"
+    sessions = terminal.counted(len(keys), "session")
     if dry_run:
         click.echo(f"{sessions} would be {what}; nothing was changed (--dry-run).")
     else:

@@ -60,6 +60,11 @@ def safe_json(text: bytes) -> bytes:
     return _UNSAFE.sub(lambda found: f"\\u{ord(found[0]):04x}", text.decode()).encode()
 
 
+def counted(number: int, noun: str) -> str:
+    """The number and what it counts: "1 session", "2,000 sessions"."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
 def without_messages(session: Session) -> dict[str, JsonValue]:
     """The session as JSON where its messages were not read: an empty list would say that there are none."""
     return {name: value for name, value in session.to_dict().items() if name != "messages"}
@@ -78,7 +83,7 @@ def print_sessions(console: Console, sessions: Sequence[Session]) -> None:
         status = Text(session.status, _STYLES[session.status])
         table.add_row(
             Group(Text(printable(session.key), no_wrap=True), about),
-            Group(status, Text(f"{session.message_count:,} message{'' if session.message_count == 1 else 's'}", "dim")),
+            Group(status, Text(counted(session.message_count, "message"), "dim")),
         )
     _print_wide(console, table, (session.key for session in sessions), _STATUS_WIDTH)
 

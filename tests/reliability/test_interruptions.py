@@ -17,6 +17,7 @@ import pytest
 from sessions_db import DatabaseUnavailable, NewMessage, SessionManager, StatementRefused, TransactionRolledBack
 from tests.support.client import PlainClient
 from tests.support.examples import FACTOR, note
+from tests.support.interrupting import AtCall
 from tests.support.processes import Processes, results
 
 pytestmark = pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="no interval timer on this system")
@@ -123,28 +124,20 @@ def _interrupt_function_calls(url: str, step: int) -> tuple[set[str], set[str], 
 
 def _interrupt_at(number: int, call: Callable[[], object]) -> tuple[type[BaseException] | None, bool]:
     """What was raised, and whether the call got as far as the call of a Python function with this number."""
-    left = number
-
-    def interrupt(_frame: object, _event: str, _argument: object) -> None:
-        nonlocal left
-        left -= 1
-        if left == 0:
-            sys.settrace(None)
-            raise SoftTimeLimit
-
+    interrupt = AtCall(number, SoftTimeLimit)
     try:
         sys.settrace(interrupt)
         call()
     except SoftTimeLimit:
         return SoftTimeLimit, True
     except DatabaseUnavailable:
-        if left <= 0:
+        if interrupt.left <= 0:
             raise
         # What an earlier exception holds was still taken.
         return DatabaseUnavailable, True
     finally:
         sys.settrace(None)
-    return None, left <= 0
+    return None, interrupt.left <= 0
 
 
 def _interrupt_calls(url: str, raised: type[BaseException]) -> tuple[set[str], set[str]]:
