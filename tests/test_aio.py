@@ -19,12 +19,12 @@ from sessions_db import (
     AsyncSessionManager,
     AsyncTransaction,
     DatabaseUnavailable,
+    ExportedSession,
     InvalidInput,
     LabelInUse,
     ManagerClosed,
     ReadOnly,
     SessionManager,
-    StoredSession,
     Transaction,
 )
 from sessions_db.aio.store import READING
@@ -372,7 +372,7 @@ def test_reading_methods_are_those_that_a_read_only_manager_has(url: str) -> Non
     arguments = {"key": "agent:main:main", "label": "l", "agent_id": "main", "task": "t", "role": "user"} | {
         "at_seq": 0, "name": "n", "message": "m", "content": "c", "messages": [],
         "older_than": ms(1), "session": exported(url), "sessions": [],
-        "seq": 1, "reason": "r", "days": 1, "keys": [],
+        "seq": 1, "reason": "r", "days": 1, "keys": [], "text": "t",
     }  # fmt: skip
     writing = set()
     with SessionManager(url, read_only=True) as manager:
@@ -394,7 +394,7 @@ def test_reading_methods_are_those_that_a_read_only_manager_has(url: str) -> Non
     assert public_methods(SessionStore).keys() - reading - {"timeout_idle", "prune"} == writing | {"get_or_create_main"}
 
 
-def exported(url: str) -> StoredSession:
+def exported(url: str) -> ExportedSession:
     with SessionManager(url) as manager:
         manager.get_or_create_main("main")
         return manager.export_sessions()[0]

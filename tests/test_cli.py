@@ -28,6 +28,7 @@ COMMANDS = [
     "import",
     "export",
     "list",
+    "search",
     "history",
     "show",
     "tree",

@@ -12,7 +12,7 @@ import click
 import pytest
 
 import sessions_db
-from sessions_db import StoredMessage, StoredSession, schema, transfer
+from sessions_db import ExportedMessage, ExportedSession, schema, transfer
 from sessions_db.cli import cli
 from tests.support.pages import ROOT
 
@@ -34,6 +34,9 @@ LAYERS = [
         "doctor",
         "integrations",
         "transfer",
+        "tools",
+        "mcp",
+        "web",
         "cli",
     ),
 ]
@@ -126,18 +129,18 @@ def test_exported_session_has_the_columns_of_its_table() -> None:
     # Whether the next seal of this database has to look at it is nothing about the session.
     columns = [name for name in schema.sessions.c.keys() if name != "unsealed"]  # noqa: SIM118  # not a dict
 
-    assert [each.name for each in fields(StoredSession) if each.name not in owned] == columns
+    assert [each.name for each in fields(ExportedSession) if each.name not in owned] == columns
 
 
 def test_exported_message_has_the_columns_of_its_table() -> None:
     columns = [name for name in schema.archived_messages.c.keys() if name != "session_key"]  # noqa: SIM118  # not a dict
 
-    assert [each.name for each in fields(StoredMessage)] == columns
+    assert [each.name for each in fields(ExportedMessage)] == columns
 
 
 def test_export_format_is_documented_field_by_field() -> None:
     page = (ROOT / "docs" / "usage.md").read_text().partition("### Export and import")[2].partition("### ")[0]
-    names = {each.name for model in (StoredSession, StoredMessage) for each in fields(model)}
+    names = {each.name for model in (ExportedSession, ExportedMessage) for each in fields(model)}
 
     assert {name for name in names if f"`{name}`" not in page} == set()
 

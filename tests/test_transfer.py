@@ -15,7 +15,7 @@ import psycopg
 import pytest
 from sqlalchemy import URL
 
-from sessions_db import InvalidInput, NewMessage, SessionManager, StoredSession
+from sessions_db import ExportedSession, InvalidInput, NewMessage, SessionManager
 from sessions_db.transfer import Line, Outcome, export_lines, import_lines
 from sessions_db.transfer.lines import to_line
 from tests.support.client import PlainClient, driver_url
@@ -511,7 +511,7 @@ def test_sessions_imported_together_give_the_same_export(url: str, other_url: st
     assert exported(other_url) == exported(url)
 
 
-def ten(manager: SessionManager) -> list[StoredSession]:
+def ten(manager: SessionManager) -> list[ExportedSession]:
     """Ten sessions with a label and a message each, which are no longer in the database."""
     keys = [manager.spawn_subagent("worker", "Test", f"label {number}") for number in range(10)]
     for key in keys:

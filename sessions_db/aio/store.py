@@ -75,6 +75,7 @@ class AsyncSessionStore(ABC):
     count = _awaitable(SessionStore.count)
     children = _awaitable(SessionStore.children)
     descendants = _awaitable(SessionStore.descendants)
+    search = _awaitable(SessionStore.search)
     history = _awaitable(SessionStore.history)
     send_message = _awaitable(SessionStore.send_message)
     add_message = _awaitable(SessionStore.add_message)
@@ -107,7 +108,18 @@ class AsyncSessionStore(ABC):
 READING = frozenset((_next_page,)) | frozenset(
     getattr(SessionStore, name)
     for name in (
-        *("get", "get_by_label", "list", "iterate", "children", "count", "descendants", "history", "archives"),
+        *(
+            "get",
+            "get_by_label",
+            "list",
+            "iterate",
+            "children",
+            "count",
+            "descendants",
+            "search",
+            "history",
+            "archives",
+        ),
         *("events", "verify_log", "log_retention", "statistics", "export_sessions", "proofs", "seals"),
     )
 )

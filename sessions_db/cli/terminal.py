@@ -18,7 +18,7 @@ from rich.table import Table
 from rich.text import Text
 
 from sessions_db.enums import Role, SessionStatus
-from sessions_db.models import Archive, Message, Session, SessionEvent
+from sessions_db.models import Archive, Message, SearchHit, Session, SessionEvent
 from sessions_db.validation import JsonValue
 
 # Control characters except tab and newline, line separators, and what changes the direction of text.
@@ -150,6 +150,15 @@ def print_tree(console: Console, sessions: Iterable[tuple[Session, int, Sequence
         if about:
             about.truncate(max(_LEAST_WIDTH, console.width - len(above + below)), overflow="ellipsis")
             console.print(Text.assemble((above + below, "dim"), (about.plain, "dim")), soft_wrap=True)
+
+
+def print_hits(console: Console, hits: Iterable[SearchHit]) -> None:
+    """Print two lines or more for each hit: where it is and from when; what surrounds it."""
+    for hit in hits:
+        place = hit.field if hit.seq is None else f"#{hit.seq}"
+        where = Text.assemble((printable(hit.session_key), "bold"), f"  {place}  ", (utc(hit.at_ms), "dim"))
+        console.print(where, soft_wrap=True)
+        console.print(_line(hit.snippet), overflow="fold")
 
 
 def print_archives(console: Console, archives: Sequence[Archive]) -> None:

@@ -6,7 +6,6 @@ name are for those who read the table.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
 
@@ -15,15 +14,21 @@ from agent_framework import Message as ChatMessage
 
 from sessions_db import keys, validation
 from sessions_db.aio import AsyncSessionManager
+from sessions_db.enums import Role
 from sessions_db.errors import InvalidInput, SessionNotFound
-from sessions_db.limits import MAX_NAME_LENGTH
+from sessions_db.integrations.payloads import json_text, payload, with_payload
 from sessions_db.models import Message, NewMessage
-from sessions_db.models.camel_case import copied
 
 PAYLOAD: Final = "agent_framework"
 """The metadata key of a message of the framework: an object, or its JSON text if the database can't hold the object."""
 
-_ROLES = {"system": "system", "developer": "system", "user": "user", "tool": "tool", "function": "tool"}
+_ROLES = {
+    "system": Role.SYSTEM,
+    "developer": Role.SYSTEM,
+    "user": Role.USER,
+    "tool": Role.TOOL,
+    "function": Role.TOOL,
+}
 
 
 class StoredHistoryProvider(HistoryProvider):
@@ -134,46 +139,28 @@ def _tools(messages: Sequence[ChatMessage]) -> dict[str | None, str]:
 
 
 def _to_new(message: ChatMessage, tools: Mapping[str | None, str]) -> NewMessage:
-    role = _ROLES.get(message.role, "assistant")
+    role = _ROLES.get(message.role, Role.ASSISTANT)
     try:
         # By itself, the message leaves out a tool's result that is not JSON.
-        payload = message.to_dict() | {"contents": [content.to_dict() for content in message.contents]}
+        stored = message.to_dict() | {"contents": [content.to_dict() for content in message.contents]}
     except (TypeError, ValueError, RecursionError) as error:
         raise InvalidInput("messages", "must be what the framework can serialize", message) from error
-    text = _storable("\n".join(_texts(payload["contents"])))
     named = {tools[result.call_id] for result in _results(message) if result.call_id in tools}
-    tool_name = _storable(named.pop())[:MAX_NAME_LENGTH] if role == "tool" and len(named) == 1 else None
-    try:
-        return NewMessage(role, text, tool_name, {PAYLOAD: payload})
-    except InvalidInput:
-        return NewMessage(role, text, tool_name, {PAYLOAD: _json(payload)})
+    tool_name = named.pop() if role is Role.TOOL and len(named) == 1 else None
+    return with_payload(role, "\n".join(_texts(stored["contents"])), tool_name, PAYLOAD, stored)
 
 
 def _texts(contents: Sequence[Mapping[str, object]]) -> Iterator[str]:
     for content in contents:
         if content["type"] in ("text", "function_result"):
             text = content.get("text" if content["type"] == "text" else "result", "")
-            yield text if isinstance(text, str) else _json(text, ascii_only=False)
-
-
-def _storable(text: str) -> str:
-    """The text without what no database takes: lone surrogates and NUL."""
-    return text.encode(errors="replace").decode().replace("\0", "\N{REPLACEMENT CHARACTER}")
-
-
-def _json(value: object, *, ascii_only: bool = True) -> str:
-    try:
-        return json.dumps(value, ensure_ascii=ascii_only)
-    except (TypeError, ValueError, RecursionError):
-        raise InvalidInput("messages", "must be made of JSON values", value) from None
+            yield text if isinstance(text, str) else json_text(text, ascii_only=False)
 
 
 def _to_chat(message: Message) -> ChatMessage | None:
-    payload = (message.metadata or {}).get(PAYLOAD)
-    if isinstance(payload, str):
-        payload = json.loads(payload)
-    if isinstance(payload, dict):
-        return ChatMessage.from_dict(copied(payload))
+    stored = payload(message, PAYLOAD)
+    if stored is not None:
+        return ChatMessage.from_dict(stored)
     # Another client's, or redacted. No API takes a result without the id of its call.
     return None if message.role == "tool" else ChatMessage(message.role, [message.content])
 

@@ -81,7 +81,7 @@ class NewMessage:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class StoredMessage:
+class ExportedMessage:
     """Everything that is stored about a message, for export and import: the columns of `archived_messages`.
 
     `metadata` is JSON text. `archived_ms` is None for a message that its session retains.
@@ -96,7 +96,7 @@ class StoredMessage:
     idempotency_key: str | None = optional(validation.nonempty_name)
     archived_ms: int | None = optional(integer)
 
-    def checked(self, place: str, *, archived: bool) -> StoredMessage:
+    def checked(self, place: str, *, archived: bool) -> ExportedMessage:
         """The same message, checked; `place` names it in errors.
 
         Raises:

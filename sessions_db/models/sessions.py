@@ -11,7 +11,7 @@ from sessions_db.enums import SessionKind, SessionStatus
 from sessions_db.errors import InvalidInput
 from sessions_db.models import stored
 from sessions_db.models.camel_case import camel_case
-from sessions_db.models.messages import Message, StoredMessage
+from sessions_db.models.messages import ExportedMessage, Message
 from sessions_db.models.stored import optional, required
 from sessions_db.validation import JsonValue
 
@@ -141,7 +141,7 @@ class SpawnResult:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class StoredSession:
+class ExportedSession:
     """Everything stored about a session, for export and import: the columns of `sessions`, and what belongs to it.
 
     `metadata` is JSON text. `labels` are those that the session owns, each with the time when the session got it.
@@ -166,10 +166,10 @@ class StoredSession:
     last_activity_ms: int = required(stored.integer)
     archive_trimmed: bool = required(validation.flag)
     labels: Sequence[tuple[str, int]] = ()
-    messages: Sequence[StoredMessage] = ()
-    archived_messages: Sequence[StoredMessage] = ()
+    messages: Sequence[ExportedMessage] = ()
+    archived_messages: Sequence[ExportedMessage] = ()
 
-    def checked(self) -> StoredSession:
+    def checked(self) -> ExportedSession:
         """The same session, checked against the input rules and the rules of the schema.
 
         Raises:
@@ -202,7 +202,7 @@ class StoredSession:
         return session
 
 
-def _leave_out(session: StoredSession, name: str, why: str) -> None:
+def _leave_out(session: ExportedSession, name: str, why: str) -> None:
     if (value := getattr(session, name)) is not None:
         raise InvalidInput(name, f"must be left out {why}", value)
 
@@ -211,12 +211,12 @@ def _label(place: str, label: object, assigned_ms: object) -> tuple[str, int]:
     return validation.nonempty_name(f"{place}.label", label), stored.integer(f"{place}.assigned_ms", assigned_ms)
 
 
-def _messages(session: StoredSession, name: str, *, archived: bool) -> tuple[StoredMessage, ...]:
-    messages: Sequence[StoredMessage] = getattr(session, name)
+def _messages(session: ExportedSession, name: str, *, archived: bool) -> tuple[ExportedMessage, ...]:
+    messages: Sequence[ExportedMessage] = getattr(session, name)
     return tuple(message.checked(f"{name}[{position}]", archived=archived) for position, message in enumerate(messages))
 
 
-def _check_activity(session: StoredSession) -> None:
+def _check_activity(session: ExportedSession) -> None:
     """Refuse a last activity before one that the session shows: `timeout_idle` would end it early."""
     messages = (*session.messages, *session.archived_messages)
     newest_ms = max((message.timestamp_ms for message in messages), default=session.last_activity_ms)
@@ -225,7 +225,7 @@ def _check_activity(session: StoredSession) -> None:
         raise InvalidInput("last_activity_ms", reason, session.last_activity_ms)
 
 
-def _check_numbers(session: StoredSession) -> None:
+def _check_numbers(session: ExportedSession) -> None:
     """Refuse numbers that the triggers would refuse, and messages that they would trim at once."""
     first = max(0, session.last_seq - session.message_cap) + 1
     _check_order("messages", session.messages, first, session.last_seq, f"from {first} (message_cap says) to last_seq")
@@ -238,7 +238,7 @@ def _check_numbers(session: StoredSession) -> None:
             raise InvalidInput(place, "must not be that of a retained message", message.seq)
 
 
-def _check_order(place: str, messages: Sequence[StoredMessage], first: int, last: int, allowed: str) -> None:
+def _check_order(place: str, messages: Sequence[ExportedMessage], first: int, last: int, allowed: str) -> None:
     for position, message in enumerate(messages):
         if not first <= message.seq <= last:
             raise InvalidInput(f"{place}[{position}].seq", f"must go up, {allowed}", message.seq)

@@ -19,7 +19,7 @@ from sqlalchemy import (
 )
 
 from sessions_db.database.statement import Statement
-from sessions_db.models import StoredSession
+from sessions_db.models import ExportedSession
 from sessions_db.operations.labels import take_over
 from sessions_db.operations.operation import Needs, needs
 from sessions_db.operations.transferring import MESSAGE_FIELDS, SESSION_FIELDS, first_counter, write
@@ -39,7 +39,7 @@ _MOST_CHARACTERS: Final = 1_000_000
 
 
 @needs(Needs.TRANSACTION)
-def write_all(conn: Connection, batch: Sequence[StoredSession]) -> list[bool]:
+def write_all(conn: Connection, batch: Sequence[ExportedSession]) -> list[bool]:
     """For each session, whether this call stored it; False if it was there already.
 
     Raises:
@@ -52,13 +52,13 @@ def write_all(conn: Connection, batch: Sequence[StoredSession]) -> list[bool]:
     return [session.key in stored or write(conn, session) for session in batch]
 
 
-def _is_without_repeats(batch: Sequence[StoredSession]) -> bool:
+def _is_without_repeats(batch: Sequence[ExportedSession]) -> bool:
     run_ids = [session.run_id for session in batch if session.run_id is not None]
     owned = [label for session in batch for label, _ in session.labels]
     return all(len({*values}) == len(values) for values in ([session.key for session in batch], run_ids, owned))
 
 
-def _is_ordinary(session: StoredSession) -> bool:
+def _is_ordinary(session: ExportedSession) -> bool:
     """Whether the session is small, and its messages are the newest, without gaps."""
     retained = session.messages
     if session.archived_messages or (
@@ -71,7 +71,7 @@ def _is_ordinary(session: StoredSession) -> bool:
     return sum(len(text) for text in texts if text is not None) <= _MOST_CHARACTERS
 
 
-def _write_together(conn: Connection, batch: Sequence[StoredSession]) -> set[str]:
+def _write_together(conn: Connection, batch: Sequence[ExportedSession]) -> set[str]:
     """The keys of those that are stored; with each of the others, another session's key or run id is in the way."""
     stored = {key for (key,) in _send(conn, _SESSIONS, [_row(session) for session in batch])}
     made = [session for session in batch if session.key in stored]
@@ -91,7 +91,7 @@ def _write_together(conn: Connection, batch: Sequence[StoredSession]) -> set[str
     return stored
 
 
-def _row(session: StoredSession) -> list[object]:
+def _row(session: ExportedSession) -> list[object]:
     row = [*_of_session(session)]
     row[_ARCHIVE_TRIMMED] = int(session.archive_trimmed)
     row[_LAST_SEQ] = first_counter(session)

@@ -29,19 +29,21 @@ from sqlalchemy import (
 
 from sessions_db.database.statement import Statement
 from sessions_db.errors import InvalidInput, Shown
-from sessions_db.models import StoredMessage, StoredSession
+from sessions_db.models import ExportedMessage, ExportedSession
 from sessions_db.operations.labels import take_over
 from sessions_db.operations.operation import Needs, needs
 from sessions_db.operations.rows import as_read
 from sessions_db.operations.selecting import Selection
 from sessions_db.schema import SKIP, WRITE_ARCHIVED, Json, archived_messages, insert_if_free, labels, messages, sessions
 
-SESSION_FIELDS = [field.name for field in fields(StoredSession) if field.name in sessions.c]
-MESSAGE_FIELDS = [field.name for field in fields(StoredMessage)]
+SESSION_FIELDS = [field.name for field in fields(ExportedSession) if field.name in sessions.c]
+MESSAGE_FIELDS = [field.name for field in fields(ExportedMessage)]
 
 
 @needs(Needs.SNAPSHOT)
-def export(conn: Connection, selection: Selection, *, after: StoredSession | None, limit: int) -> list[StoredSession]:
+def export(
+    conn: Connection, selection: Selection, *, after: ExportedSession | None, limit: int
+) -> list[ExportedSession]:
     """The selected sessions, oldest first, ties broken by the bytes of the key."""
     query = _sessions().where(*selection.conditions())
     if after is not None:
@@ -53,7 +55,7 @@ def export(conn: Connection, selection: Selection, *, after: StoredSession | Non
 
 
 @needs(Needs.TRANSACTION)
-def write(conn: Connection, session: StoredSession) -> bool:
+def write(conn: Connection, session: ExportedSession) -> bool:
     """Whether this call stored the session; False if it was there already.
 
     A label that another session owns is taken over if that one has had it for longer.
@@ -90,7 +92,7 @@ def write(conn: Connection, session: StoredSession) -> bool:
     return True
 
 
-def first_counter(session: StoredSession) -> int:
+def first_counter(session: ExportedSession) -> int:
     """The `last_seq` with which the session is made, so that its first message follows."""
     return session.messages[0].seq - 1 if session.messages else session.last_seq
 
@@ -104,7 +106,7 @@ _SKIP = Statement(lambda dialect: SKIP[dialect])
 _WRITE_ARCHIVED = Statement(lambda dialect: WRITE_ARCHIVED[dialect])
 
 
-def _insert(conn: Connection, session: StoredSession) -> bool:
+def _insert(conn: Connection, session: ExportedSession) -> bool:
     row: dict[str, Any] = {f"new_{name}": getattr(session, name) for name in SESSION_FIELDS}
     row["new_archive_trimmed"] = int(session.archive_trimmed)
     row["new_last_seq"] = first_counter(session)
@@ -122,7 +124,7 @@ def _sessions() -> Select[Any]:
     return select(*(as_read(sessions, name) for name in SESSION_FIELDS))
 
 
-def _read(conn: Connection, query: Select[Any]) -> list[StoredSession]:
+def _read(conn: Connection, query: Select[Any]) -> list[ExportedSession]:
     """The sessions with their labels, without their messages."""
     rows = conn.execute(query).mappings().all()
     owned: dict[str, list[tuple[str, int]]] = {row["key"]: [] for row in rows}
@@ -131,7 +133,7 @@ def _read(conn: Connection, query: Select[Any]) -> list[StoredSession]:
     ):
         owned[key].append((label, assigned_ms))
     return [
-        StoredSession(
+        ExportedSession(
             **{
                 **row,
                 "archive_trimmed": bool(row["archive_trimmed"]),
@@ -142,9 +144,9 @@ def _read(conn: Connection, query: Select[Any]) -> list[StoredSession]:
     ]
 
 
-def _with_messages(conn: Connection, session: StoredSession) -> StoredSession:
+def _with_messages(conn: Connection, session: ExportedSession) -> ExportedSession:
     rows = _MESSAGES.rows(conn, {"key": session.key})
-    found = [StoredMessage(**dict(zip(MESSAGE_FIELDS, row, strict=True))) for row in rows]
+    found = [ExportedMessage(**dict(zip(MESSAGE_FIELDS, row, strict=True))) for row in rows]
     return replace(
         session,
         messages=tuple(message for message in found if message.archived_ms is None),
@@ -174,7 +176,7 @@ def _write(table: Table) -> Insert:
 _WRITE = _write(messages)
 
 
-def _row(key: str, message: StoredMessage) -> dict[str, object]:
+def _row(key: str, message: ExportedMessage) -> dict[str, object]:
     row = {name: getattr(message, name) for name in MESSAGE_FIELDS}
     row["session_key"] = key
     row["metadata_text"] = row.pop("metadata")
@@ -182,7 +184,7 @@ def _row(key: str, message: StoredMessage) -> dict[str, object]:
     return row
 
 
-def _runs(ordered: Iterable[StoredMessage]) -> Iterator[Sequence[StoredMessage]]:
+def _runs(ordered: Iterable[ExportedMessage]) -> Iterator[Sequence[ExportedMessage]]:
     """The messages in runs of consecutive numbers."""
     for _, run in groupby(enumerate(ordered), lambda numbered: numbered[1].seq - numbered[0]):
         yield [message for _, message in run]

@@ -4,11 +4,12 @@ from sessions_db.store.lifecycle import Lifecycle
 from sessions_db.store.listing import Listing
 from sessions_db.store.log import Log
 from sessions_db.store.messages import Messages
+from sessions_db.store.searching import Searching
 from sessions_db.store.sessions import Sessions
 from sessions_db.store.transfer import Transfer
 
 
-class SessionStore(Sessions, Listing, Messages, Lifecycle, Log, Transfer):
+class SessionStore(Sessions, Listing, Searching, Messages, Lifecycle, Log, Transfer):
     """The operations that `SessionManager` and `Transaction` share.
 
     Arguments are checked before anything is sent. Every method raises `InvalidInput` naming an argument that is not

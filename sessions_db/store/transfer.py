@@ -8,7 +8,7 @@ from sessions_db import keys, validation
 from sessions_db.enums import SessionKind, SessionStatus
 from sessions_db.errors import InvalidInput
 from sessions_db.limits import MAX_INTEGER
-from sessions_db.models import Proof, Seal, Statistics, StoredSession
+from sessions_db.models import ExportedSession, Proof, Seal, Statistics
 from sessions_db.operations import importing, proving, sealing, statistics, transferring
 from sessions_db.operations.selecting import Selection
 from sessions_db.store.runner import Runner
@@ -28,9 +28,9 @@ class Transfer(Runner):
         kinds: Collection[SessionKind | str] | None = None,
         statuses: Collection[SessionStatus | str] | None = None,
         keys: Collection[str] | None = None,
-        after: StoredSession | None = None,
+        after: ExportedSession | None = None,
         limit: int = 100,
-    ) -> list[StoredSession]:
+    ) -> list[ExportedSession]:
         """A page of sessions with everything stored about them, for `import_session` into any database.
 
         They come oldest first, ties broken by the bytes of the key: the same order on both databases. Within a
@@ -70,7 +70,7 @@ class Transfer(Runner):
         """All seals, oldest first."""
         return self._run(sealing.seals)
 
-    def import_session(self, session: StoredSession) -> bool:
+    def import_session(self, session: ExportedSession) -> bool:
         """Store an exported session as it was: True if this call did, False if it was there already.
 
         Times, numbers and status are those of the export. A label that another session got at a later time stays with
@@ -81,7 +81,7 @@ class Transfer(Runner):
         """
         return self._run(transferring.write, _checked("session", session))
 
-    def import_sessions(self, sessions: Iterable[StoredSession]) -> list[bool]:
+    def import_sessions(self, sessions: Iterable[ExportedSession]) -> list[bool]:
         """Store exported sessions as they were, all or none: for each, True if this call did.
 
         Each is stored as by `import_session`. Of many small sessions, each takes a fraction of the time.
@@ -102,14 +102,14 @@ def _checked_keys(given: Collection[str]) -> list[str]:
     return [validation.text(f"keys[{position}]", key) for position, key in enumerate(given)]
 
 
-def _checked(argument: str, session: StoredSession) -> StoredSession:
-    if not isinstance(session, StoredSession):
-        raise InvalidInput(argument, "must be a StoredSession", session)
+def _checked(argument: str, session: ExportedSession) -> ExportedSession:
+    if not isinstance(session, ExportedSession):
+        raise InvalidInput(argument, "must be a ExportedSession", session)
     return session.checked()
 
 
-def _check_position(after: StoredSession) -> None:
-    if not isinstance(after, StoredSession):
-        raise InvalidInput("after", "must be a StoredSession", after)
+def _check_position(after: ExportedSession) -> None:
+    if not isinstance(after, ExportedSession):
+        raise InvalidInput("after", "must be a ExportedSession", after)
     keys.checked_key("after.key", after.key)
     validation.integer("after.created_ms", after.created_ms, minimum=-MAX_INTEGER)

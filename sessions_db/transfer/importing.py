@@ -21,7 +21,7 @@ from sessions_db.enums import Role, SessionStatus
 from sessions_db.errors import DatabaseUnavailable, InvalidInput, SchemaMismatch, SessionsError
 from sessions_db.integrations.chat_completions import to_new_message
 from sessions_db.manager import SessionManager
-from sessions_db.models import NewMessage, StoredSession
+from sessions_db.models import ExportedSession, NewMessage
 from sessions_db.transaction import Transaction
 from sessions_db.transfer.batches import batches
 from sessions_db.transfer.lines import from_line, is_session
@@ -154,7 +154,7 @@ def _refuse_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is not JSON")
 
 
-_Item: TypeAlias = "StoredSession | _Conversation"
+_Item: TypeAlias = "ExportedSession | _Conversation"
 
 # How often a line is tried that another transaction and this one both hold up.
 _TRIES: Final = 5
@@ -167,7 +167,7 @@ def _import(manager: SessionManager, agent_id: str | None, batch: Iterable[bytes
     read = [_read(line) for line in batch]
     to_store = [item for item in read if not isinstance(item, tuple)]
     if agent_id is None:
-        to_store = [*takewhile(lambda item: isinstance(item, StoredSession), to_store)]
+        to_store = [*takewhile(lambda item: isinstance(item, ExportedSession), to_store)]
     kinds = groupby(to_store, type)
     stored = chain.from_iterable(_store(manager, agent_id, [*items]) for _, items in kinds)
     for item in read:
@@ -219,12 +219,12 @@ def _store(
 
 
 def _size(item: _Item) -> int:
-    return len(item.messages) + (len(item.archived_messages) if isinstance(item, StoredSession) else 0)
+    return len(item.messages) + (len(item.archived_messages) if isinstance(item, ExportedSession) else 0)
 
 
 def _store_together(manager: SessionManager, agent_id: str | None, items: Sequence[_Item]) -> list[bool]:
     """Whether each was stored, and not there already; all in one transaction."""
-    sessions = [item for item in items if isinstance(item, StoredSession)]
+    sessions = [item for item in items if isinstance(item, ExportedSession)]
     if sessions:
         return manager.import_sessions(sessions)
     conversations = [item for item in items if isinstance(item, _Conversation)]

@@ -1,6 +1,6 @@
 """A whole session as a line of JSON, written and read.
 
-The fields are those of `StoredSession`. Metadata is a JSON string that holds the stored text, so that key order and
+The fields are those of `ExportedSession`. Metadata is a JSON string that holds the stored text, so that key order and
 numbers come back exactly.
 """
 
@@ -13,7 +13,7 @@ from functools import cache
 from typing import Any, Final, TypeVar, cast
 
 from sessions_db.errors import InvalidInput
-from sessions_db.models import StoredMessage, StoredSession
+from sessions_db.models import ExportedMessage, ExportedSession
 from sessions_db.validation import JsonValue
 
 FORMAT: Final = "sessions-db/1"
@@ -26,7 +26,7 @@ _T = TypeVar("_T")
 _encode = json.JSONEncoder(ensure_ascii=False, allow_nan=False).encode
 
 
-def to_line(session: StoredSession) -> bytes:
+def to_line(session: ExportedSession) -> bytes:
     """The session as a line of JSON in UTF-8, with its line feed. Fields that are None are left out."""
     line = {"format": FORMAT} | asdict(session, dict_factory=_without_none)
     line["labels"] = [{"label": label, "assigned_ms": at_ms} for label, at_ms in session.labels]
@@ -48,7 +48,7 @@ def is_session(value: Mapping[str, JsonValue]) -> bool:
     return isinstance(name, str) and name.startswith(_FAMILY)
 
 
-def from_line(value: Mapping[str, JsonValue]) -> StoredSession:
+def from_line(value: Mapping[str, JsonValue]) -> ExportedSession:
     """The session that the line's object holds; its values are not checked.
 
     Raises:
@@ -59,8 +59,8 @@ def from_line(value: Mapping[str, JsonValue]) -> StoredSession:
     members: dict[str, Any] = {name: member for name, member in value.items() if name != "format"}
     members["labels"] = _each(members, "labels", _label)
     for name in ("messages", "archived_messages"):
-        members[name] = _each(members, name, lambda message: _of(StoredMessage, message))
-    return _of(StoredSession, members)
+        members[name] = _each(members, name, lambda message: _of(ExportedMessage, message))
+    return _of(ExportedSession, members)
 
 
 def _label(members: Mapping[str, Any]) -> tuple[Any, Any]:

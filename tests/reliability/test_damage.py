@@ -60,6 +60,7 @@ READS: dict[str, Callable[[SessionManager], object]] = {
     "get": lambda m: [m.get(session.key) for session in m.list(limit=1000)],
     "get_by_label": lambda m: m.get_by_label("label 3"),
     "children": lambda m: m.children(MAIN),
+    "search": lambda m: m.search("a", limit=1000),
     "descendants": lambda m: m.descendants(MAIN),
     "history": lambda m: [m.history(session.key, include_tools=True) for session in m.list(limit=1000)],
     "dry prune": lambda m: m.prune(before=at(now_ms()), dry_run=True),

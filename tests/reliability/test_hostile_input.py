@@ -29,6 +29,7 @@ from hypothesis import strategies as st
 
 from sessions_db import (
     DatabaseUnavailable,
+    ExportedSession,
     IdempotencyConflict,
     InvalidInput,
     LabelConflict,
@@ -42,7 +43,6 @@ from sessions_db import (
     SessionNotActive,
     SessionNotFound,
     SessionStatus,
-    StoredSession,
 )
 from sessions_db.store import SessionStore
 from tests.support.both import CRON, MAIN, SUBAGENT, Both, Failure, State, both_databases
@@ -304,7 +304,8 @@ USUAL: dict[str, object] = {
     "older_than": timedelta(days=1000),
     "seq": 1,
     "reason": "asked for",
-    "session": StoredSession(
+    "text": "t",
+    "session": ExportedSession(
         key="agent:main:cron:imported",
         agent_id="main",
         kind="cron",
@@ -320,8 +321,8 @@ USUAL: dict[str, object] = {
 USUAL["sessions"] = [USUAL["session"]]
 STORED_SESSIONS: list[Any] = [
     USUAL["session"],
-    replace(cast(StoredSession, USUAL["session"]), key="\0"),
-    replace(cast(StoredSession, USUAL["session"]), created_ms=10**30),
+    replace(cast(ExportedSession, USUAL["session"]), key="\0"),
+    replace(cast(ExportedSession, USUAL["session"]), created_ms=10**30),
 ]
 EVERYTHING: list[Any] = [
     *(*GOOD_TEXTS, *BAD_TEXTS, *NUMBERS, *MAPPINGS, *SESSIONS, *STORED_SESSIONS, *MESSAGES, *OTHERS),
@@ -439,7 +440,7 @@ def is_named(argument: str, named: str) -> bool:
     named = named.removeprefix("a key of ")
     if argument == "before" and named == "older_than":  # one of the two must be given
         return True
-    if argument == "session" and named in {field.name for field in fields(StoredSession)}:
+    if argument == "session" and named in {field.name for field in fields(ExportedSession)}:
         return True
     return named == argument or named.startswith((f"{argument}[", f"{argument}."))
 

@@ -1,0 +1,52 @@
+"""The command that searches."""
+
+from __future__ import annotations
+
+import click
+from rich.console import Console
+
+from sessions_db.cli import terminal
+from sessions_db.cli.group import as_json, cli, database, one_of, reader
+from sessions_db.enums import SessionKind
+
+
+@cli.command()
+@click.argument("text")
+@click.option("--agent", "agent_id", metavar="ID", help="Only in this agent's sessions.")
+@click.option("--kind", "kinds", type=one_of(SessionKind), multiple=True, help="Only in this kind; may be repeated.")
+@click.option("--limit", type=click.IntRange(min=1), default=50, show_default=True, help="Stop after this many.")
+@click.option(
+    "--timeout", type=click.FloatRange(min=0), default=10.0, show_default=True, help="Stop after this many seconds."
+)
+@as_json
+@database
+@click.pass_obj
+def search(
+    url: str | None,
+    text: str,
+    agent_id: str | None,
+    kinds: tuple[str, ...],
+    limit: int,
+    timeout: float,
+    as_json: bool,
+) -> None:
+    """Find TEXT in labels, tasks and messages, live and archived.
+
+    The newest sessions come first. Upper and lower case are alike.
+    """
+    with reader(url) as manager:
+        result = manager.search(text, agent_id=agent_id, kinds=kinds or None, limit=limit, timeout=timeout)
+    if as_json:
+        click.echo(terminal.to_json(result.to_dict()))
+        return
+    terminal.print_hits(Console(), result.hits)
+    plural = "" if result.sessions == 1 else "s"
+    if result.complete:
+        click.echo(f"Read {result.sessions:,} session{plural}, all there are.", err=True)
+    elif result.reached_ms is not None:
+        reached = terminal.utc(result.reached_ms)
+        click.echo(
+            f"Stopped after {result.sessions:,} session{plural}, in one created at {reached} UTC; "
+            "a higher --limit or --timeout reads on.",
+            err=True,
+        )

@@ -1,0 +1,65 @@
+"""A framework's own object, kept in a message's metadata beside the columns that people read.
+
+The object comes back as it was, also one that no database takes as it is: with NUL, lone surrogates, infinite numbers
+or deep nesting it is stored as ASCII JSON text.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from sessions_db.enums import Role
+from sessions_db.errors import InvalidInput
+from sessions_db.limits import MAX_NAME_LENGTH
+from sessions_db.models import Message, NewMessage
+from sessions_db.models.camel_case import copied
+
+
+def with_payload(
+    role: Role,
+    content: str,
+    tool_name: str | None,
+    metadata_key: str,
+    payload: Mapping[str, Any],
+    *,
+    idempotency_key: str | None = None,
+) -> NewMessage:
+    """The message to store. What no column takes of its content and tool name is replaced or cut.
+
+    Raises:
+        InvalidInput: the payload is not JSON.
+    """
+    content = _storable(content)
+    if tool_name is not None:
+        tool_name = _storable(tool_name)[:MAX_NAME_LENGTH]
+    try:
+        return NewMessage(role, content, tool_name, {metadata_key: payload}, idempotency_key)
+    except InvalidInput:
+        return NewMessage(role, content, tool_name, {metadata_key: json_text(payload)}, idempotency_key)
+
+
+def payload(message: Message, metadata_key: str) -> dict[str, Any] | None:
+    """A copy of the message's payload; None for a message that was stored otherwise, or redacted."""
+    stored = (message.metadata or {}).get(metadata_key)
+    if isinstance(stored, str):
+        stored = json.loads(stored)
+    return copied(stored) if isinstance(stored, dict) else None
+
+
+def json_text(value: object, *, ascii_only: bool = True) -> str:
+    """The value as JSON.
+
+    Raises:
+        InvalidInput: it is not JSON.
+    """
+    try:
+        return json.dumps(value, ensure_ascii=ascii_only)
+    except (TypeError, ValueError, RecursionError):
+        raise InvalidInput("messages", "must be made of JSON values", value) from None
+
+
+def _storable(text: str) -> str:
+    """The text without what no database takes: lone surrogates and NUL."""
+    return text.encode(errors="replace").decode().replace("\0", "\N{REPLACEMENT CHARACTER}")

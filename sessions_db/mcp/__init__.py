@@ -1,0 +1,1 @@
+"""The session tools as a server of the Model Context Protocol."""

@@ -1,0 +1,128 @@
+"""Searching for text."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Collection, Iterator
+from datetime import datetime
+
+from sessions_db import validation
+from sessions_db.enums import SessionKind
+from sessions_db.errors import InvalidInput
+from sessions_db.limits import PAGE
+from sessions_db.models import SearchHit, SearchResult, Session
+from sessions_db.operations import reading
+from sessions_db.operations.history import history
+from sessions_db.operations.selecting import Selection
+from sessions_db.store.runner import Runner
+
+_AROUND = 60
+
+
+class Searching(Runner):
+    """The operation that finds sessions and messages by what they say."""
+
+    def search(
+        self,
+        text: str,
+        *,
+        agent_id: str | None = None,
+        kinds: Collection[SessionKind | str] | None = None,
+        since: datetime | None = None,
+        limit: int = 50,
+        timeout: float = 10.0,
+    ) -> SearchResult:
+        """Where the text occurs in labels, tasks and messages, live and archived, and how far the search came.
+
+        The newest sessions come first, by `created_ms`; in a session its label, its task, then the newest messages.
+        Upper and lower case are alike, by Unicode's full case folding, on both databases; no character is special. A
+        redacted message is found by what it says since then. Sessions and messages are read in pages of 100, each by a
+        statement of its own: there is no index, so a search takes as long as reading what it reads.
+
+        Args:
+            text: what to find; not empty.
+            agent_id: only in this agent's sessions.
+            kinds: only in sessions of these kinds; an empty collection matches nothing.
+            since: only in sessions whose last activity is at this time, an aware datetime, or later.
+            limit: stop after this many hits.
+            timeout: stop after this many seconds. It is looked at after each page.
+        """
+        wanted = validation.text("text", text).casefold()
+        if not wanted:
+            raise InvalidInput("text", "must not be empty", text)
+        selection = Selection(
+            agent_id=validation.optional_text("agent_id", agent_id),
+            kinds=validation.optional_choices("kinds", kinds, SessionKind),
+            active_since_ms=validation.optional_moment_ms("since", since),
+        )
+        limit = validation.integer("limit", limit, minimum=1)
+        deadline = time.monotonic() + validation.seconds("timeout", timeout)
+        hits, read, last = list[SearchHit](), 0, None
+        for session in self._newest(selection):
+            read, last = read + 1, session
+            for hit in self._hits(session, wanted):
+                if hit is not None:
+                    hits.append(hit)
+                if len(hits) == limit or time.monotonic() >= deadline:
+                    return SearchResult(hits=tuple(hits), sessions=read, complete=False, reached_ms=session.created_ms)
+        return SearchResult(
+            hits=tuple(hits), sessions=read, complete=True, reached_ms=None if last is None else last.created_ms
+        )
+
+    def _newest(self, selection: Selection) -> Iterator[Session]:
+        last = None
+        while True:
+            page = self._run(reading.page, selection, before=last, limit=PAGE, message_limit=0)
+            yield from page
+            if len(page) < PAGE:
+                return
+            last = page[-1]
+
+    def _hits(self, session: Session, wanted: str) -> Iterator[SearchHit | None]:
+        """The hits in a session, and None after each page of messages, for the caller to look at the time."""
+        for field, text in (("label", session.label), ("task", session.task)):
+            if text is not None and (snippet := _snippet(text, wanted)) is not None:
+                yield SearchHit(
+                    session_key=session.key, field=field, seq=None, at_ms=session.created_ms, snippet=snippet
+                )
+        before = None
+        while page := self._run(
+            history,
+            session.key,
+            limit=PAGE,
+            include_tools=True,
+            after_seq=None,
+            before_seq=before,
+            archived=True,
+        ):
+            for message in reversed(page):
+                if (snippet := _snippet(message.content, wanted)) is not None:
+                    yield SearchHit(
+                        session_key=session.key,
+                        field="content",
+                        seq=message.seq,
+                        at_ms=message.timestamp_ms,
+                        snippet=snippet,
+                    )
+            yield None
+            if len(page) < PAGE:
+                return
+            before = page[0].seq
+
+
+def _snippet(text: str, wanted: str) -> str | None:
+    """The first occurrence with what is around it, or None; `wanted` is case-folded."""
+    at = text.casefold().find(wanted)
+    if at < 0:
+        return None
+    # Folding can lengthen a text ("ß" becomes "ss"), so positions are counted character by character.
+    folded, first, end = 0, 0, len(text)
+    for position, character in enumerate(text):
+        if folded <= at:
+            first = position
+        if folded >= at + len(wanted):
+            end = position
+            break
+        folded += len(character.casefold())
+    start, stop = max(0, first - _AROUND), min(len(text), end + _AROUND)
+    return ("…" if start else "") + text[start:stop] + ("…" if stop < len(text) else "")
