@@ -234,8 +234,9 @@ def test_state_is_replaced_key_by_key_and_shared_by_its_prefix(url: str) -> None
         assert await service.get_session(**WHO, session_id="s") is None
         assert await service.get_user_state(**WHO) == {"u": {"a": 1}, "v": []}
         await service.delete_session(**WHO, session_id="s")
-        with pytest.raises(SessionNotFoundError):
-            await service.append_event(session, changes(late=True))
+        for gone in (session, Session(**WHO, id="never")):
+            with pytest.raises(SessionNotFoundError):
+                await service.append_event(gone, changes(late=True))
 
     run(url, test)
 
@@ -344,11 +345,14 @@ def test_sessions_are_listed_by_user_the_last_updated_last(url: str) -> None:
         assert first is not None
         await service.append_event(first, says("user", "Hello", timestamp=first.last_update_time + 60))
         await service.create_session(app_name="other", user_id="ann", state={"app:p": 1})
-        await manager.get_or_create("travel", "telegram:4711")
+        await service.create_session(app_name="travel", user_id="ann", session_id="gone", state={"app:p": 2})
+        await service.delete_session(**WHO, session_id="gone")
+        for name in ("telegram:4711", "session:4711", "user:a:b"):
+            await manager.get_or_create("travel", name, metadata={PAYLOAD: {"state": {"u": [0]}}})
 
         found = (await service.list_sessions(app_name="travel")).sessions
         assert [(each.user_id, each.id, each.state, each.events) for each in found] == [
-            (user, "b:c", {"user:u": user}, []) for user in ("a:b", "a%3Ab", "a", "ann")
+            (user, "b:c", {"user:u": user, "app:p": 2}, []) for user in ("a:b", "a%3Ab", "a", "ann")
         ]
         assert found[-1].last_update_time == first.last_update_time
         assert [each.user_id for each in (await service.list_sessions(app_name="travel", user_id="a")).sessions] == [

@@ -10,9 +10,6 @@ from sessions_db.errors import InvalidInput
 APP: Final = "app"
 """The name of the conversation with the state of an app."""
 
-_SESSION: Final = "session:"
-_USER: Final = "user:"
-
 
 class Place(NamedTuple):
     """Where something is kept: the agent and name of a conversation."""
@@ -49,40 +46,40 @@ def user_place(app_name: object, user_id: object) -> Place:
     Raises:
         InvalidInput: an argument can't be part of a conversation's key.
     """
-    return _place(app_name, user_id, _USER, "")
+    return _place(app_name, "user", user_id)
 
 
 def session_place(app_name: object, user_id: object, session_id: object) -> Place:
-    """Where a session is. Spaces around its id don't count, as in the framework's own services.
+    """Where a session is. Spaces around its id don't count, as in the framework's in-memory service.
 
     Raises:
         InvalidInput: an argument can't be part of a conversation's key.
     """
-    return _place(app_name, user_id, _SESSION, ":" + validation.text("session_id", session_id).strip())
+    return _place(app_name, "session", user_id, validation.text("session_id", session_id).strip())
 
 
-def _place(app_name: object, user_id: object, scope: str, rest: str) -> Place:
+def _place(app_name: object, scope: str, user_id: object, *session_id: str) -> Place:
     # Without colons of its own, the user's id ends at the next one.
     user = validation.text("user_id", user_id).replace("%", "%25").replace(":", "%3A")
     try:
-        name = validation.conversation_name(f"{scope}{user}{rest}")
+        name = validation.conversation_name(":".join((scope, user, *session_id)))
     except InvalidInput as error:
         raise InvalidInput("user_id", f"and the session's id {error.reason}", user_id) from None
     return Place(agent_id(app_name), name)
 
 
 def owner_of(name: str) -> tuple[str, str | None] | None:
-    """The user whose state is in the conversation of this name, or the user and id of the session that it is.
+    """The user and id of the session that the conversation of this name is, or the user whose state it has.
 
     None for the app's state, and for what is no session of the framework.
     """
     scope, _, rest = name.partition(":")
-    user, _, session_id = rest.partition(":")
+    user, colon, session_id = rest.partition(":")
     user = user.replace("%3A", ":").replace("%25", "%")
-    match f"{scope}:":
-        case "session:":
+    match scope, colon:
+        case "session", ":":
             return user, session_id
-        case "user:":
+        case "user", "":
             return user, None
         case _:
             return None
