@@ -22,6 +22,8 @@ from sessions_db.validation import JsonValue
 # Not the idempotency key: it belongs to the call that stored the message in the first session.
 _COPIED: Final = ("role", "content", "tool_name", "metadata", "timestamp_ms")
 
+_BEGINNINGS: Final = (EventKind.CREATED.value, EventKind.DELETED.value)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fork:
@@ -102,8 +104,11 @@ def _copy_messages(conn: Connection, fork: Fork, key: str, limit: int | None) ->
         return select(*columns).where(table.c.session_key == fork.origin, table.c.seq <= fork.at_seq)
 
     of = session_events.c
+    # A main session or a conversation may have been deleted and begun anew.
+    began = select(func.max(of.id)).where(of.session_key == fork.origin, of.event.in_(_BEGINNINGS)).scalar_subquery()
     is_taken_back = exists().where(
         of.session_key == fork.origin,
+        of.id > func.coalesce(began, 0),
         of.event == EventKind.MESSAGES_REMOVED.value,
         of.reason.is_(None),
         archived_messages.c.seq.between(of.first_seq, of.last_seq),

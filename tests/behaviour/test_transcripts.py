@@ -158,6 +158,18 @@ def test_fork_has_no_message_that_was_taken_back(manager: SessionManager, key: s
     assert [message.content for message in messages] == [message.content for message in kept]
 
 
+def test_fork_has_what_was_taken_back_from_an_earlier_session_of_the_key_only(manager: SessionManager) -> None:
+    new = [NewMessage("user", str(number)) for number in range(1, 5)]
+    for count in (2, 0):
+        key = manager.get_or_create("main", "talk", message_cap=2, archive_trimmed=True).key
+        manager.add_messages(key, new)
+        manager.pop_messages(key, count)
+        fork = manager.fork_session(key, 4)
+        messages = manager.history(fork, archived=True) or ()
+        assert [message.content for message in messages] == [message.content for message in new[: 4 - count]]
+        manager.delete_session(key)
+
+
 def test_all_messages_are_popped_with_a_count_of_none(manager: SessionManager, plain: PlainClient, key: str) -> None:
     plain("DELETE FROM messages WHERE seq = 4")
 
