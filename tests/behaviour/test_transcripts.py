@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import sqlite3
+import time
 from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
 
 import psycopg
 import pytest
@@ -241,3 +243,18 @@ def test_retention_of_the_log_is_a_policy_and_its_change_an_event(manager: Sessi
     assert [(event.event, event.session_key, event.reason) for event in manager.events()] == [
         ("retention_changed", None, "180 -> 90 days")
     ]
+
+
+def test_event_that_was_deleted_while_the_log_was_kept_for_less_is_no_fault_later(
+    manager: SessionManager, plain: PlainClient
+) -> None:
+    long_ago_ms = time.time_ns() // 1_000_000 - timedelta(days=100) // timedelta(milliseconds=1)
+    plain("INSERT INTO session_events (at_ms, event, session_key) VALUES (?, 'created', 'agent:a:main')", long_ago_ms)
+    manager.seal_log()
+
+    manager.set_log_retention(90)
+    plain("DELETE FROM session_events WHERE at_ms = ?", long_ago_ms)
+    manager.set_log_retention(180)
+
+    verdict = manager.verify_log()
+    assert (verdict.fault, verdict.expired) == (None, 1)
