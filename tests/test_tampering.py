@@ -110,6 +110,15 @@ TAMPERING = {
         2,
         "was slipped in after its time",
     ),
+    "slipped in before the first": (
+        (
+            f"INSERT INTO archived_messages ({COLUMNS}, archived_ms)"
+            f" SELECT session_key, 0, role, 'x', tool_name, metadata, 1, NULL, 1 FROM messages WHERE {OF_A} AND seq = 4"
+        ),
+        A,
+        0,
+        "has a number that is never given",
+    ),
     "renumbered": (f"UPDATE messages SET seq = 60 WHERE {OF_A} AND seq = 5", A, 5, MISSING),
     "exchanged": (
         (
