@@ -157,8 +157,10 @@ WHERE seq > before + 1
 ORDER BY key, seq"""
 
 _EXPLANATIONS = """
-SELECT session_key, coalesce(first_seq, 1), coalesce(last_seq, message_count) FROM session_events
-WHERE event = 'messages_removed' OR event = 'created' AND message_count > 0
+SELECT session_key, coalesce(first_seq, 1), coalesce(last_seq, message_count) FROM session_events AS e
+WHERE (event = 'messages_removed' OR event = 'created' AND message_count > 0) AND NOT EXISTS (
+  SELECT 1 FROM session_events AS d WHERE d.session_key = e.session_key AND d.event = 'deleted' AND d.id > e.id
+)
 ORDER BY session_key, 2"""
 
 

@@ -805,6 +805,23 @@ def test_temporary_tables_do_not_divert_what_a_function_does(
     assert [(event, first) for event, _, _, _, first, _ in logged(owner, key)] == [("messages_removed", 10)]
 
 
+@pytest.mark.parametrize("function", ["messages_remove({key}, 9, 10)", "messages_skip({key}, 20)"])
+def test_trigger_of_a_temporary_table_gets_nothing_past_the_log(
+    said: tuple[SessionManager, str], owner: PlainClient, service: PlainClient, function: str
+) -> None:
+    _, key = said
+    call = f"PERFORM public.{function.format(key=repr(key))}"
+    service("CREATE TEMPORARY TABLE own (number int)")
+    service(f"CREATE FUNCTION pg_temp.own() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN {call}; RETURN NULL; END$$")
+    service("CREATE TRIGGER own AFTER INSERT ON own FOR EACH ROW EXECUTE FUNCTION pg_temp.own()")
+
+    with pytest.raises(psycopg.errors.IntegrityConstraintViolation, match="not within a trigger"):
+        service("INSERT INTO own VALUES (1)")
+
+    assert owner("SELECT count(*) FROM messages WHERE session_key = ?", key) == [(8,)]
+    assert logged(owner, key) == []
+
+
 def test_service_imports_a_session_with_gaps_and_an_archive(roles: Roles, said: tuple[SessionManager, str]) -> None:
     manager, key = said
     manager.pop_messages(key, 2)
