@@ -34,8 +34,8 @@ SUMMARY: Final = "claude_agent_sdk_summary"
 _RECENT = 20
 """How many messages an append looks back, for the summary and the names of tools."""
 
-_SAYING = ("content", "customTitle", "aiTitle", "summary", "lastPrompt", "tag")
-"""Where entries that are no messages say something."""
+_SAYING = ("content", "customTitle", "aiTitle", "lastPrompt", "agentType")
+"""Where entries that are no messages say something, if not under the name of their type."""
 
 
 class StoredSessionStore(SessionStore):
@@ -150,8 +150,8 @@ class StoredSessionStore(SessionStore):
     async def list_subkeys(self, key: SessionListSubkeysKey) -> list[str]:
         """The `subpath` of each transcript of a sub-agent, oldest first."""
         main_key, _ = self._place(key)
-        subpaths = map(_subpath, await self._manager.children(main_key))
-        return [subpath for subpath in subpaths if subpath is not None]
+        children = await self._manager.children(main_key)
+        return [subpath for child in children if (subpath := _subpath(child)) is not None]
 
     def _place(self, key: SessionKey | SessionListSubkeysKey) -> tuple[str, str | None]:
         """The key of the main transcript's session, and the subpath."""
@@ -208,11 +208,10 @@ class StoredSessionStore(SessionStore):
         if at is None and newest and newest[0].seq > 1:
             newest = await self._manager.history(session_key, include_tools=True) or []
             at = _summarized(newest)
-        summary: SessionSummaryEntry | None = None
+        summary, later = None, newest
         if at is not None:
-            data = payload(newest[at], SUMMARY) or {}
-            summary = {"session_id": key["session_id"], "mtime": 0, "data": data}
-        later = newest if at is None else newest[at + 1 :]
+            data, later = payload(newest[at], SUMMARY) or {}, newest[at + 1 :]
+            summary = SessionSummaryEntry(session_id=key["session_id"], mtime=0, data=data)
         return fold_session_summary(summary, key, cast(Any, [*_entries(later)])) if later else summary
 
 
@@ -246,7 +245,7 @@ def _entries(messages: Iterable[Message]) -> Iterator[dict[str, Any]]:
 
 
 def _to_new(entry: Mapping[str, Any], tools: Mapping[str, str]) -> NewMessage:
-    blocks = _blocks(entry)
+    blocks = _blocks(entry.get("message"))
     content = "\n".join(text for block in blocks for text in _texts(block))
     answered = [str(block.get("tool_use_id")) for block in blocks if block.get("type") == "tool_result"]
     match entry.get("type"):
@@ -255,19 +254,15 @@ def _to_new(entry: Mapping[str, Any], tools: Mapping[str, str]) -> NewMessage:
         case "assistant":
             role = Role.ASSISTANT
         case _:
-            role, content = Role.SYSTEM, ": ".join(_said(entry))
+            role, content = Role.SYSTEM, _said(entry)
     named = {tools.get(call_id) for call_id in answered} or {*_tools([entry]).values()}
     tool_name = named.pop() if len(named) == 1 else None
     return with_payload(role, content, tool_name, PAYLOAD, entry, idempotency_key=entry.get("uuid"))
 
 
-def _blocks(entry: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    message = entry.get("message")
-    return _listed(message.get("content")) if isinstance(message, Mapping) else []
-
-
-def _listed(content: object) -> list[Mapping[str, Any]]:
-    """Content as blocks; it may be a text."""
+def _blocks(said: object) -> list[Mapping[str, Any]]:
+    """The content of a message or a tool's result, as blocks; it may be a text."""
+    content = said.get("content") if isinstance(said, Mapping) else None
     if isinstance(content, str):
         return [{"type": "text", "text": content}]
     return [block for block in content if isinstance(block, Mapping)] if isinstance(content, list) else []
@@ -278,7 +273,7 @@ def _tools(entries: Iterable[Mapping[str, Any]]) -> dict[str, str]:
     return {
         block["id"]: block["name"]
         for entry in entries
-        for block in _blocks(entry)
+        for block in _blocks(entry.get("message"))
         if block.get("type") == "tool_use" and isinstance(block.get("id"), str) and isinstance(block.get("name"), str)
     }
 
@@ -289,13 +284,15 @@ def _texts(block: Mapping[str, Any]) -> Iterator[str]:
             yield text
         case {"type": "tool_use", "input": given}:
             yield json_text(given, ascii_only=False)
-        case {"type": "tool_result", "content": content}:
-            for part in _listed(content):
+        case {"type": "tool_result"}:
+            for part in _blocks(block):
                 yield from _texts(part)
 
 
-def _said(entry: Mapping[str, Any]) -> Iterator[str]:
+def _said(entry: Mapping[str, Any]) -> str:
     """What an entry that is no message is, and what it says."""
-    for value in (entry.get("type"), next((entry[name] for name in _SAYING if isinstance(entry.get(name), str)), None)):
-        if isinstance(value, str):
-            yield value
+    kind = str(entry.get("type"))
+    named = entry.get(kind)
+    values = (named.get("type") if isinstance(named, Mapping) else named, *map(entry.get, _SAYING))
+    said = next((value for value in values if isinstance(value, str)), None)
+    return kind if said is None else f"{kind}: {said}"

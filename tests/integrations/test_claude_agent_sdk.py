@@ -138,8 +138,10 @@ def test_entries_come_back_as_they_were(url: str) -> None:
 
 def test_an_auditor_reads_who_said_what(url: str, plain: Callable[[str], Sequence[Any]]) -> None:
     async def test(_: AsyncSessionManager, store: StoredSessionStore) -> None:
+        others = [TITLE, other("mode", mode="plan"), other("system", content="Compacted"), other("x")]
+        attached = other("attachment", attachment={"type": "date", "date": "2026-11-30"})
         # As with `session_store_flush="eager"`: the call of the tool comes before its result.
-        for each in [*turn(1), TITLE, other("mode", mode="plan"), other("system", content="Compacted")]:
+        for each in [*turn(1), *others, attached]:
             await store.append(KEY, [each])
 
     run(url, test)
@@ -151,8 +153,10 @@ def test_an_auditor_reads_who_said_what(url: str, plain: Callable[[str], Sequenc
         ("tool", "sunny", "look_up"),
         ("assistant", "Sunny 1", None),
         ("system", "custom-title: Trip", None),
-        ("system", "mode", None),
+        ("system", "mode: plan", None),
         ("system", "system: Compacted", None),
+        ("system", "x", None),
+        ("system", "attachment: date", None),
     ]
 
 
