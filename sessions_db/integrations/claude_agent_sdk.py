@@ -71,8 +71,8 @@ class StoredSessionStore(SessionStore):
             try:
                 await self._append(key, main_key, subpath, left, count)
             except SessionNotFound:
-                # Its main transcript was deleted, or it itself, since this call has looked for it.
-                continue
+                name = main_key.removeprefix(keys.conversation_key(self._agent_id, ""))
+                await self._manager.get_or_create(self._agent_id, name, message_cap=MAX_MESSAGE_CAP)
             except SessionChanged as changed:
                 count = changed.count
             except IdempotencyConflict as conflict:
@@ -99,17 +99,15 @@ class StoredSessionStore(SessionStore):
             recent = await self._manager.history(session_key, _RECENT, include_tools=True)
         tools = _tools([*_entries(recent or ()), *entries])
         new = [_to_new(entry, tools) for entry in entries]
-        if session_key is None or recent is None:
-            session_key, recent = await self._create(main_key, subpath), []
         if subpath is not None:
-            await self._manager.add_messages(session_key, new)
+            await self._manager.add_messages(session_key or await self._spawn(main_key, subpath), new)
             return
-        summary = fold_session_summary(await self._summary(key, session_key, recent), key, cast(Any, entries))
+        summary = fold_session_summary(await self._summary(key, main_key, recent or ()), key, cast(Any, entries))
         new[-1] = replace(new[-1], metadata={**(new[-1].metadata or {}), SUMMARY: json_text(summary["data"])})
         if count is None:
             count = recent[-1].seq if recent else 0
         # Of two that continue the same summary, one is refused, and continues that of the other.
-        await self._manager.add_messages(session_key, new, expected_count=count)
+        await self._manager.add_messages(main_key, new, expected_count=count)
 
     async def load(self, key: SessionKey) -> list[SessionStoreEntry] | None:
         """All entries of the transcript, oldest first; None if it has none."""
@@ -173,12 +171,8 @@ class StoredSessionStore(SessionStore):
         children = await self._manager.children(main_key)
         return next((child.key for child in children if _subpath(child) == subpath), None)
 
-    async def _create(self, main_key: str, subpath: str | None) -> str:
-        """The key of the transcript's session, created if there is none."""
-        name = main_key.removeprefix(keys.conversation_key(self._agent_id, ""))
-        main = await self._manager.get_or_create(self._agent_id, name, message_cap=MAX_MESSAGE_CAP)
-        if subpath is None:
-            return main.key
+    async def _spawn(self, main_key: str, subpath: str) -> str:
+        """The session key of a sub-agent's transcript, which is created if there is none."""
         return await self._manager.spawn_subagent(
             self._agent_id,
             subpath,

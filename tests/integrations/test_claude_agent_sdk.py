@@ -225,6 +225,8 @@ def test_transcripts_of_subagents_are_children(url: str) -> None:
         await store.delete(KEY)
         assert await store.load(SUB) is None
         assert [each.key for each in await manager.list()] == [other_child.key]
+        await store.append(SUB, turn(2))
+        assert await store.load(SUB) == turn(2)
 
     run(url, test)
 
