@@ -36,6 +36,7 @@ COMMANDS = [
     "archive",
     "timeout-idle",
     "prune",
+    "mcp",
     "completion",
     "audit",
     "doctor",
