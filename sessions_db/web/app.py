@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 from typing import Final
 
@@ -19,6 +19,10 @@ from sessions_db import validation
 from sessions_db.errors import DatabaseUnavailable, InvalidInput, SessionNotFound, SessionsError
 from sessions_db.manager import SessionManager
 from sessions_db.web.guard import Guard
+from sessions_db.web.pages.log import log, verify
+from sessions_db.web.pages.overview import overview
+from sessions_db.web.pages.questions import as_csv, as_json, index, question
+from sessions_db.web.pages.search import search
 from sessions_db.web.pages.session import session, text
 from sessions_db.web.pages.sessions import sessions
 from sessions_db.web.reading import Forbidden, OutOfTime, Reading
@@ -66,6 +70,14 @@ def create_app(
             Route("/", sessions, name="sessions"),
             Route("/session", session),
             Route("/session/text", text),
+            Route("/search", search),
+            Route("/log", log),
+            Route("/log/verify", verify),
+            Route("/overview", overview),
+            Route("/questions", index),
+            Route("/questions/{slug}.csv", as_csv),
+            Route("/questions/{slug}.json", as_json),
+            Route("/questions/{slug}", question),
             Mount("/static", StaticFiles(packages=[("sessions_db.web", "static")])),
         ],
         middleware=middleware,
@@ -80,6 +92,13 @@ def create_app(
     return app
 
 
+_SAID: Final[Mapping[int, str]] = {
+    HTTPStatus.NOT_FOUND: "There is no such page.",
+    HTTPStatus.METHOD_NOT_ALLOWED: "These pages are only read.",
+    HTTPStatus.SERVICE_UNAVAILABLE: "It reads all that was ever sealed, so one is done at a time.",
+}
+
+
 def _http(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     return page(
@@ -88,7 +107,7 @@ def _http(request: Request, error: Exception) -> Response:
         status_code=error.status_code,
         headers=error.headers,
         title=error.detail,
-        said="There is no such page." if error.status_code == HTTPStatus.NOT_FOUND else "These pages are only read.",
+        said=_SAID.get(error.status_code, ""),
     )
 
 

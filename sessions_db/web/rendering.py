@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from functools import partial
 from urllib.parse import urlencode
@@ -12,7 +13,7 @@ from markupsafe import Markup, escape
 from starlette.requests import Request
 from starlette.responses import HTMLResponse
 
-from sessions_db import escaping
+from sessions_db import clock, escaping
 
 
 def stored(text: object) -> Markup:
@@ -29,6 +30,23 @@ def at(text: str | None) -> Markup:
     if text is None:
         return Markup("&ndash;")
     return Markup('<time datetime="{}">{}</time>').format(text, text[:19].replace("T", " "))
+
+
+def at_ms(value: int) -> Markup:
+    """The same for milliseconds since the epoch."""
+    try:
+        return at(clock.to_datetime(value).isoformat(timespec="milliseconds").replace("+00:00", "Z"))
+    except OverflowError:  # SQL that bypasses the library may have stored any number
+        return escape(f"{value} ms")
+
+
+def marked(text: str, wanted: str) -> Markup:
+    """A stored text, with what was searched for marked."""
+    parts = re.split(f"({re.escape(wanted)})", text, flags=re.IGNORECASE)
+    return Markup().join(
+        Markup("<mark>{}</mark>").format(stored(part)) if place % 2 else stored(part)
+        for place, part in enumerate(parts)
+    )
 
 
 def number(value: int) -> str:
@@ -72,7 +90,7 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    for each in (stored, escaping.printable, at, number, counted, span, pretty):
+    for each in (stored, escaping.printable, at, at_ms, marked, number, counted, span, pretty):
         environment.filters[each.__name__] = each
     return environment
 
