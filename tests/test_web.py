@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import base64
+import csv
+import io
+import json
 import re
 from collections.abc import Callable, Iterator
 from html import unescape
+from xml.etree import ElementTree as ET
 
 import pytest
 from starlette.applications import Starlette
@@ -15,6 +19,7 @@ from starlette.testclient import TestClient
 from sessions_db import NewMessage, SessionManager
 from sessions_db.validation import JsonValue
 from sessions_db.web import create_app
+from sessions_db.web.questions import PARAMETERS, Question, questions
 from tests.support.client import PlainClient
 from tests.support.clock import Clock
 
@@ -27,10 +32,10 @@ def get(url: str) -> Iterator[Callable[..., str]]:
     """A function that gets a page of the database, read-only, as text without tags, or as it is."""
     with SessionManager(url, read_only=True) as reader, TestClient(create_app(reader), base_url=LOOPBACK) as client:
 
-        def fetch(path: str, *, expect: int = 200, html: bool = False, **parameters: object) -> str:
+        def fetch(path: str, *, code: int = 200, html: bool = False, **parameters: object) -> str:
             # Without None, the client would drop the parameters in the path.
             answer = client.get(path, params={name: str(value) for name, value in parameters.items()} or None)
-            assert answer.status_code == expect, answer.text
+            assert answer.status_code == code, answer.text
             return answer.text if html else words(answer.text)
 
         yield fetch
@@ -106,7 +111,7 @@ def test_each_filter_leaves_the_sessions_that_pass_it(
 def test_what_can_not_be_asked_is_named(
     get: Callable[..., str], path: str, parameters: dict[str, str], says: str
 ) -> None:
-    assert says in get(path, expect=400, **parameters)
+    assert says in get(path, code=400, **parameters)
 
 
 # A session
@@ -203,9 +208,9 @@ def test_session_that_is_gone_leads_to_the_log_and_one_that_never_was_is_not_fou
     key = manager.spawn_subagent("planner", "Plan")
     manager.delete_session(key)
 
-    assert "This session has been deleted" in get("/session", expect=404, key=key)
-    assert "Session not found: agent:nobody:main" in get("/session", expect=404, key="agent:nobody:main")
-    assert "Not Found" in get("/nowhere", expect=404)
+    assert "This session has been deleted" in get("/session", code=404, key=key)
+    assert "Session not found: agent:nobody:main" in get("/session", code=404, key="agent:nobody:main")
+    assert "Not Found" in get("/nowhere", code=404)
 
 
 def test_browser_that_follows_is_told_when_nothing_is_new(manager: SessionManager) -> None:
@@ -239,7 +244,7 @@ def test_what_agents_wrote_is_shown_as_text_in_every_field(manager: SessionManag
         get("/session", html=True, key=key),
         get("/session", html=True, key=main),
         get("/", html=True, agent=HOSTILE, label=HOSTILE, text=HOSTILE),
-        get("/session", html=True, expect=404, key=HOSTILE),
+        get("/session", html=True, code=404, key=HOSTILE),
     ):
         tags = {tag.lower() for tag in re.findall(r"<([A-Za-z]+)", page)}
         scripts = re.findall(r"<script[^>]*>", page)
@@ -262,7 +267,7 @@ def test_long_text_is_cut_and_there_as_plain_text(manager: SessionManager, get: 
     assert get("/session/text", html=True, key=key, seq=1, field="content") == long
     assert get("/session/text", html=True, key=key, field="task") == long
     assert long in get("/session/text", html=True, key=key, seq=1, field="metadata")
-    get("/session/text", expect=404, key=key, seq=1, field="role")
+    get("/session/text", code=404, key=key, seq=1, field="role")
 
 
 # Who is let in
@@ -357,3 +362,179 @@ def test_application_is_mounted_below_another_path(manager: SessionManager) -> N
     assert [link for link in links if not link.startswith("/audit/")] == []
     assert client.get("/audit/session", params={"key": key}).status_code == 200
     assert client.get("/audit/static/style.css").status_code == 200
+
+
+# The log
+
+
+def test_log_is_filtered_and_paged_and_names_what_was_deleted(manager: SessionManager, get: Callable[..., str]) -> None:
+    deleted = manager.spawn_subagent("planner", "Plan", "plan")
+    manager.delete_session(deleted)
+    for number in range(120):
+        manager.get_or_create_main(f"agent-{number}")
+
+    page = get("/log", html=True)
+    older = re.search(r'href="([^"]*)" rel="next"', page)
+    assert older is not None
+    ids = re.findall(r'id="event-(\d+)"', page) + re.findall(r'id="event-(\d+)"', get(unescape(older[1]), html=True))
+
+    assert ids == [str(event.id) for event in reversed(manager.events(limit=200))]
+    assert len(re.findall('id="event-', get("/log", html=True, session=deleted))) == 4
+    assert len(re.findall('id="event-', get("/log", html=True, label="plan", event="label_assigned"))) == 1
+    assert "No event passes" in get("/log", actor="nobody")
+    assert "No event passes" in get("/log", until="2001-01-01T00:00")
+    assert "Nothing is sealed yet" in page
+
+
+def test_verification_marks_the_event_and_the_message_that_are_not_as_they_were_sealed(
+    manager: SessionManager, plain: PlainClient, get: Callable[..., str]
+) -> None:
+    key = manager.spawn_subagent("planner", "Plan")
+    manager.add_messages(key, [NewMessage("user", "Hello"), NewMessage("assistant", "Good day")])
+    assert "nothing to compare with" in get("/log/verify")
+    sealed = manager.seal_log()
+    assert sealed is not None
+
+    assert sealed.digest in get("/log")
+    assert "2 as they were sealed, 0 redacted" in get("/log/verify", expect=sealed.digest)
+    assert "no seal has the digest" in get("/log/verify", expect="0" * 64)
+
+    without_triggers(plain, "UPDATE messages SET content = 'Bye' WHERE seq = 2")
+    told = get("/log/verify", html=True)
+    assert f"Message 2 of {key}: was changed" in words(told)
+    assert "#message-2" in told
+
+    without_triggers(plain, "UPDATE session_events SET reason = 'because' WHERE id = 1")
+    told = get("/log/verify", html=True)
+    assert "Event #1: was changed" in words(told)
+    assert re.search(r'id="event-1" class="fault"', told)
+
+
+def without_triggers(plain: PlainClient, statement: str) -> None:
+    """Run a statement as somebody who owns the tables."""
+    plain("BEGIN")
+    if plain.backend == "sqlite":
+        for (name,) in plain("SELECT name FROM sqlite_master WHERE type = 'trigger' AND sql LIKE '% UPDATE %'"):
+            plain(f"DROP TRIGGER {name}")
+    else:
+        plain("SET LOCAL session_replication_role = replica")
+    plain(statement)
+    plain("COMMIT")
+
+
+# Searching
+
+
+def test_search_shows_what_it_found_and_how_far_it_came(manager: SessionManager, get: Callable[..., str]) -> None:
+    key = manager.spawn_subagent("planner", "Compare PRICES")
+    manager.send_message(key, "<b>The prices</b>, please.")
+    manager.get_or_create_main("other")
+
+    page = get("/search", html=True, text="price")
+
+    assert "2 hits in 2 sessions, all there are." in words(page)
+    assert keys(page) == [key, key]
+    assert "Compare <mark>" in re.sub("</?bdi[^>]*>", "", page)
+    assert "0 hits in 1 session" in get("/search", text="price", agent="other", kind="main")
+    assert "There is no index" in get("/search")
+
+
+# The questions
+
+
+def test_every_question_is_answered_with_its_own_sql(backend: str, get: Callable[..., str]) -> None:
+    for slug, asked in questions().items():
+        examples = {each.name: each.example for each in asked.parameters}
+
+        answer = json.loads(get(f"/questions/{slug}.json", html=True, **examples))
+
+        assert answer["question"] == asked.title
+        assert answer["sql"] == asked.sql_for(backend)
+        assert answer["complete"]
+        assert "row" in get(f"/questions/{slug}", **examples)
+
+
+def test_every_question_that_can_be_asked_otherwise_says_so() -> None:
+    assert {*PARAMETERS} <= {*questions()}
+    for slug, parameters in PARAMETERS.items():
+        for sql in questions()[slug].sql.values():
+            pieces = [re.escape(each.literal) for each in parameters]
+            assert [len(re.findall(rf"(?<!\w){piece}(?!\w)", sql)) > 0 for piece in pieces] == [True] * len(pieces)
+
+
+def test_answer_is_a_table_csv_and_json_at_a_stable_address(manager: SessionManager, get: Callable[..., str]) -> None:
+    top = manager.get_or_create_main("planner").key
+    key = manager.spawn_subagent("planner", "Plan", parent_key=top)
+    said = "=1+1 PRICE's 100%: it\nends"
+    manager.add_message(key, "assistant", said)
+    path, word = "/questions/who-mentioned-something", "Price's 100%: IT"
+
+    page = get(path, html=True, word=word)
+    files = {ending: get(f"{path}.{ending}", html=True, word=word) for ending in ("csv", "json")}
+
+    assert "1 row." in page
+    assert keys(page) == [key]
+    assert f'href="{path}.csv?word=Price%27s+100%25%3A+IT"' in page
+    assert "LIKE '%price''s 100%: it%'" in words(page)
+    assert list(csv.reader(io.StringIO(files["csv"])))[1] == [
+        key,
+        "1",
+        "live",
+        "assistant",
+        "'=1+1 PRICE's 100%: it\nends",
+    ]
+    assert json.loads(files["json"])["rows"] == [[key, 1, "live", "assistant", said]]
+    assert "Give a value" in get(path)
+    assert "must be given" in get(f"{path}.csv", code=400)
+    assert "whole number" in get("/questions/which-sessions-are-the-largest", code=400, limit="3; DROP TABLE sessions")
+    get("/questions/nothing", code=404)
+
+
+def test_answer_is_cut_at_the_row_limit_and_says_so(manager: SessionManager) -> None:
+    for number in range(31):
+        manager.get_or_create_main(f"agent-{number}")
+    client = TestClient(create_app(manager, row_limit=3))
+    path = "/questions/which-sessions-were-never-used"
+
+    assert "The first 3 rows; there are more." in words(client.get(path).text)
+    assert client.get(f"{path}.csv").text.splitlines()[-1] == "... cut after 30 rows"
+    assert client.get(f"{path}.json").json()["complete"] is False
+
+
+# The overview
+
+
+def test_overview_counts_sessions_failures_messages_and_idle_ones(
+    manager: SessionManager, get: Callable[..., str]
+) -> None:
+    assert get("/overview").count("None.") == 4
+    for number in range(4):
+        key = manager.spawn_subagent("<b>\ufffe\u202e", f"task {number}")
+        manager.send_message(key, "Hello")
+        if number:
+            manager.error_session(key) if number == 1 else manager.complete_session(key)
+
+    page = get("/overview", html=True)
+
+    assert "Agent Ended Failed Percent <b>\ufffe\\u202e 3 1 33" in words(page)
+    assert re.search(r"Hour Messages \d{4}-\d\d-\d\d \d\d:00 \d", words(page))
+    assert re.search(r"Day active completed error timeout stopped \d{4}-\d\d-\d\d 1 2 1 0 0", words(page))
+    charts = re.findall(r'src="data:image/svg\+xml;base64,([^"]*)"', page)
+    assert [ET.fromstring(base64.b64decode(chart)).tag for chart in charts] == ["{http://www.w3.org/2000/svg}svg"] * 4
+
+
+# Limits and logins
+
+
+def test_statement_that_takes_too_long_is_ended(manager: SessionManager) -> None:
+    client = TestClient(create_app(manager, time_limit_s=0.01))
+    slow = "WITH RECURSIVE n(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM n) SELECT count(*) FROM n"
+    title = "Does it end?"
+    asked = Question("does-it-end", title, "Time", (), {"": slow}, ())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("sessions_db.web.pages.questions.questions", lambda: {asked.slug: asked})
+        answer = client.get(f"/questions/{asked.slug}")
+
+    assert answer.status_code == 503
+    assert "did not answer within 0.01 s" in words(answer.text)
+    assert client.get("/log").status_code == 200

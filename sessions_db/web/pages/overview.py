@@ -97,7 +97,7 @@ def _by_hour(conn: Connection) -> tuple[str, Sequence[str], Sequence[Sequence[An
         .where(MESSAGES.c.session_key.in_(active), MESSAGES.c.timestamp_ms >= since_ms)
         .group_by(hour)
     )
-    counts: dict[str, int] = dict(conn.execute(query).tuples().all())
+    counts: dict[str, int] = dict(map(tuple, conn.execute(query)))
     rows: list[tuple[str, int]] = [(f"{at[:10]} {at[11:]}:00", counts.get(at, 0)) for at in hours]
     chart = charts.stacked([at[5:] for at, _ in rows], {"messages": [count for _, count in rows]})
     return chart, ["Hour", "Messages"], [row for row in rows if row[1]]
