@@ -9,6 +9,7 @@ import json
 import re
 from collections.abc import Callable, Iterator
 from html import unescape
+from pathlib import Path
 from xml.etree import ElementTree as ET
 
 import pytest
@@ -22,6 +23,7 @@ from sessions_db.web import create_app
 from sessions_db.web.questions import PARAMETERS, Question, questions
 from tests.support.client import PlainClient
 from tests.support.clock import Clock
+from tests.support.commands import run
 
 LOOPBACK = "http://127.0.0.1:8321"
 HOSTILE = "<script>alert(1)</script><svg onload=alert(1)>\u202egpj.exe\x1b[2J\"'&amp;"
@@ -538,3 +540,23 @@ def test_statement_that_takes_too_long_is_ended(manager: SessionManager) -> None
     assert answer.status_code == 503
     assert "did not answer within 0.01 s" in words(answer.text)
     assert client.get("/log").status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--host", "0.0.0.0"], "0.0.0.0 can be reached by others: give --token-file"),
+        (["--host", "::"], ":: can be reached by others: give --token-file"),
+        (["--token-file", "short"], "The token has 5 characters: take at least 16."),
+    ],
+)
+def test_command_says_why_it_does_not_listen(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], says: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("short").write_text("12345\n")
+
+    result = run("web", *arguments, db="sqlite:///sessions.db")
+
+    assert result.exit_code == 2
+    assert says in " ".join(result.stderr.split())

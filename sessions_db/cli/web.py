@@ -61,6 +61,8 @@ def _listening(host: str, port: int) -> socket.socket:
     try:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listening.bind(address)
+        # Whoever reads the address may ask at once.
+        listening.listen()
     except OSError:
         listening.close()
         raise

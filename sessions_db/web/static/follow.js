@@ -2,7 +2,7 @@
 // What the server sends is parsed without being run, and the Content-Security-Policy of this page holds for it.
 "use strict";
 
-const INTERVAL_MS = 2000;
+const INTERVAL_MS = 1000;
 const live = document.getElementById("live");
 const conversation = document.getElementById("conversation");
 const seen = new Map([...conversation.children].map((item) => [item.id, item.outerHTML]));
