@@ -40,6 +40,7 @@ COMMANDS = [
     "completion",
     "audit",
     "doctor",
+    "web",
     "demo",
 ]
 

@@ -12,4 +12,5 @@ from sessions_db.cli import retention as retention
 from sessions_db.cli import searching as searching
 from sessions_db.cli import transfer as transfer
 from sessions_db.cli import upgrading as upgrading
+from sessions_db.cli import web as web
 from sessions_db.cli.group import cli as cli

@@ -11,6 +11,7 @@ from sessions_db.cli.group import as_json, cli, database
 from sessions_db.default import default_url
 from sessions_db.doctor import examine
 from sessions_db.enums import Severity
+from sessions_db.escaping import printable
 
 _STYLES = {Severity.OK: "green", Severity.WARNING: "yellow", Severity.FAILURE: "bold red"}
 
@@ -32,7 +33,7 @@ def doctor(ctx: click.Context, url: str | None, quick: bool, as_json: bool) -> N
         findings.append(finding)
         if not as_json:
             line = Text.assemble((f"{finding.outcome.value:8}", _STYLES[finding.outcome]), f"{finding.check}: ")
-            console.print(line.append(terminal.printable(finding.detail)), soft_wrap=True)
+            console.print(line.append(printable(finding.detail)), soft_wrap=True)
     if as_json:
         click.echo(
             terminal.to_json(

@@ -7,7 +7,6 @@ terminal lie, are written as escapes.
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 
@@ -18,11 +17,9 @@ from rich.table import Table
 from rich.text import Text
 
 from sessions_db.enums import Role, SessionStatus
+from sessions_db.escaping import UNSAFE, printable
 from sessions_db.models import Archive, Message, SearchHit, Session, SessionEvent
 from sessions_db.validation import JsonValue
-
-# Control characters except tab and newline, line separators, and what changes the direction of text.
-_UNSAFE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
 
 _STYLES = {
     SessionStatus.ACTIVE: "green",
@@ -40,11 +37,6 @@ _SENDER_WIDTH = 24
 _LINES_OF_CONTENT = 3
 
 
-def printable(text: str) -> str:
-    """The text with everything escaped that a terminal would act on, except line breaks."""
-    return _UNSAFE.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
-
-
 def one_line(text: str) -> str:
     """The text on one line, so that nothing quoted in it can pass for another message."""
     return printable(text).replace("\n", "\\n")
@@ -57,7 +49,7 @@ def to_json(value: JsonValue) -> bytes:
 
 def safe_json(text: bytes) -> bytes:
     r"""The same JSON in UTF-8, with everything that a terminal would act on as a `\u` escape."""
-    return _UNSAFE.sub(lambda found: f"\\u{ord(found[0]):04x}", text.decode()).encode()
+    return UNSAFE.sub(lambda found: f"\\u{ord(found[0]):04x}", text.decode()).encode()
 
 
 def counted(number: int, noun: str) -> str:

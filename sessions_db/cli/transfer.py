@@ -18,6 +18,7 @@ from sessions_db.cli import terminal
 from sessions_db.cli.group import acting, as_json, cli, database, one_of, progress_bar, reader, writer
 from sessions_db.enums import SessionKind, SessionStatus
 from sessions_db.errors import InvalidInput
+from sessions_db.escaping import printable
 from sessions_db.transfer import Line, Outcome, export_lines, import_lines
 from sessions_db.transfer.lines import is_session_line
 
@@ -172,7 +173,7 @@ def export(
     if as_json:
         click.echo(terminal.to_json({"exported": written, "bytes": size, "file": str(output)}))
     else:
-        click.echo(f"Exported: {written:,} sessions, {size:,} bytes, to {terminal.printable(str(output))}")
+        click.echo(f"Exported: {written:,} sessions, {size:,} bytes, to {printable(str(output))}")
 
 
 @contextmanager
