@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import subprocess
-import sys
 
 import pytest
 
@@ -403,14 +400,6 @@ def test_completion_prints_the_shells_script_and_where_it_goes(shell: str, insta
 
 def test_completion_of_another_shell_is_wrong_usage() -> None:
     assert run("completion", "csh").exit_code == 2
-
-
-def test_a_shell_can_complete_the_commands() -> None:
-    asked = {"_SESSIONS_DB_COMPLETE": "bash_complete", "COMP_WORDS": "sessions-db t", "COMP_CWORD": "1"}
-
-    answer = subprocess.check_output([sys.executable, "-m", "sessions_db"], env={**os.environ, **asked}, text=True)
-
-    assert answer.splitlines() == ["plain,timeout-idle", "plain,tree"]
 
 
 def test_json_of_each_command_is_one_value(url: str, family: list[str]) -> None:

@@ -10,6 +10,7 @@ from rich.console import Console
 
 from sessions_db.cli import terminal
 from sessions_db.cli.group import acting, as_json, cli, database, one_of, reader, writer
+from sessions_db.cli.naming import complete_names, find_also_past
 from sessions_db.enums import EventKind
 from sessions_db.transfer import verify_export
 
@@ -20,7 +21,13 @@ def audit() -> None:
 
 
 @audit.command()
-@click.option("--session", "session_key", metavar="KEY", help="Only what happened to this session.")
+@click.option(
+    "--session",
+    "session_key",
+    metavar="KEY",
+    shell_complete=complete_names,
+    help="Only what happened to this session.",
+)
 @click.option("--kind", "kinds", type=one_of(EventKind), multiple=True, help="Only this kind; may be repeated.")
 @click.option("--after", "after_id", type=click.IntRange(min=0), help="Only events after the one with this id.")
 @click.option("--limit", type=click.IntRange(min=0), default=50, show_default=True, help="How many at most.")
@@ -37,6 +44,7 @@ def events(
 ) -> None:
     """List the newest events, or with --after the next ones, oldest first."""
     with reader(url) as manager:
+        session_key = None if session_key is None else find_also_past(manager, session_key)
         found = manager.events(session_key=session_key, kind=kinds or None, after_id=after_id, limit=limit)
     if as_json:
         click.echo(terminal.to_json([event.to_dict() for event in found]))

@@ -9,24 +9,15 @@ import click
 
 from sessions_db.cli import terminal
 from sessions_db.cli.group import acting, as_json, cli, database, writer
+from sessions_db.cli.naming import find, key_argument
 from sessions_db.errors import SessionNotFound
-from sessions_db.manager import SessionManager
-from sessions_db.models import Session
 from sessions_db.validation import JsonValue
 
 
 def _changing(command: Callable[..., None]) -> Callable[..., None]:
     """The argument and the options that all of these commands have, in the order of their help."""
     yes = click.option("--yes", "is_sure", is_flag=True, help="Do not ask.")
-    return click.argument("key")(yes(as_json(acting(database(click.pass_obj(command))))))
-
-
-def _find(manager: SessionManager, named: str) -> Session:
-    """The session with this key, or else with this label."""
-    found = manager.get(named) or manager.get_by_label(named)
-    if found is None:
-        raise SessionNotFound(named)
-    return found
+    return key_argument(yes(as_json(acting(database(click.pass_obj(command))))))
 
 
 def _ask(question: str, *, is_sure: bool) -> None:
@@ -56,11 +47,11 @@ def _report(done: str, result: dict[str, JsonValue], *, as_json: bool) -> None:
 def stop(url: str | None, key: str, reason: str | None, is_sure: bool, as_json: bool, actor: str | None) -> None:
     """Stop session KEY.
 
-    KEY may be its label. Its worker learns of it with its next call. A session that was stopped before stays as it is;
+    Its worker learns of it with its next call. A session that was stopped before stays as it is;
     one that has ended in another way is an error.
     """
     with writer(url, actor) as manager:
-        key = _find(manager, key).key
+        key = find(manager, key)
         _ask(f"Stop {key}?", is_sure=is_sure)
         is_new = manager.stop_session(key, reason)
     done = f"{key} was stopped." if is_new else f"{key} had been stopped before."
@@ -70,12 +61,9 @@ def stop(url: str | None, key: str, reason: str | None, is_sure: bool, as_json: 
 @cli.command()
 @_changing
 def reopen(url: str | None, key: str, is_sure: bool, as_json: bool, actor: str | None) -> None:
-    """Make session KEY active again.
-
-    KEY may be its label.
-    """
+    """Make session KEY active again."""
     with writer(url, actor) as manager:
-        key = _find(manager, key).key
+        key = find(manager, key)
         _ask(f"Reopen {key}?", is_sure=is_sure)
         session = manager.reopen_session(key)
     _report(f"{key} is active.", terminal.without_messages(session), as_json=as_json)
@@ -86,11 +74,13 @@ def reopen(url: str | None, key: str, is_sure: bool, as_json: bool, actor: str |
 def delete(url: str | None, key: str, is_sure: bool, as_json: bool, actor: str | None) -> None:
     """Delete session KEY with its messages and labels.
 
-    KEY may be one of its labels. Archived messages go with it; the log records the deletion. An active session is
+    Archived messages go with it; the log records the deletion. An active session is
     deleted too.
     """
     with writer(url, actor) as manager:
-        session = _find(manager, key)
+        session = manager.get(find(manager, key))
+        if session is None:
+            raise SessionNotFound(key)
         messages = terminal.counted(len(session.messages), "message")
         _ask(f"Delete {session.key} ({session.status}, {messages} retained)?", is_sure=is_sure)
         is_new = manager.delete_session(session.key)
@@ -104,10 +94,10 @@ def delete(url: str | None, key: str, is_sure: bool, as_json: bool, actor: str |
 def send(url: str | None, key: str, message: str, is_sure: bool, as_json: bool, actor: str | None) -> None:
     """Send MESSAGE to session KEY, as the user.
 
-    KEY may be its label. A text that begins with "-" goes after "--".
+    A text that begins with "-" goes after "--".
     """
     with writer(url, actor) as manager:
-        key = _find(manager, key).key
+        key = find(manager, key)
         _ask(f"Send this to {key}?", is_sure=is_sure)
         sent = manager.send_message(key, message)
     _report(f"Message {sent.seq} was sent to {key}.", sent.to_dict(), as_json=as_json)
@@ -120,11 +110,11 @@ def send(url: str | None, key: str, message: str, is_sure: bool, as_json: bool, 
 def redact(url: str | None, key: str, seq: int, reason: str, is_sure: bool, as_json: bool, actor: str | None) -> None:
     """Take out the text of message SEQ of session KEY.
 
-    KEY may be its label. Its number, role and time stay, and the log records it. An archived message is redacted too.
+    Its number, role and time stay, and the log records it. An archived message is redacted too.
     It can't be undone.
     """
     with writer(url, actor) as manager:
-        key = _find(manager, key).key
+        key = find(manager, key)
         _ask(f"Redact message {seq} of {key}? It can't be undone.", is_sure=is_sure)
         message = manager.redact_message(key, seq, reason=reason)
     if message is None:

@@ -82,9 +82,9 @@ def cli() -> None:
     """Look into a database of agent sessions, maintain it, and import and export sessions."""
 
 
-def reader(url: str | None) -> SessionManager:
+def reader(url: str | None, *, wait_s: float = 10.0) -> SessionManager:
     """A read-only manager of the database that the command line names, or else the environment."""
-    return SessionManager(url or default_url(), read_only=True)
+    return SessionManager(url or default_url(), read_only=True, retry_budget_s=wait_s)
 
 
 def writer(url: str | None, actor: str | None = None, *, migrate: bool = False) -> SessionManager:

@@ -10,6 +10,7 @@ from rich.console import Console
 from sessions_db import clock
 from sessions_db.cli import terminal
 from sessions_db.cli.group import as_json, cli, database, reader
+from sessions_db.cli.naming import find, key_argument
 from sessions_db.errors import SessionNotFound
 from sessions_db.models import Session, Statistics
 from sessions_db.transaction import Transaction
@@ -20,7 +21,7 @@ _AGENTS_SHOWN = 10
 
 
 @cli.command()
-@click.argument("key")
+@key_argument
 @click.option("--depth", type=click.IntRange(min=0), default=10, show_default=True, help="How many levels below KEY.")
 @click.option("--limit", type=click.IntRange(min=0), default=200, show_default=True, help="How many below KEY at most.")
 @as_json
@@ -34,14 +35,16 @@ def tree(url: str | None, key: str, depth: int, limit: int, as_json: bool) -> No
     If the tree is larger than --depth and --limit allow, the levels closest to KEY come first, and of one session's
     children the newest; the number left out is printed at the end.
     """
-    with reader(url) as manager, manager.snapshot() as tx:
-        root = tx.get(key)
-        if root is None:
-            raise SessionNotFound(key)
-        children = _children(tx, key, depth, limit)
-        shown = [*_in_order(root, children)]
-        # The root is one of its own descendants where a cycle was made by hand.
-        left_out = tx.count(under=key) - (len(shown) - 1)
+    with reader(url) as manager:
+        key = find(manager, key)
+        with manager.snapshot() as tx:
+            root = tx.get(key)
+            if root is None:
+                raise SessionNotFound(key)
+            children = _children(tx, key, depth, limit)
+            shown = [*_in_order(root, children)]
+            # The root is one of its own descendants where a cycle was made by hand.
+            left_out = tx.count(under=key) - (len(shown) - 1)
     if as_json:
         sessions: list[JsonValue] = [
             {"depth": level, **terminal.without_messages(session)} for session, level, _ in shown

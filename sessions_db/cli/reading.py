@@ -9,6 +9,7 @@ from rich.console import Console
 
 from sessions_db.cli import terminal
 from sessions_db.cli.group import as_json, cli, database, one_of, reader
+from sessions_db.cli.naming import agent_option, complete_names, find, find_also_past, key_argument
 from sessions_db.enums import SessionKind, SessionStatus
 from sessions_db.errors import SessionNotFound
 from sessions_db.models import Session
@@ -24,8 +25,14 @@ _CHILDREN_SHOWN = 10
 @click.option(
     "--status", "statuses", type=one_of(SessionStatus), multiple=True, help="Only this status; may be repeated."
 )
-@click.option("--agent", "agent_id", metavar="ID", help="Only this agent's sessions.")
-@click.option("--parent", "parent_key", metavar="KEY", help="Only sessions that this one spawned.")
+@agent_option("Only this agent's sessions.")
+@click.option(
+    "--parent",
+    "parent_key",
+    metavar="KEY",
+    shell_complete=complete_names,
+    help="Only sessions that this one spawned.",
+)
 @click.option("--limit", type=click.IntRange(min=0), default=50, show_default=True, help="How many at most.")
 @as_json
 @database
@@ -45,6 +52,7 @@ def list_(
     Only sessions that pass every given filter are listed.
     """
     with reader(url) as manager:
+        parent_key = None if parent_key is None else find_also_past(manager, parent_key)
         found = manager.list(
             kinds or None, active, limit, agent_id=agent_id, parent_key=parent_key, status=statuses or None
         )
@@ -60,7 +68,7 @@ def list_(
 
 
 @cli.command()
-@click.argument("key")
+@key_argument
 @click.option("--limit", type=click.IntRange(min=0), help="At most this many messages, the newest.")
 @click.option("--tools", is_flag=True, help="Tool messages too.")
 @click.option("--after", "after_seq", type=click.IntRange(min=0), help="Only messages after this number.")
@@ -87,6 +95,7 @@ def history(
     they are deleted. With --after, --limit keeps the oldest messages instead of the newest.
     """
     with reader(url) as manager:
+        key = find(manager, key)
         messages = manager.history(key, limit, tools, after_seq=after_seq, before_seq=before_seq, archived=archived)
     if messages is None:
         raise SessionNotFound(key)
@@ -101,7 +110,7 @@ def history(
 
 
 @cli.command()
-@click.argument("key")
+@key_argument
 @as_json
 @database
 @click.pass_obj
@@ -111,6 +120,7 @@ def show(url: str | None, key: str, as_json: bool) -> None:
     With --json its messages too.
     """
     with reader(url) as manager:
+        key = find(manager, key)
         session = manager.get(key)
         if session is None:
             raise SessionNotFound(key)

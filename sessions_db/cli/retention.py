@@ -11,10 +11,11 @@ from rich.progress import MofNCompleteColumn
 
 from sessions_db.cli import terminal
 from sessions_db.cli.group import Duration, acting, as_json, cli, database, one_of, progress_bar, reader, writer
+from sessions_db.cli.naming import agent_option
 from sessions_db.enums import SessionKind, SessionStatus
 from sessions_db.limits import MAX_AGE
 
-_agent = click.option("--agent", "agent_id", metavar="ID", help="Only this agent's.")
+_agent = agent_option("Only this agent's.")
 _dry_run = click.option("--dry-run", is_flag=True, help="Change nothing, and report what would be done.")
 
 

@@ -7,12 +7,13 @@ from rich.console import Console
 
 from sessions_db.cli import terminal
 from sessions_db.cli.group import as_json, cli, database, one_of, reader
+from sessions_db.cli.naming import agent_option
 from sessions_db.enums import SessionKind
 
 
 @cli.command()
 @click.argument("text")
-@click.option("--agent", "agent_id", metavar="ID", help="Only in this agent's sessions.")
+@agent_option("Only in this agent's sessions.")
 @click.option("--kind", "kinds", type=one_of(SessionKind), multiple=True, help="Only in this kind; may be repeated.")
 @click.option("--limit", type=click.IntRange(min=1), default=50, show_default=True, help="Stop after this many.")
 @click.option(

@@ -16,6 +16,7 @@ from rich.text import Text
 
 from sessions_db.cli import terminal
 from sessions_db.cli.group import acting, as_json, cli, database, one_of, progress_bar, reader, writer
+from sessions_db.cli.naming import agent_option, complete_names, find
 from sessions_db.enums import SessionKind, SessionStatus
 from sessions_db.errors import InvalidInput
 from sessions_db.transfer import Line, Outcome, export_lines, import_lines
@@ -24,7 +25,7 @@ from sessions_db.transfer.lines import is_session_line
 
 @cli.command("import")
 @click.argument("file", type=click.File("rb"), metavar="FILE.jsonl")
-@click.option("--agent", "agent_id", metavar="ID", help="The agent that the conversations belong to.")
+@agent_option("The agent that the conversations belong to.")
 @as_json
 @acting
 @database
@@ -112,12 +113,19 @@ def _refusal(line: Line) -> Text:
     metavar="FILE",
     help="Write to this file, which appears only when it is complete.  [default: standard output]",
 )
-@click.option("--agent", "agent_id", metavar="ID", help="Only this agent's sessions.")
+@agent_option("Only this agent's sessions.")
 @click.option("--kind", "kinds", type=one_of(SessionKind), multiple=True, help="Only this kind; may be repeated.")
 @click.option(
     "--status", "statuses", type=one_of(SessionStatus), multiple=True, help="Only this status; may be repeated."
 )
-@click.option("--session", "keys", metavar="KEY", multiple=True, help="Only this session; may be repeated.")
+@click.option(
+    "--session",
+    "keys",
+    metavar="KEY",
+    multiple=True,
+    shell_complete=complete_names,
+    help="Only this session; may be repeated.",
+)
 @click.option("--proof", is_flag=True, help="Add what proves the messages, for `audit verify-export`.")
 @click.option("--json", "as_json", is_flag=True, help="With --output: print what was written as JSON.")
 @database
@@ -153,7 +161,7 @@ def export(
             agent_id=agent_id,
             kinds=kinds or None,
             statuses=statuses or None,
-            keys=keys or None,
+            keys=[find(manager, key) for key in keys] or None,
             proof=proof,
         ) as exported,
         _written(output) as (file, on_terminal),

@@ -11,7 +11,7 @@ from sessions_db.enums import SessionKind
 from sessions_db.errors import InvalidInput
 from sessions_db.limits import PAGE
 from sessions_db.models import SearchHit, SearchResult, Session
-from sessions_db.operations import reading
+from sessions_db.operations import naming, reading
 from sessions_db.operations.history import history
 from sessions_db.operations.selecting import Selection
 from sessions_db.store.runner import Runner
@@ -20,7 +20,21 @@ _AROUND = 60
 
 
 class Searching(Runner):
-    """The operation that finds sessions and messages by what they say."""
+    """Operations that find sessions by what people know of them, and messages by what they say."""
+
+    def find_keys(self, name: str, limit: int = 10) -> list[str]:
+        """The keys of the sessions that a person may mean.
+
+        That is the one with this key; or else the one that owns this label; or else all whose keys end so, newest
+        first. An empty list if there are none. To find those by their end, every key is read.
+
+        Args:
+            name: a key, a label, or the end of a key; not empty.
+            limit: at most this many keys.
+        """
+        if not validation.text("name", name):
+            raise InvalidInput("name", "must not be empty", name)
+        return self._run(naming.named, name, validation.integer("limit", limit, minimum=1))
 
     def search(
         self,

@@ -38,6 +38,7 @@ TEXT_ARGUMENTS: dict[str, tuple[str, Callable[[SessionManager, str], object]]] =
     "list agent_id": ("agent_id", lambda m, text: m.list(agent_id=text)),
     "list parent_key": ("parent_key", lambda m, text: m.list(parent_key=text)),
     "children": ("key", lambda m, text: m.children(text)),
+    "find_keys": ("name", lambda m, text: m.find_keys(text)),
     "search": ("text", lambda m, text: m.search(text)),
     "search agent_id": ("agent_id", lambda m, text: m.search("word", agent_id=text)),
     "descendants": ("key", lambda m, text: m.descendants(text)),
