@@ -12,7 +12,7 @@ import click
 from sqlalchemy import Connection
 
 from sessions_db.cli import terminal
-from sessions_db.cli.group import reader
+from sessions_db.cli.opening import existing
 from sessions_db.errors import SessionNotFound
 from sessions_db.manager import SessionManager
 from sessions_db.operations import naming
@@ -69,7 +69,11 @@ def _completing(offers: Callable[[Connection, str], list[str]]) -> _Complete:
         found: list[str] = []
 
         def read() -> None:
-            with suppress(Exception), reader(ctx.obj, wait_s=_COMPLETION_S) as manager, manager.snapshot() as tx:
+            with (
+                suppress(Exception),
+                SessionManager(existing(ctx.obj), read_only=True, retry_budget_s=_COMPLETION_S) as manager,
+                manager.snapshot() as tx,
+            ):
                 found.extend(filter(_OFFERABLE.fullmatch, offers(tx.connection, incomplete)))
 
         thread = threading.Thread(target=read, daemon=True)

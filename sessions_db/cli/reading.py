@@ -7,9 +7,10 @@ from collections.abc import Sequence
 import click
 from rich.console import Console
 
-from sessions_db.cli import terminal
-from sessions_db.cli.group import as_json, cli, database, one_of, reader
+from sessions_db.cli import tables, terminal, transcript
+from sessions_db.cli.group import as_json, cli, one_of
 from sessions_db.cli.naming import agent_option, complete_names, find, find_also_past, key_argument
+from sessions_db.cli.opening import Database, database, reader
 from sessions_db.enums import SessionKind, SessionStatus
 from sessions_db.errors import SessionNotFound
 from sessions_db.models import Session
@@ -38,7 +39,7 @@ _CHILDREN_SHOWN = 10
 @database
 @click.pass_obj
 def list_(
-    url: str | None,
+    db: Database,
     kinds: Sequence[str],
     active: bool,
     statuses: Sequence[str],
@@ -51,7 +52,7 @@ def list_(
 
     Only sessions that pass every given filter are listed.
     """
-    with reader(url) as manager:
+    with reader(db) as manager:
         parent_key = None if parent_key is None else find_also_past(manager, parent_key)
         found = manager.list(
             kinds or None, active, limit, agent_id=agent_id, parent_key=parent_key, status=statuses or None
@@ -62,7 +63,7 @@ def list_(
     if not found:
         click.echo("No sessions.")
         return
-    terminal.print_sessions(Console(), found)
+    tables.print_sessions(terminal.console(), found)
     if len(found) == limit:
         click.echo(f"These are the newest {limit:,}; --limit shows more.")
 
@@ -78,7 +79,7 @@ def list_(
 @database
 @click.pass_obj
 def history(
-    url: str | None,
+    db: Database,
     key: str,
     limit: int | None,
     tools: bool,
@@ -94,7 +95,7 @@ def history(
     With --archived, also those that the session no longer retains, where it was made with `archive_trimmed`; elsewhere
     they are deleted. With --after, --limit keeps the oldest messages instead of the newest.
     """
-    with reader(url) as manager:
+    with reader(db) as manager:
         key = find(manager, key)
         messages = manager.history(key, limit, tools, after_seq=after_seq, before_seq=before_seq, archived=archived)
     if messages is None:
@@ -102,7 +103,7 @@ def history(
     if as_json:
         click.echo(terminal.to_json([message.to_dict() for message in messages]))
     elif messages:
-        terminal.print_messages(Console(), messages)
+        transcript.print_messages(terminal.console(), messages)
     elif tools:
         click.echo("No messages.")
     else:
@@ -114,12 +115,12 @@ def history(
 @as_json
 @database
 @click.pass_obj
-def show(url: str | None, key: str, as_json: bool) -> None:
+def show(db: Database, key: str, as_json: bool) -> None:
     """Show session KEY and what it spawned.
 
     With --json its messages too.
     """
-    with reader(url) as manager:
+    with reader(db) as manager:
         key = find(manager, key)
         session = manager.get(key)
         if session is None:
@@ -133,8 +134,8 @@ def show(url: str | None, key: str, as_json: bool) -> None:
         }
         click.echo(terminal.to_json({**session.to_dict(), **details}))
         return
-    console = Console()
-    terminal.print_session(console, session)
+    console = terminal.console()
+    tables.print_session(console, session)
     if children:
         _print_children(console, children)
 
@@ -142,5 +143,5 @@ def show(url: str | None, key: str, as_json: bool) -> None:
 def _print_children(console: Console, children: Sequence[Session]) -> None:
     shown = list(reversed(children[-_CHILDREN_SHOWN:]))
     newest = f"the newest {len(shown)} of " if len(shown) < len(children) else ""
-    terminal.print_heading(console, f"Children: {newest}{len(children):,}")
-    terminal.print_sessions(console, shown)
+    tables.print_heading(console, f"Children: {newest}{len(children):,}")
+    tables.print_sessions(console, shown)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import click
-from rich.console import Console
 
-from sessions_db.cli import terminal
-from sessions_db.cli.group import as_json, cli, database, one_of, reader
+from sessions_db.cli import tables, terminal
+from sessions_db.cli.group import as_json, cli, one_of
 from sessions_db.cli.naming import agent_option
+from sessions_db.cli.opening import Database, database, reader
 from sessions_db.enums import SessionKind
 
 
@@ -23,7 +23,7 @@ from sessions_db.enums import SessionKind
 @database
 @click.pass_obj
 def search(
-    url: str | None,
+    db: Database,
     text: str,
     agent_id: str | None,
     kinds: tuple[str, ...],
@@ -35,12 +35,12 @@ def search(
 
     The newest sessions come first. Upper and lower case are alike.
     """
-    with reader(url) as manager:
+    with reader(db) as manager:
         result = manager.search(text, agent_id=agent_id, kinds=kinds or None, limit=limit, timeout=timeout)
     if as_json:
         click.echo(terminal.to_json(result.to_dict()))
         return
-    terminal.print_hits(Console(), result.hits)
+    tables.print_hits(terminal.console(), result.hits)
     plural = "" if result.sessions == 1 else "s"
     if result.complete:
         click.echo(f"Read {result.sessions:,} session{plural}, all there are.", err=True)

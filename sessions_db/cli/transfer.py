@@ -14,9 +14,10 @@ import click
 from rich.progress import DownloadColumn, MofNCompleteColumn
 from rich.text import Text
 
-from sessions_db.cli import terminal
-from sessions_db.cli.group import acting, as_json, cli, database, one_of, progress_bar, reader, writer
+from sessions_db.cli import interruption, terminal
+from sessions_db.cli.group import acting, as_json, cli, one_of, progress_bar
 from sessions_db.cli.naming import agent_option, complete_names, find
+from sessions_db.cli.opening import Database, creator, database, reader
 from sessions_db.enums import SessionKind, SessionStatus
 from sessions_db.errors import InvalidInput
 from sessions_db.transfer import Line, Outcome, export_lines, import_lines
@@ -32,7 +33,7 @@ from sessions_db.transfer.lines import is_session_line
 @click.pass_obj
 @click.pass_context
 def import_(
-    ctx: click.Context, url: str | None, file: IO[bytes], agent_id: str | None, as_json: bool, actor: str | None
+    ctx: click.Context, db: Database, file: IO[bytes], agent_id: str | None, as_json: bool, actor: str | None
 ) -> None:
     """Import exported sessions, or chat-completions conversations.
 
@@ -58,7 +59,19 @@ def import_(
     """  # noqa: D301  # Click keeps the lines after a backspace as they are
     outcomes: Counter[Outcome] = Counter()
     messages = 0
-    with _naming_agent(agent_id), writer(url, actor) as manager, progress_bar(DownloadColumn()) as progress:
+
+    def done() -> str:
+        return (
+            f"Imported by then: {terminal.counted(outcomes[Outcome.IMPORTED], 'session')} with "
+            f"{terminal.counted(messages, 'message')}. Repeating it imports the rest, and nothing twice."
+        )
+
+    with (
+        interruption.telling(done),
+        _naming_agent(agent_id),
+        creator(db, actor) as manager,
+        progress_bar(DownloadColumn()) as progress,
+    ):
         task = progress.add_task("Importing", total=_size(file))
         for line in import_lines(manager, agent_id, file):
             outcomes[line.outcome] += 1
@@ -76,9 +89,9 @@ def import_(
             )
         )
     else:
-        click.echo(f"Imported: {imported:,} sessions with {messages:,} messages")
-        click.echo(f"Already there: {already_there:,} sessions")
-        click.echo(f"Refused: {refused:,} lines")
+        click.echo(f"Imported: {terminal.counted(imported, 'session')} with {terminal.counted(messages, 'message')}")
+        click.echo(f"Already there: {terminal.counted(already_there, 'session')}")
+        click.echo(f"Refused: {terminal.counted(refused, 'line')}")
     if refused:
         ctx.exit(1)
 
@@ -131,7 +144,7 @@ def _refusal(line: Line) -> Text:
 @database
 @click.pass_obj
 def export(
-    url: str | None,
+    db: Database,
     output: Path | None,
     agent_id: str | None,
     kinds: Sequence[str],
@@ -155,7 +168,7 @@ def export(
         output = None
     written = size = 0
     with (
-        reader(url) as manager,
+        reader(db) as manager,
         export_lines(
             manager,
             agent_id=agent_id,
@@ -180,7 +193,9 @@ def export(
     if as_json:
         click.echo(terminal.to_json({"exported": written, "bytes": size, "file": str(output)}))
     else:
-        click.echo(f"Exported: {written:,} sessions, {size:,} bytes, to {terminal.printable(str(output))}")
+        click.echo(
+            f"Exported: {terminal.counted(written, 'session')}, {size:,} bytes, to {terminal.printable(str(output))}"
+        )
 
 
 @contextmanager
