@@ -228,6 +228,8 @@ def family(manager: SessionManager) -> dict[str, Session]:
         (["--status", "completed", "--status", "active", "--agent", "support"], ["cron", "done", "main"]),
         (["--status", "active", "--status", "completed", "--active"], ["cron", "main", "other"]),
         (["--agent", "sales"], ["other"]),
+        (["--agent", "sales", "--agent", "support", "--kind", "main"], ["main", "other"]),
+        (["--parent", "agent:support:main", "--parent", "agent:sales:main"], ["done"]),
         (["--parent", "agent:support:main"], ["done"]),
         (["--agent", "support", "--status", "active", "--kind", "cron"], ["cron"]),
         (["--limit", "0"], []),

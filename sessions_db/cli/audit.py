@@ -23,10 +23,11 @@ def audit() -> None:
 @audit.command()
 @click.option(
     "--session",
-    "session_key",
+    "session_keys",
     metavar="KEY",
+    multiple=True,
     shell_complete=complete_names,
-    help="Only what happened to this session.",
+    help="Only what happened to this session; may be repeated.",
 )
 @click.option("--kind", "kinds", type=one_of(EventKind), multiple=True, help="Only this kind; may be repeated.")
 @click.option("--after", "after_id", type=click.IntRange(min=0), help="Only events after the one with this id.")
@@ -36,7 +37,7 @@ def audit() -> None:
 @click.pass_obj
 def events(
     db: Database,
-    session_key: str | None,
+    session_keys: Sequence[str],
     kinds: Sequence[str],
     after_id: int | None,
     limit: int,
@@ -44,8 +45,8 @@ def events(
 ) -> None:
     """List the newest events, or with --after the next ones, oldest first."""
     with reader(db) as manager:
-        session_key = None if session_key is None else find_also_past(manager, session_key)
-        found = manager.events(session_key=session_key, kind=kinds or None, after_id=after_id, limit=limit)
+        keys = find_also_past(manager, session_keys)
+        found = manager.events(session_key=keys, kind=kinds or None, after_id=after_id, limit=limit)
     if as_json:
         click.echo(terminal.to_json([event.to_dict() for event in found]))
     elif found:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from typing import TypeVar
 
@@ -52,8 +52,15 @@ def find(manager: SessionManager, name: str) -> str:
     return keys[0]
 
 
-def find_also_past(manager: SessionManager, name: str) -> str:
-    """Like `find`; a whole key need not be a session's, because other rows still name it when it is deleted."""
+def find_also_past(manager: SessionManager, names: Iterable[str]) -> list[str] | None:
+    """The keys of these sessions, or None for no names.
+
+    A whole key need not be a session's: other rows still name it when it is deleted.
+    """
+    return [_find_also_past(manager, name) for name in names] or None
+
+
+def _find_also_past(manager: SessionManager, name: str) -> str:
     try:
         return find(manager, name)
     except SessionNotFound:
@@ -98,6 +105,13 @@ complete_agents = _completing(_agents)
 key_argument = click.argument("key", shell_complete=complete_names)
 
 
-def agent_option(help_: str) -> Callable[[_F], _F]:
+def agents_option(help_: str) -> Callable[[_F], _F]:
     """The option that filters by agent."""
-    return click.option("--agent", "agent_id", metavar="ID", shell_complete=complete_agents, help=help_)
+    return click.option(
+        "--agent",
+        "agent_ids",
+        metavar="ID",
+        multiple=True,
+        shell_complete=complete_agents,
+        help=f"{help_}; may be repeated.",
+    )

@@ -1,71 +1,25 @@
-"""Commands that show sessions and messages."""
+"""Commands that show a session and its messages."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import chain
 
 import click
 from rich.console import Console
 
 from sessions_db.cli import tables, terminal, transcript
-from sessions_db.cli.group import as_json, cli, one_of
-from sessions_db.cli.naming import agent_option, complete_names, find, find_also_past, key_argument
+from sessions_db.cli.group import as_json, cli
+from sessions_db.cli.naming import find, key_argument
 from sessions_db.cli.opening import Database, database, reader
-from sessions_db.enums import SessionKind, SessionStatus
+from sessions_db.enums import Role
 from sessions_db.errors import SessionNotFound
-from sessions_db.models import Session
+from sessions_db.manager import SessionManager
+from sessions_db.models import Message, Session
 from sessions_db.validation import JsonValue
 
 # If a session has more children, `show` prints the newest.
 _CHILDREN_SHOWN = 10
-
-
-@cli.command("list")
-@click.option("--kind", "kinds", type=one_of(SessionKind), multiple=True, help="Only this kind; may be repeated.")
-@click.option("--active", is_flag=True, help="Only sessions that have not ended.")
-@click.option(
-    "--status", "statuses", type=one_of(SessionStatus), multiple=True, help="Only this status; may be repeated."
-)
-@agent_option("Only this agent's sessions.")
-@click.option(
-    "--parent",
-    "parent_key",
-    metavar="KEY",
-    shell_complete=complete_names,
-    help="Only sessions that this one spawned.",
-)
-@click.option("--limit", type=click.IntRange(min=0), default=50, show_default=True, help="How many at most.")
-@as_json
-@database
-@click.pass_obj
-def list_(
-    db: Database,
-    kinds: Sequence[str],
-    active: bool,
-    statuses: Sequence[str],
-    agent_id: str | None,
-    parent_key: str | None,
-    limit: int,
-    as_json: bool,
-) -> None:
-    """List sessions, the newest first.
-
-    Only sessions that pass every given filter are listed.
-    """
-    with reader(db) as manager:
-        parent_key = None if parent_key is None else find_also_past(manager, parent_key)
-        found = manager.list(
-            kinds or None, active, limit, agent_id=agent_id, parent_key=parent_key, status=statuses or None
-        )
-    if as_json:
-        click.echo(terminal.to_json([terminal.without_messages(session) for session in found]))
-        return
-    if not found:
-        click.echo("No sessions.")
-        return
-    tables.print_sessions(terminal.console(), found)
-    if len(found) == limit:
-        click.echo(f"These are the newest {limit:,}; --limit shows more.")
 
 
 @cli.command()
@@ -75,6 +29,8 @@ def list_(
 @click.option("--after", "after_seq", type=click.IntRange(min=0), help="Only messages after this number.")
 @click.option("--before", "before_seq", type=click.IntRange(min=0), help="Only messages before this number.")
 @click.option("--archived", is_flag=True, help="Archived messages too.")
+@click.option("--full", is_flag=True, help="Whole messages, with their line breaks.")
+@click.option("--follow", is_flag=True, help="Go on with what is appended, until the session ends.")
 @as_json
 @database
 @click.pass_obj
@@ -86,6 +42,8 @@ def history(
     after_seq: int | None,
     before_seq: int | None,
     archived: bool,
+    full: bool,
+    follow: bool,
     as_json: bool,
 ) -> None:
     """Show the messages of session KEY.
@@ -93,21 +51,55 @@ def history(
     They come oldest first, as many as the session retains. Long ones are shortened in the table.
 
     With --archived, also those that the session no longer retains, where it was made with `archive_trimmed`; elsewhere
-    they are deleted. With --after, --limit keeps the oldest messages instead of the newest.
+    they are deleted. With --after, --limit keeps the oldest messages instead of the newest. With --follow, --json
+    prints a line of JSON for each message.
     """
+    if follow and (before_seq is not None or (limit is not None and after_seq is not None)):
+        raise click.UsageError("With --follow, neither --before can be given nor --after and --limit together.")
     with reader(db) as manager:
         key = find(manager, key)
-        messages = manager.history(key, limit, tools, after_seq=after_seq, before_seq=before_seq, archived=archived)
-    if messages is None:
-        raise SessionNotFound(key)
+        until = _last_seq(manager, key) if follow else None
+        messages = manager.history(
+            key,
+            limit,
+            tools,
+            after_seq=after_seq,
+            before_seq=before_seq if until is None else until + 1,
+            archived=archived,
+        )
+        if messages is None:
+            raise SessionNotFound(key)
+        if until is not None:
+            newer = manager.follow(key, max(until, after_seq or 0))
+            for message in chain(messages, (each for each in newer if tools or each.role is not Role.TOOL)):
+                _print_next(message, in_full=full, as_json=as_json)
+            click.echo(f"{terminal.one_line(key)} has ended.", err=True)
+            return
     if as_json:
         click.echo(terminal.to_json([message.to_dict() for message in messages]))
+    elif messages and full:
+        for message in messages:
+            transcript.print_message(terminal.console(), message, in_full=True)
     elif messages:
         transcript.print_messages(terminal.console(), messages)
     elif tools:
         click.echo("No messages.")
     else:
         click.echo("No messages, tool messages aside (--tools shows them).")
+
+
+def _last_seq(manager: SessionManager, key: str) -> int:
+    session = manager.get(key)
+    if session is None:
+        raise SessionNotFound(key)
+    return session.message_count
+
+
+def _print_next(message: Message, *, in_full: bool, as_json: bool) -> None:
+    if as_json:
+        click.echo(terminal.to_json_line(message.to_dict()))
+    else:
+        transcript.print_message(terminal.console(), message, in_full=in_full)
 
 
 @cli.command()

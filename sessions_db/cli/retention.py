@@ -14,7 +14,7 @@ from sessions_db.cli import interruption, tables, terminal
 from sessions_db.cli.asking import ask, require_answer, yes
 from sessions_db.cli.durations import Duration
 from sessions_db.cli.group import acting, as_json, cli, one_of, progress_bar
-from sessions_db.cli.naming import agent_option
+from sessions_db.cli.naming import agents_option
 from sessions_db.cli.opening import Database, database, reader, writer
 from sessions_db.enums import SessionKind, SessionStatus
 from sessions_db.limits import MAX_AGE
@@ -23,7 +23,7 @@ from sessions_db.manager import SessionManager
 # Of what a sweep would take; --json has all.
 _KEYS_SHOWN = 10
 
-_agent = agent_option("Only this agent's.")
+_agent = agents_option("Only this agent's")
 _dry_run = click.option("--dry-run", is_flag=True, help="Change nothing, and report what would be done.")
 
 
@@ -57,7 +57,7 @@ def timeout_idle(
     db: Database,
     age: timedelta,
     kinds: Sequence[str],
-    agent_id: str | None,
+    agent_ids: Sequence[str],
     dry_run: bool,
     is_sure: bool,
     as_json: bool,
@@ -75,7 +75,7 @@ def timeout_idle(
             cutoff.older_than,
             kinds,
             before=cutoff.before,
-            agent_id=agent_id,
+            agent_id=agent_ids or None,
             dry_run=dry_run,
             progress=progress,
         )
@@ -103,7 +103,7 @@ def prune(
     age: timedelta,
     kinds: Sequence[str],
     statuses: Sequence[str],
-    agent_id: str | None,
+    agent_ids: Sequence[str],
     dry_run: bool,
     is_sure: bool,
     as_json: bool,
@@ -122,7 +122,7 @@ def prune(
             cutoff.older_than,
             before=cutoff.before,
             kinds=kinds,
-            agent_id=agent_id,
+            agent_id=agent_ids or None,
             status=statuses or None,
             dry_run=dry_run,
             progress=progress,

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import click
 
 from sessions_db.cli import tables, terminal
 from sessions_db.cli.group import as_json, cli, one_of
-from sessions_db.cli.naming import agent_option
+from sessions_db.cli.naming import agents_option
 from sessions_db.cli.opening import Database, database, reader
 from sessions_db.enums import SessionKind
 
 
 @cli.command()
 @click.argument("text")
-@agent_option("Only in this agent's sessions.")
+@agents_option("Only in this agent's sessions")
 @click.option("--kind", "kinds", type=one_of(SessionKind), multiple=True, help="Only in this kind; may be repeated.")
 @click.option("--limit", type=click.IntRange(min=1), default=50, show_default=True, help="Stop after this many.")
 @click.option(
@@ -25,8 +27,8 @@ from sessions_db.enums import SessionKind
 def search(
     db: Database,
     text: str,
-    agent_id: str | None,
-    kinds: tuple[str, ...],
+    agent_ids: Sequence[str],
+    kinds: Sequence[str],
     limit: int,
     timeout: float,
     as_json: bool,
@@ -36,7 +38,7 @@ def search(
     The newest sessions come first. Upper and lower case are alike.
     """
     with reader(db) as manager:
-        result = manager.search(text, agent_id=agent_id, kinds=kinds or None, limit=limit, timeout=timeout)
+        result = manager.search(text, agent_id=agent_ids or None, kinds=kinds or None, limit=limit, timeout=timeout)
     if as_json:
         click.echo(terminal.to_json(result.to_dict()))
         return

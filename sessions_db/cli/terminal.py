@@ -75,6 +75,11 @@ def to_json(value: JsonValue) -> bytes:
     return safe_json(json.dumps(value, ensure_ascii=False, indent=2, allow_nan=False).encode())
 
 
+def to_json_line(value: JsonValue) -> bytes:
+    """The same on one line."""
+    return safe_json(json.dumps(value, ensure_ascii=False, allow_nan=False).encode())
+
+
 def safe_json(text: bytes) -> bytes:
     r"""The same JSON in UTF-8, with everything that a terminal would act on as a `\u` escape."""
     return _UNSAFE.sub(lambda found: f"\\u{ord(found[0]):04x}", text.decode()).encode()

@@ -43,18 +43,18 @@ def print_messages(console: Console, messages: Iterable[Message]) -> None:
     put(console, table)
 
 
-def print_transcript(console: Console, messages: Iterable[Message], *, in_full: bool) -> None:
-    """Print the messages one below the other, as they come, with their line breaks; shortened unless `in_full`."""
-    for message in messages:
-        head = Text.assemble((f"#{message.seq}  ", "dim"), _sender(message), (f"  {utc(message.timestamp_ms)}", "dim"))
-        console.print(head, soft_wrap=True)
-        for part in _parts(message):
-            shown = part if in_full else _flat(part)
-            if not in_full and is_limited(console):
-                shown.truncate(_LINES_OF_CONTENT * max(_LEAST_WIDTH, console.width), overflow="ellipsis")
-            console.print(shown, overflow="fold", soft_wrap=not is_limited(console))
-        if in_full:
-            console.print()
+def print_message(console: Console, message: Message, *, in_full: bool) -> None:
+    """Print one message: with its line breaks and an empty line at the end, or else shortened to a few lines."""
+    head = Text.assemble((f"#{message.seq}  ", "dim"), _sender(message), (f"  {utc(message.timestamp_ms)}", "dim"))
+    console.print(head, soft_wrap=True)
+    for part in _parts(message):
+        shown = part if in_full else _flat(part)
+        if not in_full and is_limited(console):
+            shown.truncate(_LINES_OF_CONTENT * max(_LEAST_WIDTH, console.width), overflow="ellipsis")
+        shown.overflow = "fold"
+        put(console, shown)
+    if in_full:
+        console.print()
 
 
 def _sender(message: Message) -> Text:

@@ -16,7 +16,7 @@ from rich.text import Text
 
 from sessions_db.cli import interruption, terminal
 from sessions_db.cli.group import acting, as_json, cli, one_of, progress_bar
-from sessions_db.cli.naming import agent_option, complete_names, find
+from sessions_db.cli.naming import agents_option, complete_agents, complete_names, find
 from sessions_db.cli.opening import Database, creator, database, reader
 from sessions_db.enums import SessionKind, SessionStatus
 from sessions_db.errors import InvalidInput
@@ -26,7 +26,13 @@ from sessions_db.transfer.lines import is_session_line
 
 @cli.command("import")
 @click.argument("file", type=click.File("rb"), metavar="FILE.jsonl")
-@agent_option("The agent that the conversations belong to.")
+@click.option(
+    "--agent",
+    "agent_id",
+    metavar="ID",
+    shell_complete=complete_agents,
+    help="The agent that the conversations belong to.",
+)
 @as_json
 @acting
 @database
@@ -126,7 +132,7 @@ def _refusal(line: Line) -> Text:
     metavar="FILE",
     help="Write to this file, which appears only when it is complete.  [default: standard output]",
 )
-@agent_option("Only this agent's sessions.")
+@agents_option("Only this agent's sessions")
 @click.option("--kind", "kinds", type=one_of(SessionKind), multiple=True, help="Only this kind; may be repeated.")
 @click.option(
     "--status", "statuses", type=one_of(SessionStatus), multiple=True, help="Only this status; may be repeated."
@@ -146,7 +152,7 @@ def _refusal(line: Line) -> Text:
 def export(
     db: Database,
     output: Path | None,
-    agent_id: str | None,
+    agent_ids: Sequence[str],
     kinds: Sequence[str],
     statuses: Sequence[str],
     keys: Sequence[str],
@@ -171,7 +177,7 @@ def export(
         reader(db) as manager,
         export_lines(
             manager,
-            agent_id=agent_id,
+            agent_id=agent_ids or None,
             kinds=kinds or None,
             statuses=statuses or None,
             keys=[find(manager, key) for key in keys] or None,

@@ -40,7 +40,7 @@ class Searching(Runner):
         self,
         text: str,
         *,
-        agent_id: str | None = None,
+        agent_id: str | Collection[str] | None = None,
         kinds: Collection[SessionKind | str] | None = None,
         since: datetime | None = None,
         limit: int = 50,
@@ -55,7 +55,7 @@ class Searching(Runner):
 
         Args:
             text: what to find; not empty.
-            agent_id: only in this agent's sessions.
+            agent_id: only in this agent's sessions, or these agents'; an empty collection matches nothing.
             kinds: only in sessions of these kinds; an empty collection matches nothing.
             since: only in sessions whose last activity is at this time, an aware datetime, or later.
             limit: stop after this many hits.
@@ -65,7 +65,7 @@ class Searching(Runner):
         if not wanted:
             raise InvalidInput("text", "must not be empty", text)
         selection = Selection(
-            agent_id=validation.optional_text("agent_id", agent_id),
+            agent_ids=validation.optional_texts("agent_id", agent_id),
             kinds=validation.optional_choices("kinds", kinds, SessionKind),
             active_since_ms=validation.optional_moment_ms("since", since),
         )
