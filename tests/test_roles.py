@@ -246,6 +246,7 @@ OPERATIONS: Mapping[str, Callable[[SessionStore, Clock], object]] = {
     "list": lambda store, clock: store.list(active_only=True, message_limit=5) if active(store, clock) else None,
     "children": lambda store, clock: store.children("agent:assistant:main") if active(store, clock) else None,
     "descendants": lambda store, clock: store.descendants("agent:assistant:main") if active(store, clock) else None,
+    "find_keys": lambda store, clock: store.find_keys("main") if active(store, clock) else None,
     "search": lambda store, clock: store.search("look") if finished(store, clock) else None,
     "count": lambda store, clock: store.count(["cron"]) if active(store, clock) else None,
     "archives": lambda store, clock: store.archives() if archiving(store, clock) else None,
