@@ -24,6 +24,7 @@ from sessions_db.limits import (
     MAX_MESSAGE_CAP,
     MAX_NAME_LENGTH,
     MAX_POOL_SIZE,
+    MAX_SCHEMA_NAME_BYTES,
     MAX_SECONDS,
     MAX_TEXT_BYTES,
     MIN_POLL_INTERVAL_S,
@@ -97,9 +98,7 @@ def optional_nonempty_name(argument: str, value: object) -> str | None:
 
 def agent_id(value: object) -> str:
     """A name that can't forge a session key: not empty, no colon, no control character."""
-    checked = name("agent_id", value)
-    if not checked:
-        raise InvalidInput("agent_id", "must not be empty", value)
+    checked = nonempty_name("agent_id", value)
     if ":" in checked or _has_control_characters(checked):
         raise InvalidInput("agent_id", "must not contain ':' or control characters", value)
     return checked
@@ -107,13 +106,25 @@ def agent_id(value: object) -> str:
 
 def conversation_name(value: object) -> str:
     """What a conversation's key ends with: not empty, no control character, short in bytes."""
-    checked = text("name", value)
+    return _short_name("name", value, MAX_CONVERSATION_NAME_BYTES)
+
+
+def optional_schema_name(value: object) -> str | None:
+    """The name of a Postgres schema that is not the server's own; or None."""
+    checked = None if value is None else _short_name("schema", value, MAX_SCHEMA_NAME_BYTES)
+    if checked is not None and (checked.startswith("pg_") or checked == "information_schema"):
+        raise InvalidInput("schema", "must not be one of the server's own", value)
+    return checked
+
+
+def _short_name(argument: str, value: object, most_bytes: int) -> str:
+    checked = text(argument, value)
     if not checked:
-        raise InvalidInput("name", "must not be empty", value)
+        raise InvalidInput(argument, "must not be empty", value)
     if _has_control_characters(checked):
-        raise InvalidInput("name", "must not contain control characters", value)
-    if len(checked.encode()) > MAX_CONVERSATION_NAME_BYTES:
-        raise InvalidInput("name", f"must be at most {MAX_CONVERSATION_NAME_BYTES} bytes of UTF-8", value)
+        raise InvalidInput(argument, "must not contain control characters", value)
+    if len(checked.encode()) > most_bytes:
+        raise InvalidInput(argument, f"must be at most {most_bytes} bytes of UTF-8", value)
     return checked
 
 

@@ -39,6 +39,7 @@ COMMANDS = [
     "completion",
     "audit",
     "doctor",
+    "schemas",
     "demo",
 ]
 

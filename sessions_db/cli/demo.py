@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.text import Text
 
 from sessions_db.cli import scenario, terminal
-from sessions_db.cli.group import cli, database_or
+from sessions_db.cli.group import cli, database_or, named_schema
 from sessions_db.manager import SessionManager
 
 
@@ -32,7 +32,7 @@ def demo_(url: str | None) -> None:
 
 def _show_demo(url: str) -> None:
     console = Console()
-    with SessionManager(url) as manager:
+    with SessionManager(url, schema=named_schema()) as manager:
         scenario.play(manager)
 
         _say(console, "An agent was asked for a report. It spawned sub-agents, and a nightly job ran meanwhile.")

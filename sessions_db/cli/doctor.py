@@ -7,7 +7,7 @@ from rich.console import Console
 from rich.text import Text
 
 from sessions_db.cli import terminal
-from sessions_db.cli.group import as_json, cli, database
+from sessions_db.cli.group import as_json, cli, database, named_schema
 from sessions_db.default import default_url
 from sessions_db.doctor import examine
 from sessions_db.enums import Severity
@@ -28,7 +28,7 @@ def doctor(ctx: click.Context, url: str | None, quick: bool, as_json: bool) -> N
     """
     console = Console()
     findings = []
-    for finding in examine(url or default_url(), quick=quick):
+    for finding in examine(url or default_url(), schema=named_schema(), quick=quick):
         findings.append(finding)
         if not as_json:
             line = Text.assemble((f"{finding.outcome.value:8}", _STYLES[finding.outcome]), f"{finding.check}: ")

@@ -60,15 +60,34 @@ def _name_database(ctx: click.Context, _parameter: click.Parameter, url: str | N
         ctx.obj = url
 
 
+def _name_schema(ctx: click.Context, _parameter: click.Parameter, name: str | None) -> None:
+    if name is not None:
+        ctx.meta[__name__] = name
+
+
+def named_schema() -> str | None:
+    """The schema that the command line names."""
+    name: str | None = click.get_current_context().meta.get(__name__)
+    return name
+
+
 def database_or(default: str) -> Callable[[_F], _F]:
-    """The option that names the database, for a command that takes `default` without it."""
-    return click.option(
+    """The options that name the database and its schema, for a command that takes `default` without them."""
+    url = click.option(
         "--db",
         metavar="URL",
         expose_value=False,
         callback=_name_database,
         help=f"The database: sqlite:///FILE or postgresql://USER:PASSWORD@HOST/NAME.  [default: {default}]",
     )
+    schema = click.option(
+        "--schema",
+        metavar="NAME",
+        expose_value=False,
+        callback=_name_schema,
+        help="On Postgres, the schema that holds the sessions.  [default: the first of search_path]",
+    )
+    return lambda command: url(schema(command))
 
 
 # Before the command or after it: people write both.
@@ -84,12 +103,12 @@ def cli() -> None:
 
 def reader(url: str | None) -> SessionManager:
     """A read-only manager of the database that the command line names, or else the environment."""
-    return SessionManager(url or default_url(), read_only=True)
+    return SessionManager(url or default_url(), schema=named_schema(), read_only=True)
 
 
 def writer(url: str | None, actor: str | None = None, *, migrate: bool = False) -> SessionManager:
     """A manager for a command that writes; in an empty database it creates the schema."""
-    return SessionManager(url or default_url(), actor=actor, migrate=migrate)
+    return SessionManager(url or default_url(), schema=named_schema(), actor=actor, migrate=migrate)
 
 
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON instead, with nothing shortened.")

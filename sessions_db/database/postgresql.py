@@ -10,9 +10,9 @@ from typing import Any, Final
 
 from sqlalchemy import URL, Connection, Engine, ExceptionContext, event, exc, text
 
-from sessions_db.database.backend import DROPPED, NOT_OURS, NUMBER_TAKEN, Backend, Check, EngineOptions
+from sessions_db.database.backend import DROPPED, NOT_OURS, NUMBER_TAKEN, SCHEMA, Backend, Check, EngineOptions
 from sessions_db.enums import Severity
-from sessions_db.errors import SchemaMismatch
+from sessions_db.errors import InvalidInput, SchemaMismatch
 
 _log = logging.getLogger("sessions_db")
 
@@ -112,6 +112,8 @@ class PostgreSQL(Backend):
 
     def engine_arguments(self, url: URL, options: EngineOptions) -> tuple[URL, dict[str, Any]]:
         """The URL and the arguments for `sqlalchemy.create_engine`. Settings in the URL take precedence."""
+        if options.schema is not None and "search_path" in str(url.query.get("options", "")):
+            raise InvalidInput("schema", "must be None where the URL's options set a search_path", options.schema)
         timeouts = {"connect_timeout": max(1, math.ceil(options.retry_budget_s)), **_DEAD_PEER}
         return url, {
             "pool_size": options.pool_size,
@@ -125,15 +127,24 @@ class PostgreSQL(Backend):
         @event.listens_for(engine, "connect")
         def set_up(connection: Any, _record: object) -> None:
             nonlocal first
-            query = f"SELECT pg_backend_pid(), current_setting('lock_timeout'), {_FOUND_IN}"
-            pid, lock_timeout, found = connection.execute(query).fetchone()
+            query = f"SELECT pg_backend_pid(), current_setting('lock_timeout'), {_FOUND_IN}, quote_ident(%s)"
+            pid, lock_timeout, found, named = connection.execute(query, [options.schema]).fetchone()
+            is_pooled = pid != connection.info.backend_pid
+            if named is not None and found != named:
+                if is_pooled:
+                    # A setting would leak to other clients.
+                    connection.close()
+                    cure = f"{found or 'no schema'} and not to {named}: ALTER ROLE … SET search_path = {named}"
+                    raise SchemaMismatch(None, None, f"behind PgBouncer, search_path leads to {cure}")
+                connection.execute(f"SET search_path = {named}")
+                found = named
             first = first or found
             if found != first:
                 # Since the first connection, the search_path of the role was changed, or a schema was created for it.
                 connection.close()
                 cure = f"search_path leads to the schema {found} now, and led to {first} before: set it to one of them"
                 raise SchemaMismatch(None, None, cure)
-            if pid != connection.info.backend_pid:
+            if is_pooled:
                 # PgBouncer gives its clients made-up process ids. In transaction mode it sends consecutive statements
                 # to different server processes: a prepared statement would not exist there, and a setting would leak
                 # to other clients.
@@ -170,6 +181,14 @@ class PostgreSQL(Backend):
     def describe(self, conn: Connection) -> str:
         """The version of the server."""
         return f"PostgreSQL {_value(conn, 'SHOW server_version')}"
+
+    def create_schema(self, conn: Connection) -> None:
+        """Create it where search_path, which begins with it, leads to none."""
+        name = conn.get_execution_options().get(SCHEMA)
+        if name is not None and _value(conn, "SELECT current_schema()") is None:
+            conn.exec_driver_sql(
+                f"CREATE SCHEMA IF NOT EXISTS {conn.dialect.identifier_preparer.quote_identifier(name)}"
+            )
 
     def settings_cure(self, conn: Connection) -> str | None:
         """What to do about a search_path that finds one schema and writes to another, or triggers that are off."""
