@@ -153,6 +153,10 @@ class Backend(ABC):
     def is_rolled_back(self, error: exc.DBAPIError) -> bool:
         """Whether the database is known to have undone the statement, so that repeating it is safe."""
 
+    def is_lost(self, error: exc.DBAPIError) -> bool:
+        """Whether a connection broke, so that nobody knows whether what was sent before was done."""
+        return error.connection_invalidated
+
     @abstractmethod
     def is_transient_refusal(self, error: exc.DBAPIError) -> bool:
         """Whether retrying a refused connection may succeed."""

@@ -38,12 +38,19 @@ coalesce(
   quote_ident(current_schema())
 )"""
 
+# Of a new connection.
+_STATE: Final = f"""\
+SELECT pg_backend_pid(), current_setting('lock_timeout'), current_setting('citus.version', true), {_FOUND_IN},
+  quote_ident(%s)"""
+
 # Error codes (PostgreSQL manual, appendix A). This one means that the server is a standby, at least for now.
 _READ_ONLY_TRANSACTION: Final = "25006"
 
 # After serialization_failure, deadlock_detected and lock_not_available the server has rolled the statement back. The
 # two time-outs end a connection in which no statement is running.
 _ROLLED_BACK: Final = frozenset({"40001", "40P01", "55P03", "57P05", "25P03", _READ_ONLY_TRANSACTION})
+# Citus reports it on a connection that goes on: its own one to another node failed, perhaps after that had committed.
+_CONNECTION_FAILURE: Final = "08006"
 _UNDEFINED: Final = frozenset({"42P01", "42703"})  # table, column
 _DUPLICATE: Final = frozenset({"42P07", "42710", "42723"})  # table, object, function
 
@@ -127,16 +134,10 @@ class PostgreSQL(Backend):
         @event.listens_for(engine, "connect")
         def set_up(connection: Any, _record: object) -> None:
             nonlocal first
-            query = f"SELECT pg_backend_pid(), current_setting('lock_timeout'), {_FOUND_IN}, quote_ident(%s)"
-            pid, lock_timeout, found, named = connection.execute(query, [options.schema]).fetchone()
+            pid, lock_timeout, citus, found, named = connection.execute(_STATE, [options.schema]).fetchone()
             is_pooled = pid != connection.info.backend_pid
             if named is not None and found != named:
-                if is_pooled:
-                    # A setting would leak to other clients.
-                    connection.close()
-                    cure = f"{found or 'no schema'} and not to {named}: ALTER ROLE … SET search_path = {named}"
-                    raise SchemaMismatch(None, None, f"behind PgBouncer, search_path leads to {cure}")
-                connection.execute(f"SET search_path = {named}")
+                _pin(connection, named, None if not is_pooled else found or "no schema")
                 found = named
             first = first or found
             if found != first:
@@ -153,6 +154,9 @@ class PostgreSQL(Backend):
                 return
             if lock_timeout == "0":
                 connection.execute(f"SET lock_timeout = {max(1, math.ceil(options.retry_budget_s * 1000))}")
+            if citus is not None:
+                # The actor is a setting, and the triggers that log it run on other nodes.
+                connection.execute("SET citus.propagate_set_commands = 'local'")
             if options.read_only:
                 connection.execute("SET default_transaction_read_only = on")
 
@@ -186,6 +190,8 @@ class PostgreSQL(Backend):
         """Create it where search_path, which begins with it, leads to none."""
         name = conn.get_execution_options().get(SCHEMA)
         if name is not None and _value(conn, "SELECT current_schema()") is None:
+            if _value(conn, "SELECT current_setting('citus.version', true)") is not None:
+                conn.exec_driver_sql("SET LOCAL citus.enable_schema_based_sharding = on")
             conn.exec_driver_sql(
                 f"CREATE SCHEMA IF NOT EXISTS {conn.dialect.identifier_preparer.quote_identifier(name)}"
             )
@@ -236,6 +242,10 @@ class PostgreSQL(Backend):
         """Whether the error's code says so."""
         return _state(error.orig) in _ROLLED_BACK
 
+    def is_lost(self, error: exc.DBAPIError) -> bool:
+        """Whether the connection broke, or one that Citus has to another node."""
+        return error.connection_invalidated or _state(error.orig) == _CONNECTION_FAILURE
+
     def is_transient_refusal(self, error: exc.DBAPIError) -> bool:
         """Whether the server is starting, stopping, full or out of reach."""
         if not isinstance(error, exc.OperationalError):  # a URL that psycopg can't read
@@ -252,6 +262,16 @@ class PostgreSQL(Backend):
             return NOT_OURS
         taken = isinstance(error, exc.IntegrityError) and re.search("pk_messages", str(error.orig))
         return NUMBER_TAKEN if taken else None
+
+
+def _pin(connection: Any, schema: str, otherwise: str | None) -> None:
+    """Have a new connection use this schema, unless PgBouncer has it use the other one: a setting would leak."""
+    if otherwise is None:
+        connection.execute(f"SET search_path = {schema}")
+        return
+    connection.close()
+    cure = f"ALTER ROLE … SET search_path = {schema}"
+    raise SchemaMismatch(None, None, f"behind PgBouncer, search_path leads to {otherwise} and not to {schema}: {cure}")
 
 
 def _transaction_status(conn: Connection) -> str:
