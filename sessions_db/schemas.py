@@ -32,6 +32,19 @@ FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
 WHERE c.relname = '{VERSION_TABLE}' AND c.relkind = 'r'
 ORDER BY n.nspname COLLATE "C\""""
 
+# The node that each distributed schema is on. The tables on the coordinator are empty shells.
+_NODES: Final = """\
+SELECT c.relnamespace::regnamespace::text, min(s.nodename || ':' || s.nodeport), sum(s.shard_size)::bigint
+FROM citus_shards AS s JOIN pg_class AS c ON c.oid = s.table_name::oid
+WHERE s.citus_table_type = 'schema'
+GROUP BY c.relnamespace"""
+
+_TO_DISTRIBUTE: Final = """\
+SELECT quote_ident(n.nspname), quote_ident(c.relname)
+FROM pg_namespace AS n JOIN pg_class AS c ON c.relnamespace = n.oid AND c.relkind = 'r'
+WHERE n.nspname = %s AND n.oid NOT IN (SELECT schemaid FROM pg_dist_schema)
+ORDER BY c.relname"""
+
 _TARGET: Final = "SELECT quote_ident(%(name)s), to_regnamespace(quote_ident(%(name)s)) IS NOT NULL"
 
 _COLUMNS: Final = """\
@@ -42,12 +55,14 @@ SELECT attname FROM pg_attribute WHERE attrelid = to_regclass(%s) AND attnum > 0
 class FoundSchema:
     """A schema that holds sessions.
 
-    `revision` is None where the login may not read it. `size_bytes` counts tables and indexes.
+    `revision` is None where the login may not read it. `size_bytes` counts tables and indexes. `node` is the host and
+    port of the Citus node that it is on, if it is distributed.
     """
 
     name: str
     revision: str | None
     size_bytes: int
+    node: str | None = None
 
     def to_dict(self) -> dict[str, JsonValue]:
         """The fields as camelCase JSON, without those that are None."""
@@ -82,6 +97,19 @@ def make_audit_views(url: str | URL, into: str = DEFAULT_INTO) -> list[str]:
     return _run(url, Operation(lambda conn: _make_views(conn, name or DEFAULT_INTO), Needs.TRANSACTION))
 
 
+def distribute_schema(url: str | URL, name: str) -> str | None:
+    """The node that a schema is on, if the database is a Citus cluster's: it is distributed unless it is already.
+
+    Its sessions and its log go with it as they are. Writers to it wait.
+
+    Raises:
+        InvalidInput: the database is not on Postgres.
+        StatementRefused: Citus can't distribute it.
+        DatabaseUnavailable: the database can't be reached.
+    """
+    return _run(url, Operation(lambda conn: _distribute(conn, name), Needs.TRANSACTION))
+
+
 def _run(url: str | URL, operation: Operation[[], _T]) -> _T:
     engine = open_engine(url, EngineOptions(pool_size=1))
     if not BACKENDS[engine.dialect.name].is_on_a_server:
@@ -94,10 +122,32 @@ def _run(url: str | URL, operation: Operation[[], _T]) -> _T:
 
 
 def _find(conn: Connection) -> list[FoundSchema]:
-    return [
-        FoundSchema(name=name, revision=_revision(conn, quoted) if is_readable else None, size_bytes=size)
-        for name, quoted, _, is_readable, size in conn.exec_driver_sql(_FOUND).all()
-    ]
+    nodes = {name: place for name, *place in conn.exec_driver_sql(_NODES)} if _is_on_citus(conn) else {}
+    found = []
+    for name, quoted, _, is_readable, local_size in conn.exec_driver_sql(_FOUND).all():
+        node, size = nodes.get(quoted, (None, local_size))
+        revision = _revision(conn, quoted) if is_readable else None
+        found.append(FoundSchema(name=name, revision=revision, size_bytes=size, node=node))
+    return found
+
+
+def _is_on_citus(conn: Connection) -> bool:
+    return conn.exec_driver_sql("SELECT to_regclass('pg_catalog.pg_dist_schema') IS NOT NULL").scalar_one() is True
+
+
+def _distribute(conn: Connection, name: str) -> str | None:
+    if not _is_on_citus(conn):
+        return None
+    backend_of(conn).lock_migrations(conn)
+    tables = conn.exec_driver_sql(_TO_DISTRIBUTE, (name,)).all()
+    # Citus copies the rows, which would be logged, and refused, as new ones.
+    for schema_name, table in tables:
+        _send(conn, f"ALTER TABLE {schema_name}.{table} DISABLE TRIGGER USER")
+    for schema_name in {schema_name for schema_name, _ in tables}:
+        conn.exec_driver_sql("SELECT citus_schema_distribute(%s::regnamespace)", (schema_name,))
+    for schema_name, table in tables:
+        _send(conn, f"ALTER TABLE {schema_name}.{table} ENABLE TRIGGER USER")
+    return next((each.node for each in _find(conn) if each.name == name), None)
 
 
 def _revision(conn: Connection, quoted: str) -> str | None:

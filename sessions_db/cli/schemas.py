@@ -22,8 +22,10 @@ def schemas(url: str | None, as_json: bool) -> None:
     if as_json:
         click.echo(terminal.to_json([each.to_dict() for each in found]))
     elif found:
-        rows = [(each.name, each.revision or "not readable", terminal.size(each.size_bytes)) for each in found]
-        terminal.print_rows(Console(), ("SCHEMA", "REVISION", "SIZE"), rows)
+        rows = [
+            (each.name, each.revision or "not readable", terminal.size(each.size_bytes), each.node) for each in found
+        ]
+        terminal.print_rows(Console(), ("SCHEMA", "REVISION", "SIZE", "NODE"), rows)
     else:
         click.echo("No schema holds sessions.")
 
