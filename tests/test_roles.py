@@ -246,6 +246,7 @@ OPERATIONS: Mapping[str, Callable[[SessionStore, Clock], object]] = {
     "list": lambda store, clock: store.list(active_only=True, message_limit=5) if active(store, clock) else None,
     "children": lambda store, clock: store.children("agent:assistant:main") if active(store, clock) else None,
     "descendants": lambda store, clock: store.descendants("agent:assistant:main") if active(store, clock) else None,
+    "find_keys": lambda store, clock: store.find_keys("main") if active(store, clock) else None,
     "search": lambda store, clock: store.search("look") if finished(store, clock) else None,
     "count": lambda store, clock: store.count(["cron"]) if active(store, clock) else None,
     "archives": lambda store, clock: store.archives() if archiving(store, clock) else None,
@@ -829,6 +830,23 @@ def test_temporary_tables_do_not_divert_what_a_function_does(
     service("SELECT public.messages_remove(?, 10, 10)", key)
 
     assert [(event, first) for event, _, _, _, first, _ in logged(owner, key)] == [("messages_removed", 10)]
+
+
+@pytest.mark.parametrize("function", ["messages_remove({key}, 9, 10)", "messages_skip({key}, 20)"])
+def test_trigger_of_a_temporary_table_gets_nothing_past_the_log(
+    said: tuple[SessionManager, str], owner: PlainClient, service: PlainClient, function: str
+) -> None:
+    _, key = said
+    call = f"PERFORM public.{function.format(key=repr(key))}"
+    service("CREATE TEMPORARY TABLE own (number int)")
+    service(f"CREATE FUNCTION pg_temp.own() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN {call}; RETURN NULL; END$$")
+    service("CREATE TRIGGER own AFTER INSERT ON own FOR EACH ROW EXECUTE FUNCTION pg_temp.own()")
+
+    with pytest.raises(psycopg.errors.IntegrityConstraintViolation, match="not within a trigger"):
+        service("INSERT INTO own VALUES (1)")
+
+    assert owner("SELECT count(*) FROM messages WHERE session_key = ?", key) == [(8,)]
+    assert logged(owner, key) == []
 
 
 def test_service_imports_a_session_with_gaps_and_an_archive(roles: Roles, said: tuple[SessionManager, str]) -> None:

@@ -5,6 +5,8 @@ from sessions_db.cli import changing as changing
 from sessions_db.cli import completion as completion
 from sessions_db.cli import demo as demo
 from sessions_db.cli import doctor as doctor
+from sessions_db.cli import listing as listing
+from sessions_db.cli import mcp as mcp
 from sessions_db.cli import overview as overview
 from sessions_db.cli import reading as reading
 from sessions_db.cli import retention as retention

@@ -8,7 +8,8 @@ from typing import IO
 
 import click
 
-from sessions_db.cli.group import cli, database, reader
+from sessions_db.cli.group import cli
+from sessions_db.cli.opening import Database, database, reader
 
 _LOOPBACK = ("127.0.0.1", "::1", "localhost")
 _SHORTEST_TOKEN = 16
@@ -25,7 +26,7 @@ _SHORTEST_TOKEN = 16
 @click.option("--name", "names", multiple=True, help="A name by which browsers reach it; may be repeated.")
 @database
 @click.pass_obj
-def web(url: str | None, port: int, host: str, token_file: IO[str] | None, names: tuple[str, ...]) -> None:
+def web(url: Database, port: int, host: str, token_file: IO[str] | None, names: tuple[str, ...]) -> None:
     """Show the sessions in a browser.
 
     The pages are read-only. They answer until Ctrl-C. They are there for this machine only, unless another --host is

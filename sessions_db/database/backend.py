@@ -143,6 +143,9 @@ class Backend(ABC):
     def lock_table(self, conn: Connection, table: str, mode: str) -> None:
         """Lock the table until the transaction ends; `mode` is Postgres's name for the kind of lock."""
 
+    def lock_name(self, conn: Connection, name: str) -> None:  # noqa: B027  # SQLite's one write lock is held already
+        """Make others that lock this name wait until the transaction, which writes, ends."""
+
     # Errors
 
     @abstractmethod

@@ -223,6 +223,11 @@ class PostgreSQL(Backend):
         """Lock the table."""
         conn.exec_driver_sql(f"LOCK TABLE {table} IN {mode} MODE")
 
+    def lock_name(self, conn: Connection, name: str) -> None:
+        """Take an advisory lock."""
+        lock = "SELECT pg_advisory_xact_lock(hashtextextended(%s::text, %s::bigint))"
+        conn.exec_driver_sql(lock, (name, _ADVISORY_LOCK))
+
     def is_rolled_back(self, error: exc.DBAPIError) -> bool:
         """Whether the error's code says so."""
         return _state(error.orig) in _ROLLED_BACK
