@@ -238,7 +238,9 @@ def test_what_agents_wrote_is_shown_as_text_in_every_field(manager: SessionManag
     main = manager.get_or_create("planner", HOSTILE.replace("\x1b", "").replace("\u202e", "")).key
     key = manager.spawn_subagent(name.replace("\u202e", ""), HOSTILE, name, main, metadata={HOSTILE: HOSTILE})
     call: JsonValue = {"type": "function", "function": {"name": HOSTILE, "arguments": HOSTILE}}
+    deep: JsonValue = {"type": "function", "function": {"name": "deep", "arguments": "[" * 100_000}}
     manager.add_message(key, "tool", HOSTILE, tool_name=name, metadata={"tool_calls": [call], HOSTILE: HOSTILE})
+    manager.add_message(key, "assistant", "", metadata={"tool_calls": [call, deep]})
     manager.error_session(key, HOSTILE)
 
     for page in (

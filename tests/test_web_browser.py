@@ -49,7 +49,7 @@ def shown(sqlite_databases: SQLiteDatabases) -> Iterator[tuple[SessionManager, s
         finally:
             command.send_signal(signal.SIGINT)
             _, said = command.communicate(timeout=30)
-    assert (command.returncode, said.strip()) == (130, b"Interrupted")
+    assert (command.returncode, said.strip()) == (130, b"Interrupted. Nothing was changed.")
     sqlite_databases.drop(url)
 
 
