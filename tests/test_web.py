@@ -271,7 +271,8 @@ def test_long_text_is_cut_and_there_as_plain_text(manager: SessionManager, get: 
     assert get("/session/text", html=True, key=key, seq=1, field="content") == long
     assert get("/session/text", html=True, key=key, field="task") == long
     assert long in get("/session/text", html=True, key=key, seq=1, field="metadata")
-    get("/session/text", code=404, key=key, seq=1, field="role")
+    assert "field must be one of content, metadata" in get("/session/text", code=400, key=key, seq=1, field="role")
+    get("/session/text", code=404, key=key, seq=2, field="content")
 
 
 # Who is let in
