@@ -46,7 +46,7 @@ $$;
 
 REVOKE ALL ON
   sessions, messages, labels, archived_messages, session_events, event_digests, event_seals, log_policy,
-  message_digests, sealed_transcripts, sessions_db_version, audit_sessions, audit_messages, audit_events, audit_seals,
+  event_numbers, message_digests, sealed_transcripts, sessions_db_version, audit_sessions, audit_messages, audit_events, audit_seals,
   audit_transcripts, audit_lineage
 FROM PUBLIC, sessions_service, sessions_auditor;
 REVOKE ALL ON SEQUENCE session_events_id_seq FROM PUBLIC, sessions_service, sessions_auditor;
@@ -78,7 +78,7 @@ GRANT SELECT ON archived_messages TO sessions_service;
 -- Foreign keys delete the messages and labels of a deleted session, with the rights of the owner.
 GRANT SELECT, INSERT, UPDATE, DELETE ON labels TO sessions_service;
 GRANT SELECT ON
-  session_events, event_digests, event_seals, log_policy, message_digests, sealed_transcripts, sessions_db_version,
+  session_events, event_digests, event_seals, log_policy, event_numbers, message_digests, sealed_transcripts, sessions_db_version,
   audit_sessions, audit_messages, audit_events, audit_seals, audit_transcripts, audit_lineage
 TO sessions_service;
 
@@ -92,7 +92,7 @@ DO $$
 DECLARE
   subjects regrole[] := ARRAY['sessions_service', 'sessions_auditor'];
   tables text[] := ARRAY['sessions', 'messages', 'labels', 'archived_messages', 'session_events', 'event_digests',
-    'event_seals', 'log_policy', 'message_digests', 'sealed_transcripts', 'sessions_db_version'];
+    'event_seals', 'log_policy', 'event_numbers', 'message_digests', 'sealed_transcripts', 'sessions_db_version'];
   views text[] := ARRAY['audit_sessions', 'audit_messages', 'audit_events', 'audit_seals', 'audit_transcripts',
     'audit_lineage'];
   excess text;

@@ -32,6 +32,7 @@ LAYERS = [
         "default",
         "aio",
         "doctor",
+        "schemas",
         "integrations",
         "transfer",
         "tools",

@@ -11,7 +11,7 @@ import click
 
 from sessions_db.aio import AsyncSessionManager
 from sessions_db.cli.group import acting, cli, one_of
-from sessions_db.cli.opening import Database, database, existing, reader, wait_s
+from sessions_db.cli.opening import Database, database, existing, named_schema, reader, wait_s
 from sessions_db.tools import SessionTools, Visibility
 
 TOKEN_VARIABLE: Final = "SESSIONS_DB_MCP_TOKEN"  # noqa: S105  # its name
@@ -69,7 +69,9 @@ def mcp(
     # One that writes would create the schema in an empty database.
     with reader(url):
         pass
-    manager = AsyncSessionManager(existing(url), read_only=not writing, actor=actor, retry_budget_s=wait_s())
+    manager = AsyncSessionManager(
+        existing(url), schema=named_schema(), read_only=not writing, actor=actor, retry_budget_s=wait_s()
+    )
     tools = SessionTools(manager, caller, visibility=visibility, agents=agents)
     if port is None:
         asyncio.run(serving.serve(manager, tools, caller, serving.over_stdio, writing=writing))
