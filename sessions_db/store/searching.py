@@ -97,7 +97,7 @@ class Searching(Runner):
             last = page[-1]
 
     def _hits(self, session: Session, wanted: str) -> Iterator[SearchHit | None]:
-        """The hits in a session; None after each page of messages and at the end, so that the caller looks at the time."""
+        """The hits in a session; None after each page of messages and at the end, for the caller to watch the time."""
         for field, text in (("label", session.label), ("task", session.task)):
             if text is not None and (snippet := _snippet(text, wanted)) is not None:
                 yield SearchHit(
