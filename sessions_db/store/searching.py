@@ -119,11 +119,11 @@ class Searching(Runner):
     def _messages(self, session: Session) -> Iterator[Sequence[Message]]:
         """The session's messages in pages, the newest first, those of a page oldest first."""
         page: Sequence[Message] = session.messages
-        left = session.message_count - len(page)
+        is_last = session.message_count == len(page)
         if page:
             yield page
-        while left > 0 and (
-            page := self._run(
+        while not is_last:
+            older = self._run(
                 history,
                 session.key,
                 limit=PAGE,
@@ -132,10 +132,9 @@ class Searching(Runner):
                 before_seq=page[0].seq if page else None,
                 archived=True,
             )
-            or ()
-        ):
+            page = older or ()
             yield page
-            left = len(page) - PAGE + 1
+            is_last = len(page) < PAGE
 
 
 def _snippet(text: str, wanted: str) -> str | None:
