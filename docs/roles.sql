@@ -2,7 +2,7 @@
 --
 --   sessions_service   All that the library does at run time. It can't write or shorten the log, change or delete a
 --                      message but through functions that log it, switch off a trigger, or create anything in the schema.
---   sessions_auditor   Reads the views audit_*, and nothing else.
+--   sessions_auditor   Reads the views audit_* and the schema's revision, and nothing else.
 --
 -- Run it with psql as the owner of the tables (who needs CREATEROLE the first time) or as a superuser, after each
 -- `sessions-db upgrade`: a migration may add tables, and a view that it recreates has no grants. Running it again does
@@ -46,7 +46,7 @@ $$;
 
 REVOKE ALL ON
   sessions, messages, labels, archived_messages, session_events, event_digests, event_seals, log_policy,
-  message_digests, sealed_transcripts, sessions_db_version, audit_sessions, audit_messages, audit_events, audit_seals,
+  event_numbers, message_digests, sealed_transcripts, sessions_db_version, audit_sessions, audit_messages, audit_events, audit_seals,
   audit_transcripts, audit_lineage
 FROM PUBLIC, sessions_service, sessions_auditor;
 REVOKE ALL ON SEQUENCE session_events_id_seq FROM PUBLIC, sessions_service, sessions_auditor;
@@ -78,11 +78,13 @@ GRANT SELECT ON archived_messages TO sessions_service;
 -- Foreign keys delete the messages and labels of a deleted session, with the rights of the owner.
 GRANT SELECT, INSERT, UPDATE, DELETE ON labels TO sessions_service;
 GRANT SELECT ON
-  session_events, event_digests, event_seals, log_policy, message_digests, sealed_transcripts, sessions_db_version,
+  session_events, event_digests, event_seals, log_policy, event_numbers, message_digests, sealed_transcripts, sessions_db_version,
   audit_sessions, audit_messages, audit_events, audit_seals, audit_transcripts, audit_lineage
 TO sessions_service;
 
-GRANT SELECT ON audit_sessions, audit_messages, audit_events, audit_seals, audit_transcripts, audit_lineage
+-- By the revision, `sessions-db web` knows whether it fits.
+GRANT SELECT ON
+  audit_sessions, audit_messages, audit_events, audit_seals, audit_transcripts, audit_lineage, sessions_db_version
 TO sessions_auditor;
 
 -- Refuse anything else that gives the roles more than that: a REVOKE takes back only what its own grantor granted.
@@ -90,7 +92,7 @@ DO $$
 DECLARE
   subjects regrole[] := ARRAY['sessions_service', 'sessions_auditor'];
   tables text[] := ARRAY['sessions', 'messages', 'labels', 'archived_messages', 'session_events', 'event_digests',
-    'event_seals', 'log_policy', 'message_digests', 'sealed_transcripts', 'sessions_db_version'];
+    'event_seals', 'log_policy', 'event_numbers', 'message_digests', 'sealed_transcripts', 'sessions_db_version'];
   views text[] := ARRAY['audit_sessions', 'audit_messages', 'audit_events', 'audit_seals', 'audit_transcripts',
     'audit_lineage'];
   excess text;
@@ -120,7 +122,8 @@ BEGIN
     WHERE relnamespace = current_schema()::regnamespace
       AND relname = ANY (tables || views)
       AND has_table_privilege(role, c.oid, privilege)
-      AND NOT (privilege = 'SELECT' AND (relname = ANY (views) OR role = 'sessions_service'::regrole))
+      AND NOT (privilege = 'SELECT' AND (
+        relname = ANY (views || 'sessions_db_version'::text) OR role = 'sessions_service'::regrole))
       AND NOT (role = 'sessions_service'::regrole AND (
         privilege = 'INSERT' AND relname IN ('sessions', 'messages', 'labels')
         OR privilege = 'UPDATE' AND relname = 'labels'

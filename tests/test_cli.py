@@ -36,9 +36,12 @@ COMMANDS = [
     "archive",
     "timeout-idle",
     "prune",
+    "mcp",
     "completion",
     "audit",
     "doctor",
+    "web",
+    "schemas",
     "demo",
 ]
 

@@ -448,6 +448,43 @@ BEGIN
 END
 $$""",
     ),
+    # On Citus each node takes the default from a range of its own.
+    "session_events_number": (
+        """\
+CREATE FUNCTION session_events_number() RETURNS trigger LANGUAGE plpgsql AS $$
+DECLARE
+  newest bigint;
+  shift bigint;
+BEGIN
+  -- NEW.id was taken before the newest was read, so another event may have got past it meanwhile: try a second one.
+  FOR attempt IN 1..3 LOOP
+    IF attempt = 3 THEN
+      INSERT INTO event_numbers (id, ahead) VALUES (1, 0) ON CONFLICT DO NOTHING;
+      PERFORM 1 FROM event_numbers WHERE id = 1 FOR UPDATE;
+    END IF;
+    SELECT coalesce(max(e.id), 0), coalesce((SELECT n.ahead FROM event_numbers AS n WHERE n.id = 1), 0)
+    INTO newest, shift FROM session_events AS e;
+    IF attempt > 1 THEN
+      NEW.id := nextval('session_events_id_seq');
+    END IF;
+    IF NEW.id + shift - newest BETWEEN 1 AND 140737488355328 THEN
+      NEW.id := NEW.id + shift;
+      RETURN NEW;
+    END IF;
+  END LOOP;
+  -- Not by a few only: another event may just get the number after the newest with the old shift.
+  shift := newest + CASE WHEN NEW.id + shift BETWEEN newest - 1000 AND newest THEN 1001 ELSE 1 END - NEW.id;
+  UPDATE event_numbers SET ahead = shift WHERE id = 1;
+  NEW.id := NEW.id + shift;
+  RETURN NEW;
+END
+$$""",
+        """\
+CREATE TRIGGER session_events_number BEFORE INSERT ON session_events
+FOR EACH ROW WHEN (current_setting('citus.version'::text, true) IS NOT NULL)
+EXECUTE FUNCTION session_events_number()""",
+        in_its_schema("session_events_number"),
+    ),
     "session_events_truncate": refusal(
         "session_events_truncate",
         "TRUNCATE ON session_events",
@@ -899,6 +936,10 @@ REVOKE EXECUTE ON FUNCTION messages_redact(text, bigint, json) FROM PUBLIC""",
 CREATE FUNCTION messages_remove(session text, first bigint, last bigint) RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER AS $$
 BEGIN
+  IF pg_trigger_depth() > 0 THEN
+    RAISE EXCEPTION 'messages_remove: not within a trigger'
+      USING ERRCODE = 'integrity_constraint_violation';
+  END IF;
   INSERT INTO archived_messages ({MESSAGE}, archived_ms)
   SELECT {MESSAGE}, {POSTGRESQL_NOW} FROM messages
   WHERE session_key = session AND seq BETWEEN first AND last
@@ -922,6 +963,10 @@ REVOKE EXECUTE ON FUNCTION messages_remove(text, bigint, bigint) FROM PUBLIC""",
 CREATE FUNCTION messages_skip(session text, last bigint) RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER AS $$
 BEGIN
+  IF pg_trigger_depth() > 0 THEN
+    RAISE EXCEPTION 'messages_skip: not within a trigger'
+      USING ERRCODE = 'integrity_constraint_violation';
+  END IF;
   IF NOT coalesce((
     SELECT pg_xact_status((current_xid + (xmin::text::bigint - current_xid + 2147483648 & 4294967295) - 2147483648)
       ::text::xid8) = 'in progress'

@@ -16,6 +16,7 @@ from sessions_db.cli.group import as_json, cli, one_of
 from sessions_db.cli.naming import agents_option, complete_names, find_also_past
 from sessions_db.cli.opening import Database, database, reader
 from sessions_db.enums import SessionKind, SessionStatus
+from sessions_db.escaping import printable
 from sessions_db.models import Session
 from sessions_db.models.camel_case import json_name
 from sessions_db.validation import JsonValue
@@ -117,7 +118,7 @@ def _as_csv(sessions: Iterable[Session], names: Sequence[str]) -> str:
         values = terminal.without_messages(session)
         writer.writerow(_cell(values.get(name)) for name in names)
     # A program gets what is stored; a terminal would act on some of it.
-    return terminal.printable(text.getvalue()) if sys.stdout.isatty() else text.getvalue()
+    return printable(text.getvalue()) if sys.stdout.isatty() else text.getvalue()
 
 
 def _rows(sessions: Iterable[Session], names: Sequence[str]) -> Iterator[list[str]]:

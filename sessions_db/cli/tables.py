@@ -11,8 +11,9 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from sessions_db.cli.terminal import counted, is_limited, line, printable, put, utc
+from sessions_db.cli.terminal import counted, is_limited, line, put, utc
 from sessions_db.enums import SessionStatus
+from sessions_db.escaping import printable
 from sessions_db.models import Archive, SearchHit, Session, SessionEvent
 
 _STYLES = {

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import sys
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
@@ -17,11 +16,9 @@ from rich.console import Console, RenderableType
 from rich.filesize import decimal
 from rich.text import Text
 
+from sessions_db.escaping import UNSAFE, printable
 from sessions_db.models import Session
 from sessions_db.validation import JsonValue
-
-# Control characters except tab and newline, line separators, and what changes the direction of text.
-_UNSAFE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
 
 # Wider than anything that is shown.
 _UNLIMITED = 2**31 - 1
@@ -55,11 +52,6 @@ def put(console: Console, table: RenderableType) -> None:
     console.file.flush()
 
 
-def printable(text: str) -> str:
-    """The text with everything escaped that a terminal would act on, except line breaks."""
-    return _UNSAFE.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
-
-
 def one_line(text: str) -> str:
     """The text on one line, so that nothing quoted in it can pass for another message."""
     return printable(text).replace("\n", "\\n")
@@ -82,7 +74,7 @@ def to_json_line(value: JsonValue) -> bytes:
 
 def safe_json(text: bytes) -> bytes:
     r"""The same JSON in UTF-8, with everything that a terminal would act on as a `\u` escape."""
-    return _UNSAFE.sub(lambda found: f"\\u{ord(found[0]):04x}", text.decode()).encode()
+    return UNSAFE.sub(lambda found: f"\\u{ord(found[0]):04x}", text.decode()).encode()
 
 
 def there(fields: Mapping[str, JsonValue]) -> dict[str, JsonValue]:

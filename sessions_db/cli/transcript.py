@@ -9,8 +9,9 @@ from rich.console import Console, Group
 from rich.table import Table
 from rich.text import Text
 
-from sessions_db.cli.terminal import is_limited, line, printable, put, utc
+from sessions_db.cli.terminal import is_limited, line, put, utc
 from sessions_db.enums import Role
+from sessions_db.escaping import printable
 from sessions_db.integrations.calls import tool_calls
 from sessions_db.models import Message
 

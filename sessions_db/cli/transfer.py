@@ -20,6 +20,7 @@ from sessions_db.cli.naming import agents_option, complete_agents, complete_name
 from sessions_db.cli.opening import Database, creator, database, reader
 from sessions_db.enums import SessionKind, SessionStatus
 from sessions_db.errors import InvalidInput
+from sessions_db.escaping import printable
 from sessions_db.transfer import Line, Outcome, export_lines, import_lines
 from sessions_db.transfer.lines import is_session_line
 
@@ -199,9 +200,7 @@ def export(
     if as_json:
         click.echo(terminal.to_json({"exported": written, "bytes": size, "file": str(output)}))
     else:
-        click.echo(
-            f"Exported: {terminal.counted(written, 'session')}, {size:,} bytes, to {terminal.printable(str(output))}"
-        )
+        click.echo(f"Exported: {terminal.counted(written, 'session')}, {size:,} bytes, to {printable(str(output))}")
 
 
 @contextmanager

@@ -8,7 +8,7 @@ from typing import Final
 from sqlalchemy import URL, exc, make_url
 
 from sessions_db.database import BACKENDS
-from sessions_db.database.sqlite import path_of
+from sessions_db.database.paths import path_of
 from sessions_db.errors import InvalidInput, Shown
 
 SUPPORTED: Final = "must be a SQLite or Postgres URL ({})".format(

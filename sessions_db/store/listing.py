@@ -25,6 +25,7 @@ class Listing(Runner):
         active_only: bool = False,
         limit: int = 50,
         *,
+        keys: Collection[str] | None = None,
         agent_id: str | Collection[str] | None = None,
         parent_key: str | Collection[str] | None = None,
         under: str | None = None,
@@ -41,6 +42,7 @@ class Listing(Runner):
             kinds: only these kinds; an empty collection matches nothing.
             active_only: only sessions that have not ended.
             limit: at most this many sessions.
+            keys: only the sessions with these keys.
             agent_id: only this agent's, or these agents'; an empty collection matches nothing.
             parent_key: only those that this session spawned, or one of these; an empty collection matches nothing.
             under: only those that this session spawned, directly or indirectly.
@@ -55,6 +57,7 @@ class Listing(Runner):
         selection = _selection(
             kinds,
             active_only,
+            keys,
             agent_id,
             parent_key,
             under,
@@ -78,6 +81,7 @@ class Listing(Runner):
         kinds: Collection[SessionKind | str] | None = None,
         active_only: bool = False,
         *,
+        keys: Collection[str] | None = None,
         agent_id: str | Collection[str] | None = None,
         parent_key: str | Collection[str] | None = None,
         under: str | None = None,
@@ -96,6 +100,7 @@ class Listing(Runner):
         selection = _selection(
             kinds,
             active_only,
+            keys,
             agent_id,
             parent_key,
             under,
@@ -120,6 +125,7 @@ class Listing(Runner):
         kinds: Collection[SessionKind | str] | None = None,
         active_only: bool = False,
         *,
+        keys: Collection[str] | None = None,
         agent_id: str | Collection[str] | None = None,
         parent_key: str | Collection[str] | None = None,
         under: str | None = None,
@@ -132,6 +138,7 @@ class Listing(Runner):
         selection = _selection(
             kinds,
             active_only,
+            keys,
             agent_id,
             parent_key,
             under,
@@ -157,6 +164,7 @@ class Listing(Runner):
 def _selection(
     kinds: Collection[SessionKind | str] | None,
     active_only: bool,
+    keys: Collection[str] | None,
     agent_id: str | Collection[str] | None,
     parent_key: str | Collection[str] | None,
     under: str | None,
@@ -173,6 +181,7 @@ def _selection(
         active_within_ms = validation.integer("active_within_ms", active_within_ms, minimum=0)
         active_since_ms = max(-MAX_INTEGER - 1, clock.now_ms() - active_within_ms)
     return Selection(
+        keys=None if keys is None else validation.texts("keys", keys),
         kinds=validation.optional_choices("kinds", kinds, SessionKind),
         statuses=statuses,
         agent_ids=validation.optional_texts("agent_id", agent_id),

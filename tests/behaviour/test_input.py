@@ -59,6 +59,7 @@ TEXT_ARGUMENTS: dict[str, tuple[str, Callable[[SessionManager, str], object]]] =
     "update_session key": ("key", lambda m, text: m.update_session(text)),
     "update_session": ("task", lambda m, text: m.update_session(KEY, task=text)),
     "update_session label": ("label", lambda m, text: m.update_session(KEY, label=text)),
+    "list keys": ("keys[0]", lambda m, text: m.list(keys=[text])),
     "list under": ("under", lambda m, text: m.list(under=text)),
     "add_message key": ("key", lambda m, text: m.add_message(text, "user", "Hello")),
     "add_message": ("content", lambda m, text: m.add_message(KEY, "user", text)),

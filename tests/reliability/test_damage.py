@@ -142,6 +142,21 @@ KINDS: dict[str, Callable[[bytes, int, random.Random], bytes]] = {
 }
 
 
+@pytest.mark.parametrize("number", ["1e999", "9" * 5000], ids=["infinite", "too long"])
+def test_number_in_metadata_that_only_sql_can_store_is_refused_where_it_would_be_stored_again(
+    url: str, plain: PlainClient, number: str
+) -> None:
+    with SessionManager(url) as manager:
+        key = manager.get_or_create_main("main").key
+        plain("UPDATE sessions SET metadata = ?", f'{{"a": {number}}}')
+
+        with pytest.raises(SessionsError):
+            manager.update_session(key, metadata={"b": 1})
+        with pytest.raises(SessionsError):
+            manager.fork_session(key, 0)
+        assert manager.update_session(key, metadata={"b": 1}, replace_metadata=True).metadata == {"b": 1}
+
+
 @pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
 def test_damaged_metadata_that_begins_with_a_whole_object_is_reported(url: str, plain: PlainClient) -> None:
     with SessionManager(url) as manager:
