@@ -61,9 +61,16 @@ def optional_text(argument: str, value: object) -> str | None:
 
 def texts(argument: str, values: object) -> list[str]:
     """A collection of texts, each once. A single string is refused: its characters are not what was meant."""
-    if isinstance(values, str) or not isinstance(values, Iterable):
+    if isinstance(values, str | bytes) or not isinstance(values, Iterable):
         raise InvalidInput(argument, "must be a collection", values)
     return [*dict.fromkeys(text(f"{argument}[{position}]", value) for position, value in enumerate(values))]
+
+
+def optional_texts(argument: str, values: object) -> list[str] | None:
+    """Like `texts`, but a single text stands for a collection of it; or None."""
+    if values is None:
+        return None
+    return [text(argument, values)] if isinstance(values, str) else texts(argument, values)
 
 
 def name(argument: str, value: object) -> str:

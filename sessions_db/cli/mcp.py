@@ -10,8 +10,8 @@ from typing import IO, Final
 import click
 
 from sessions_db.aio import AsyncSessionManager
-from sessions_db.cli.group import acting, cli, database, one_of
-from sessions_db.default import default_url
+from sessions_db.cli.group import acting, cli, one_of
+from sessions_db.cli.opening import Database, database, existing, reader, wait_s
 from sessions_db.tools import SessionTools, Visibility
 
 TOKEN_VARIABLE: Final = "SESSIONS_DB_MCP_TOKEN"  # noqa: S105  # its name
@@ -45,7 +45,7 @@ _SHORTEST_TOKEN: Final = 16
 @database
 @click.pass_obj
 def mcp(
-    url: str | None,
+    url: Database,
     caller: str,
     visibility: str,
     agents: tuple[str, ...],
@@ -66,7 +66,10 @@ def mcp(
         if missing == "sessions_db":
             raise
         raise click.ClickException(f"The command needs {missing}: pip install 'sessions-db[mcp]'") from error
-    manager = AsyncSessionManager(url or default_url(), read_only=not writing, actor=actor)
+    # One that writes would create the schema in an empty database.
+    with reader(url):
+        pass
+    manager = AsyncSessionManager(existing(url), read_only=not writing, actor=actor, retry_budget_s=wait_s())
     tools = SessionTools(manager, caller, visibility=visibility, agents=agents)
     if port is None:
         asyncio.run(serving.serve(manager, tools, caller, serving.over_stdio, writing=writing))

@@ -115,6 +115,10 @@ class Backend(ABC):
         """Refuse writes within the block, where `begin` does not already."""
         return nullcontext()
 
+    @abstractmethod
+    def time_limit(self, conn: Connection, seconds: float) -> AbstractContextManager[None]:
+        """End each statement of the block, which is part of a transaction, that takes longer than this."""
+
     def replacing_tables(self, conn: Connection) -> AbstractContextManager[None]:
         """Let a migration replace a table within the block without affecting what refers to it."""
         return nullcontext()
@@ -147,6 +151,14 @@ class Backend(ABC):
     @abstractmethod
     def is_rolled_back(self, error: exc.DBAPIError) -> bool:
         """Whether the database is known to have undone the statement, so that repeating it is safe."""
+
+    @abstractmethod
+    def is_out_of_time(self, error: exc.DBAPIError) -> bool:
+        """Whether a time limit ended the statement."""
+
+    @abstractmethod
+    def is_forbidden(self, error: exc.DBAPIError) -> bool:
+        """Whether the login may not do this."""
 
     @abstractmethod
     def is_transient_refusal(self, error: exc.DBAPIError) -> bool:

@@ -6,6 +6,8 @@ import logging
 import math
 import re
 import select
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, Final
 
 from sqlalchemy import URL, Connection, Engine, ExceptionContext, event, exc, text
@@ -40,6 +42,8 @@ coalesce(
 
 # Error codes (PostgreSQL manual, appendix A). This one means that the server is a standby, at least for now.
 _READ_ONLY_TRANSACTION: Final = "25006"
+_QUERY_CANCELED: Final = "57014"
+_INSUFFICIENT_PRIVILEGE: Final = "42501"
 
 # After serialization_failure, deadlock_detected and lock_not_available the server has rolled the statement back. The
 # two time-outs end a connection in which no statement is running.
@@ -187,6 +191,12 @@ class PostgreSQL(Backend):
         """Begin a transaction."""
         conn.exec_driver_sql("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY" if read_only else "BEGIN")
 
+    @contextmanager
+    def time_limit(self, conn: Connection, seconds: float) -> Iterator[None]:
+        """End each statement of the transaction, from now on, that takes longer than this."""
+        conn.exec_driver_sql(f"SET LOCAL statement_timeout = {max(1, math.ceil(seconds * 1000))}")
+        yield
+
     def is_aborted(self, conn: Connection) -> bool:
         """Whether a statement failed."""
         # Postgres then answers COMMIT with ROLLBACK, which no driver treats as an error.
@@ -221,6 +231,14 @@ class PostgreSQL(Backend):
     def is_rolled_back(self, error: exc.DBAPIError) -> bool:
         """Whether the error's code says so."""
         return _state(error.orig) in _ROLLED_BACK
+
+    def is_out_of_time(self, error: exc.DBAPIError) -> bool:
+        """Whether the error's code says so."""
+        return _state(error.orig) == _QUERY_CANCELED
+
+    def is_forbidden(self, error: exc.DBAPIError) -> bool:
+        """Whether the error's code says so."""
+        return _state(error.orig) == _INSUFFICIENT_PRIVILEGE
 
     def is_transient_refusal(self, error: exc.DBAPIError) -> bool:
         """Whether the server is starting, stopping, full or out of reach."""

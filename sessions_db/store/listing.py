@@ -26,8 +26,8 @@ class Listing(Runner):
         limit: int = 50,
         *,
         keys: Collection[str] | None = None,
-        agent_id: str | None = None,
-        parent_key: str | None = None,
+        agent_id: str | Collection[str] | None = None,
+        parent_key: str | Collection[str] | None = None,
         under: str | None = None,
         status: SessionStatus | str | Collection[SessionStatus | str] | None = None,
         active_within_ms: int | None = None,
@@ -43,8 +43,8 @@ class Listing(Runner):
             active_only: only sessions that have not ended.
             limit: at most this many sessions.
             keys: only the sessions with these keys.
-            agent_id: only this agent's.
-            parent_key: only those that this session spawned.
+            agent_id: only this agent's, or these agents'; an empty collection matches nothing.
+            parent_key: only those that this session spawned, or one of these; an empty collection matches nothing.
             under: only those that this session spawned, directly or indirectly.
             status: only those with this status, or one of these; an empty collection matches nothing.
             active_within_ms: only those whose last activity is at most this many milliseconds ago.
@@ -82,8 +82,8 @@ class Listing(Runner):
         active_only: bool = False,
         *,
         keys: Collection[str] | None = None,
-        agent_id: str | None = None,
-        parent_key: str | None = None,
+        agent_id: str | Collection[str] | None = None,
+        parent_key: str | Collection[str] | None = None,
         under: str | None = None,
         status: SessionStatus | str | Collection[SessionStatus | str] | None = None,
         active_within_ms: int | None = None,
@@ -126,8 +126,8 @@ class Listing(Runner):
         active_only: bool = False,
         *,
         keys: Collection[str] | None = None,
-        agent_id: str | None = None,
-        parent_key: str | None = None,
+        agent_id: str | Collection[str] | None = None,
+        parent_key: str | Collection[str] | None = None,
         under: str | None = None,
         status: SessionStatus | str | Collection[SessionStatus | str] | None = None,
         active_within_ms: int | None = None,
@@ -165,8 +165,8 @@ def _selection(
     kinds: Collection[SessionKind | str] | None,
     active_only: bool,
     keys: Collection[str] | None,
-    agent_id: str | None,
-    parent_key: str | None,
+    agent_id: str | Collection[str] | None,
+    parent_key: str | Collection[str] | None,
     under: str | None,
     status: SessionStatus | str | Collection[SessionStatus | str] | None,
     active_within_ms: int | None,
@@ -184,8 +184,8 @@ def _selection(
         keys=None if keys is None else validation.texts("keys", keys),
         kinds=validation.optional_choices("kinds", kinds, SessionKind),
         statuses=statuses,
-        agent_id=validation.optional_text("agent_id", agent_id),
-        parent_key=validation.optional_text("parent_key", parent_key),
+        agent_ids=validation.optional_texts("agent_id", agent_id),
+        parent_keys=validation.optional_texts("parent_key", parent_key),
         under=validation.optional_text("under", under),
         active_since_ms=active_since_ms,
         created_from_ms=validation.optional_moment_ms("created_after", created_after),
