@@ -190,7 +190,7 @@ def test_client_with_the_token_is_served_over_http_and_no_other(url: str, key: s
         server.kill()
         _, stderr = server.communicate()
     assert server.returncode == 130
-    assert stderr.endswith(b"\nInterrupted\n")
+    assert stderr.endswith(b"\nInterrupted. Nothing was changed.\n")
     assert TOKEN.encode() not in stderr
 
 
