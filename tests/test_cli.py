@@ -41,6 +41,7 @@ COMMANDS = [
     "audit",
     "doctor",
     "web",
+    "schemas",
     "demo",
 ]
 

@@ -10,6 +10,7 @@ from sessions_db.cli import mcp as mcp
 from sessions_db.cli import overview as overview
 from sessions_db.cli import reading as reading
 from sessions_db.cli import retention as retention
+from sessions_db.cli import schemas as schemas
 from sessions_db.cli import searching as searching
 from sessions_db.cli import transfer as transfer
 from sessions_db.cli import upgrading as upgrading

@@ -12,7 +12,7 @@ import click
 from sessions_db.aio import AsyncSessionManager
 from sessions_db.cli import interruption
 from sessions_db.cli.group import acting, cli, one_of
-from sessions_db.cli.opening import Database, database, existing, reader, wait_s
+from sessions_db.cli.opening import Database, database, existing, named_schema, reader, wait_s
 from sessions_db.cli.serving import extra, listen, long_enough
 from sessions_db.tools import SessionTools, Visibility
 
@@ -67,7 +67,9 @@ def mcp(
         pass
     if writing:
         interruption.will_change("What the tools did stays.")
-    manager = AsyncSessionManager(existing(url), read_only=not writing, actor=actor, retry_budget_s=wait_s())
+    manager = AsyncSessionManager(
+        existing(url), schema=named_schema(), read_only=not writing, actor=actor, retry_budget_s=wait_s()
+    )
     tools = SessionTools(manager, caller, visibility=visibility, agents=agents)
     if port is None:
         asyncio.run(serving.serve(manager, tools, caller, serving.over_stdio, writing=writing))

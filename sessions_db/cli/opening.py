@@ -25,6 +25,7 @@ Database: TypeAlias = str | URL | None
 _F = TypeVar("_F", bound=Callable[..., Any])
 
 _WAIT = "sessions_db.wait_s"
+_SCHEMA = "sessions_db.schema"
 _WAIT_S = 10.0
 _QUIET_S = 3.0
 
@@ -40,6 +41,11 @@ def _name_database(ctx: click.Context, _parameter: click.Parameter, value: str |
 def _set_wait(ctx: click.Context, _parameter: click.Parameter, value: timedelta | None) -> None:
     if value is not None:
         ctx.meta[_WAIT] = value.total_seconds()
+
+
+def _name_schema(ctx: click.Context, _parameter: click.Parameter, name: str | None) -> None:
+    if name is not None:
+        ctx.meta[_SCHEMA] = name
 
 
 def database_or(default: str) -> Callable[[_F], _F]:
@@ -59,7 +65,14 @@ def database_or(default: str) -> Callable[[_F], _F]:
         callback=_set_wait,
         help=f"How long to wait for the database, such as 2s.  [default: {_WAIT_S:.0f}s]",
     )
-    return lambda command: db(wait(command))
+    schema = click.option(
+        "--schema",
+        metavar="NAME",
+        expose_value=False,
+        callback=_name_schema,
+        help="On Postgres, the schema that holds the sessions.  [default: the first of search_path]",
+    )
+    return lambda command: db(schema(wait(command)))
 
 
 # Before the command or after it: people write both.
@@ -70,6 +83,12 @@ def wait_s() -> float:
     """For how many seconds the command waits for the database."""
     ctx = click.get_current_context(silent=True)
     return _WAIT_S if ctx is None else float(ctx.meta.get(_WAIT, _WAIT_S))
+
+
+def named_schema() -> str | None:
+    """The schema that the command line names."""
+    ctx = click.get_current_context(silent=True)
+    return None if ctx is None else ctx.meta.get(_SCHEMA)
 
 
 def existing(database: Database) -> str | URL:
@@ -114,7 +133,7 @@ def creator(database: Database, actor: str | None = None, *, migrate: bool = Fal
 
 def _open(database: str | URL, **options: Any) -> SessionManager:
     with _told(wait_s()):
-        return SessionManager(database, retry_budget_s=wait_s(), **options)
+        return SessionManager(database, schema=named_schema(), retry_budget_s=wait_s(), **options)
 
 
 @contextmanager

@@ -25,6 +25,10 @@ NOT_OURS: Final = "it is not this library's, use a database of its own"
 NUMBER_TAKEN: Final = "the trigger messages_append is missing or disabled, or last_seq was changed by hand"
 
 
+SCHEMA: Final = "sessions_db_schema"
+"""The execution option of the library's own engines that holds `EngineOptions.schema`."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineOptions:
     """How the library opens its own engine."""
@@ -33,6 +37,7 @@ class EngineOptions:
     retry_budget_s: float = 10.0
     pool_size: int = 10
     read_only: bool = False
+    schema: str | None = None
 
 
 class Backend(ABC):
@@ -97,6 +102,9 @@ class Backend(ABC):
     def describe(self, conn: Connection) -> str:
         """The database's product and version."""
 
+    def create_schema(self, conn: Connection) -> None:  # noqa: B027  # SQLite has none
+        """Create the schema that `EngineOptions` named, if there is none of this name yet."""
+
     def settings_cure(self, conn: Connection) -> str | None:
         """What to do about settings with which the schema found is not the one written to; None if there are none."""
         return None
@@ -151,6 +159,10 @@ class Backend(ABC):
     @abstractmethod
     def is_rolled_back(self, error: exc.DBAPIError) -> bool:
         """Whether the database is known to have undone the statement, so that repeating it is safe."""
+
+    def is_lost(self, error: exc.DBAPIError) -> bool:
+        """Whether a connection broke, so that nobody knows whether what was sent before was done."""
+        return error.connection_invalidated
 
     @abstractmethod
     def is_out_of_time(self, error: exc.DBAPIError) -> bool:

@@ -39,7 +39,12 @@ def tool_calls(message: Message) -> list[ToolCall]:
     They are found by their form wherever they are in the metadata: chat completions, the APIs of OpenAI, Anthropic and
     Google, and what the adapters of this package keep.
     """
-    return [*_calls(message.metadata, _DEPTH)]
+    return calls_in(message.metadata)
+
+
+def calls_in(metadata: JsonValue) -> list[ToolCall]:
+    """The calls in a message's metadata, likewise."""
+    return [*_calls(metadata, _DEPTH)]
 
 
 def _calls(value: JsonValue, depth: int) -> Iterator[ToolCall]:
@@ -74,7 +79,7 @@ def _parsed(arguments: JsonValue) -> JsonValue:
         return arguments
     try:
         parsed: JsonValue = json.loads(arguments)
-    except ValueError:
+    except (ValueError, RecursionError):
         return arguments
     return parsed if isinstance(parsed, dict) else arguments
 

@@ -20,9 +20,10 @@ def named(conn: Connection, name: str, limit: int) -> list[str]:
         return [name]
     if (labelled := owner(conn, name)) is not None:
         return [labelled]
-    end = func.substr(sessions.c.key, func.length(sessions.c.key) - len(name) + 1)
-    newest_first = sessions.c.created_ms.desc(), sessions.c.key.desc()
-    query = select(sessions.c.key).where(end == name).order_by(*newest_first).limit(limit)
+    of = sessions.c
+    # LIKE takes half the time of `substr`, but SQLite's takes upper and lower case for the same.
+    ends_so = (of.key.endswith(name, autoescape=True), func.substr(of.key, func.length(of.key) - len(name) + 1) == name)
+    query = select(of.key).where(*ends_so).order_by(of.created_ms.desc(), of.key.desc()).limit(limit)
     return [key for (key,) in conn.execute(query)]
 
 

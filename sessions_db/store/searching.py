@@ -97,7 +97,7 @@ class Searching(Runner):
             last = page[-1]
 
     def _hits(self, session: Session, wanted: str) -> Iterator[SearchHit | None]:
-        """The hits in a session; None after each page and at the end, so that the caller looks at the time."""
+        """The hits in a session; None after each page of messages and at the end, for the caller to watch the time."""
         for field, text in (("label", session.label), ("task", session.task)):
             if text is not None and (snippet := _snippet(text, wanted)) is not None:
                 yield SearchHit(
@@ -119,11 +119,11 @@ class Searching(Runner):
     def _messages(self, session: Session) -> Iterator[Sequence[Message]]:
         """The session's messages in pages, the newest first, those of a page oldest first."""
         page: Sequence[Message] = session.messages
-        left = session.message_count - len(page)
+        is_last = session.message_count == len(page)
         if page:
             yield page
-        while left > 0:
-            found = self._run(
+        while not is_last:
+            older = self._run(
                 history,
                 session.key,
                 limit=PAGE,
@@ -132,11 +132,9 @@ class Searching(Runner):
                 before_seq=page[0].seq if page else None,
                 archived=True,
             )
-            if not found:
-                return
-            page = found
+            page = older or ()
             yield page
-            left = len(page) - PAGE + 1
+            is_last = len(page) < PAGE
 
 
 def _snippet(text: str, wanted: str) -> str | None:

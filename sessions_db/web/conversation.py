@@ -9,25 +9,15 @@ from typing import Any, Final
 
 from sqlalchemy import Row
 
+from sessions_db.integrations.calls import ToolCall, calls_in
+
 # Adapters keep the object of their framework in the metadata, at different depths.
 _DEPTH: Final = 8
-_PART: Final = 20_000
-
-_CALLS: Final = ("function", "function_call", "functionCall", "tool_use", "tool_call")
-_ARGUMENTS: Final = ("arguments", "args", "input")
 _USAGE: Final = ("usage", "usage_metadata", "usageMetadata", "usage_details")
 _TOKENS_IN: Final = ("input_tokens", "prompt_tokens", "input_token_count", "prompt_token_count", "promptTokenCount")
 _TOKENS_OUT: Final = (
     *("output_tokens", "completion_tokens", "output_token_count", "candidates_token_count", "candidatesTokenCount"),
 )
-
-
-@dataclass(frozen=True, slots=True)
-class Call:
-    """A tool that the model wants called, with its arguments as JSON."""
-
-    tool: str
-    arguments: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +41,7 @@ class Turn:
     row: Row[Any]
     metadata: str | None
     reason: str | None
-    calls: Sequence[Call] = ()
+    calls: Sequence[ToolCall] = ()
     usage: Usage = field(default_factory=Usage)
 
 
@@ -74,7 +64,7 @@ def turn(row: Row[Any]) -> Turn:
     except (ValueError, RecursionError):  # SQL that bypasses the library may have stored anything
         return Turn(row, row.metadata, None)
     reason = parsed.get("redacted") if row.redacted and isinstance(parsed, dict) else None
-    return Turn(row, readable, reason, tuple(_calls(parsed)), sum(_usages(parsed), Usage()))
+    return Turn(row, readable, reason, calls_in(parsed), sum(_usages(parsed), Usage()))
 
 
 def with_gaps(turns: Sequence[Turn], removals: Sequence[Row[Any]], first: int, last: int) -> Iterator[Turn | Gap]:
@@ -122,29 +112,6 @@ def _objects(value: Any, depth: int = _DEPTH) -> Iterator[dict[str, Any]]:
     elif depth and isinstance(value, list):
         for each in value:
             yield from _objects(each, depth - 1)
-
-
-def _calls(metadata: Any) -> Iterator[Call]:
-    for each in _objects(metadata):
-        inner = next((each[name] for name in _CALLS if isinstance(each.get(name), dict)), None)
-        if inner is not None:
-            # OpenAI's chat completions and Google's parts have the call in an object of its own.
-            yield from _call(inner)
-        elif each.get("type") in _CALLS:
-            yield from _call(each)
-
-
-def _call(found: dict[str, Any]) -> Iterator[Call]:
-    arguments = next((found[name] for name in _ARGUMENTS if name in found), None)
-    if not isinstance(found.get("name"), str) or arguments is None:
-        return
-    if isinstance(arguments, str):
-        try:
-            arguments = json.loads(arguments)
-        except (ValueError, RecursionError):
-            yield Call(found["name"], arguments[:_PART])
-            return
-    yield Call(found["name"], json.dumps(arguments, ensure_ascii=False, indent=2)[:_PART])
 
 
 def _usages(metadata: Any) -> Iterator[Usage]:
