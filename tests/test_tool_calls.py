@@ -30,7 +30,7 @@ def test_call_is_found_and_shown_as_a_call(url: str, manager: SessionManager, me
     key = manager.get_or_create_main("a").key
     message = manager.add_message(key, "assistant", "", metadata=metadata)
 
-    assert [(call.name, call.arguments) for call in tool_calls(message)] == [("search", ARGUMENTS)]
+    assert [(call.name, call.arguments) for call in tool_calls(message.metadata)] == [("search", ARGUMENTS)]
     assert '-> search(query="flights", limit=3)' in ok("history", key, db=url)
 
 
@@ -42,6 +42,7 @@ def test_call_is_found_and_shown_as_a_call(url: str, manager: SessionManager, me
         ({"calls": [{"type": "tool_use", "name": "f", "input": "1"}]}, ['f("1")']),
         ({"type": "tool_use", "name": 1, "input": {}}, []),
         ({"type": "text", "name": "f", "arguments": {}}, []),
+        ({"schema": {"type": ["object", "null"], "function": 1, "functionCall": [{}]}}, []),
         (None, []),
     ],
 )
@@ -51,4 +52,4 @@ def test_what_is_no_call_or_has_broken_arguments_is_shown_as_it_is(
     key = manager.get_or_create_main("a").key
     message = manager.add_message(key, "assistant", "", metadata=metadata)
 
-    assert [str(call) for call in tool_calls(message)] == shown
+    assert [str(call) for call in tool_calls(message.metadata)] == shown

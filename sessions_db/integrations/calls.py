@@ -6,10 +6,11 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from sessions_db.models import Message
 from sessions_db.validation import JsonValue
 
-_TYPES = frozenset({"function", "function_call", "tool_call", "tool_use", "tool-call"})
+_WITHIN = ("function", "function_call", "functionCall")
+# Not a set: what agents store under these names need not be hashable.
+_TYPES = ("function", "function_call", "tool_call", "tool_use", "tool-call")
 _NAMES = ("name", "tool_name")
 _ARGUMENTS = ("arguments", "args", "input")
 
@@ -33,13 +34,13 @@ class ToolCall:
         return f"{self.name}({', '.join(f'{name}={_text(value)}' for name, value in self.arguments.items())})"
 
 
-def tool_calls(message: Message) -> list[ToolCall]:
-    """The calls that the message asks for, in their order.
+def tool_calls(metadata: JsonValue) -> Iterator[ToolCall]:
+    """The calls that a message with this metadata asks for, in their order.
 
-    They are found by their form wherever they are in the metadata: chat completions, the APIs of OpenAI, Anthropic and
-    Google, and what the adapters of this package keep.
+    They are found by their form wherever they are in it: chat completions, the APIs of OpenAI, Anthropic and Google,
+    and what the adapters of this package keep.
     """
-    return [*_calls(message.metadata, _DEPTH)]
+    return _calls(metadata, _DEPTH)
 
 
 def _calls(value: JsonValue, depth: int) -> Iterator[ToolCall]:
@@ -58,15 +59,14 @@ def _calls(value: JsonValue, depth: int) -> Iterator[ToolCall]:
 
 
 def _call(value: Mapping[str, JsonValue]) -> ToolCall | None:
-    kind = value.get("type", value.get("part_kind"))
-    function = value.get("function", value.get("function_call", value.get("functionCall")))
-    if isinstance(function, Mapping):
-        value, kind = function, "function"
-    name = next((value[each] for each in _NAMES if isinstance(value.get(each), str)), None)
-    given = [value[each] for each in _ARGUMENTS if each in value]
-    if kind not in _TYPES or not isinstance(name, str) or not given:
+    # OpenAI's chat completions and Google's parts have the call in an object of its own.
+    inner = next((each for name in _WITHIN if isinstance(each := value.get(name), Mapping)), None)
+    if inner is None and not any(value.get(name) in _TYPES for name in ("type", "part_kind")):
         return None
-    return ToolCall(name, _parsed(given[0]))
+    found = value if inner is None else inner
+    name = next((each for name in _NAMES if isinstance(each := found.get(name), str)), None)
+    given = [found[each] for each in _ARGUMENTS if each in found]
+    return ToolCall(name, _parsed(given[0])) if name is not None and given else None
 
 
 def _parsed(arguments: JsonValue) -> JsonValue:
@@ -74,7 +74,7 @@ def _parsed(arguments: JsonValue) -> JsonValue:
         return arguments
     try:
         parsed: JsonValue = json.loads(arguments)
-    except ValueError:
+    except (ValueError, RecursionError):
         return arguments
     return parsed if isinstance(parsed, dict) else arguments
 

@@ -9,12 +9,12 @@ from typing import Any, Final
 
 from sqlalchemy import Row
 
+from sessions_db.integrations.calls import tool_calls
+
 # Adapters keep the object of their framework in the metadata, at different depths.
 _DEPTH: Final = 8
 _PART: Final = 20_000
 
-_CALLS: Final = ("function", "function_call", "functionCall", "tool_use", "tool_call")
-_ARGUMENTS: Final = ("arguments", "args", "input")
 _USAGE: Final = ("usage", "usage_metadata", "usageMetadata", "usage_details")
 _TOKENS_IN: Final = ("input_tokens", "prompt_tokens", "input_token_count", "prompt_token_count", "promptTokenCount")
 _TOKENS_OUT: Final = (
@@ -125,26 +125,10 @@ def _objects(value: Any, depth: int = _DEPTH) -> Iterator[dict[str, Any]]:
 
 
 def _calls(metadata: Any) -> Iterator[Call]:
-    for each in _objects(metadata):
-        inner = next((each[name] for name in _CALLS if isinstance(each.get(name), dict)), None)
-        if inner is not None:
-            # OpenAI's chat completions and Google's parts have the call in an object of its own.
-            yield from _call(inner)
-        elif each.get("type") in _CALLS:
-            yield from _call(each)
-
-
-def _call(found: dict[str, Any]) -> Iterator[Call]:
-    arguments = next((found[name] for name in _ARGUMENTS if name in found), None)
-    if not isinstance(found.get("name"), str) or arguments is None:
-        return
-    if isinstance(arguments, str):
-        try:
-            arguments = json.loads(arguments)
-        except (ValueError, RecursionError):
-            yield Call(found["name"], arguments[:_PART])
-            return
-    yield Call(found["name"], json.dumps(arguments, ensure_ascii=False, indent=2)[:_PART])
+    for call in tool_calls(metadata):
+        given = call.arguments
+        text = given if isinstance(given, str) else json.dumps(given, ensure_ascii=False, indent=2)
+        yield Call(call.name, text[:_PART])
 
 
 def _usages(metadata: Any) -> Iterator[Usage]:
