@@ -152,8 +152,8 @@ def test_view_is_revoked_from_all_and_granted_to_both_roles(view: str) -> None:
     statements = [statement for statement in script.split(";") if re.search(rf"\b{view}\b", statement)]
 
     assert sum("REVOKE ALL ON" in statement for statement in statements) == 1
-    assert sum("GRANT SELECT" in statement and "sessions_service" in statement for statement in statements) == 1
-    assert sum("GRANT SELECT" in statement and "sessions_auditor" in statement for statement in statements) == 1
+    assert sum("GRANT SELECT" in statement and ':"service"' in statement for statement in statements) == 1
+    assert sum("GRANT SELECT" in statement and ':"auditor"' in statement for statement in statements) == 1
 
 
 def commands(group: click.Group, prefix: str = "sessions-db") -> Iterator[str]:

@@ -6,7 +6,7 @@ import json
 import os
 import subprocess
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -51,10 +51,11 @@ def connected(url: str) -> Iterator[PlainClient]:
         yield client
 
 
-def run_script(url: str) -> subprocess.CompletedProcess[str]:
-    """Run the script as its first lines say."""
+def run_script(url: str, **names: str) -> subprocess.CompletedProcess[str]:
+    """Run the script as its first lines say, with these names for the roles."""
     psql = POSTGRES_VERSIONS[max(POSTGRES_VERSIONS)] / "psql"
     command = [str(psql), "-X", "-q", "-v", "ON_ERROR_STOP=1", "-d", driver_url(make_url(url)), "-f", str(SCRIPT)]
+    command += [f"-v{role}={name}" for role, name in names.items()]
     return subprocess.run(command, check=False, capture_output=True, text=True)
 
 
@@ -735,6 +736,38 @@ def test_script_works_on_the_schema_that_comes_first(roles: Roles, postgres_data
 
     assert (done.returncode, done.stderr) == (0, "")
     assert found == [(key,)]
+
+
+@pytest.mark.parametrize("own_roles", [False, True], ids=["one service", "a service each"])
+def test_each_schema_of_a_database_has_its_rights(
+    roles: Roles, postgres_databases: PostgresDatabases, own_roles: bool
+) -> None:
+    url = postgres_databases.create(at_head=False)
+    tenants = {
+        name: {role: f"{name}_{role}_{os.getpid()}" for role in ("service", "auditor")} for name in ("team_a", "team_b")
+    }
+    service = make_url(roles.service).set(database=make_url(url).database)
+    role = tenants["team_a"]["service"] if own_roles else "sessions_service"
+    try:
+        for name, own in tenants.items():
+            SessionManager(url, schema=name).close()
+            in_schema = make_url(url).update_query_dict({"options": f"-csearch_path={name}"})
+            done = run_script(in_schema.render_as_string(hide_password=False), **own if own_roles else {})
+            assert (done.returncode, done.stderr) == (0, "")
+        with connected(url) as owner:
+            owner(f"REVOKE sessions_service FROM {service.username}")
+            owner(f"GRANT {role} TO {service.username}")
+        with SessionManager(service, schema="team_a") as manager:
+            assert manager.pop_messages(with_a_message(manager, Clock(1)))
+        with pytest.raises(SessionsError) if own_roles else nullcontext():
+            SessionManager(service, schema="team_b").close()
+    finally:
+        postgres_databases.drop(url)
+        with connected(roles.owner) as owner:
+            owner(f"GRANT sessions_service TO {service.username}")
+            for own in tenants.values():
+                for name in own.values():
+                    owner(f"DROP ROLE IF EXISTS {name}")
 
 
 # Without the script

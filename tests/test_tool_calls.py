@@ -30,7 +30,7 @@ def test_call_is_found_and_shown_as_a_call(url: str, manager: SessionManager, me
     key = manager.get_or_create_main("a").key
     message = manager.add_message(key, "assistant", "", metadata=metadata)
 
-    assert [(call.name, call.arguments) for call in tool_calls(message.metadata)] == [("search", ARGUMENTS)]
+    assert [(call.name, call.arguments) for call in tool_calls(message)] == [("search", ARGUMENTS)]
     assert '-> search(query="flights", limit=3)' in ok("history", key, db=url)
 
 
@@ -52,4 +52,4 @@ def test_what_is_no_call_or_has_broken_arguments_is_shown_as_it_is(
     key = manager.get_or_create_main("a").key
     message = manager.add_message(key, "assistant", "", metadata=metadata)
 
-    assert [str(call) for call in tool_calls(message.metadata)] == shown
+    assert [str(call) for call in tool_calls(message)] == shown

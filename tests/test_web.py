@@ -238,7 +238,9 @@ def test_what_agents_wrote_is_shown_as_text_in_every_field(manager: SessionManag
     main = manager.get_or_create("planner", HOSTILE.replace("\x1b", "").replace("\u202e", "")).key
     key = manager.spawn_subagent(name.replace("\u202e", ""), HOSTILE, name, main, metadata={HOSTILE: HOSTILE})
     call: JsonValue = {"type": "function", "function": {"name": HOSTILE, "arguments": HOSTILE}}
+    deep: JsonValue = {"type": "function", "function": {"name": "deep", "arguments": "[" * 100_000}}
     manager.add_message(key, "tool", HOSTILE, tool_name=name, metadata={"tool_calls": [call], HOSTILE: HOSTILE})
+    manager.add_message(key, "assistant", "", metadata={"tool_calls": [call, deep]})
     manager.error_session(key, HOSTILE)
 
     for page in (
@@ -269,7 +271,8 @@ def test_long_text_is_cut_and_there_as_plain_text(manager: SessionManager, get: 
     assert get("/session/text", html=True, key=key, seq=1, field="content") == long
     assert get("/session/text", html=True, key=key, field="task") == long
     assert long in get("/session/text", html=True, key=key, seq=1, field="metadata")
-    get("/session/text", code=404, key=key, seq=1, field="role")
+    assert "field must be one of content, metadata" in get("/session/text", code=400, key=key, seq=1, field="role")
+    get("/session/text", code=404, key=key, seq=2, field="content")
 
 
 # Who is let in

@@ -49,7 +49,7 @@ def shown(sqlite_databases: SQLiteDatabases) -> Iterator[tuple[SessionManager, s
         finally:
             command.send_signal(signal.SIGINT)
             _, said = command.communicate(timeout=30)
-    assert (command.returncode, said.strip()) == (130, b"Interrupted")
+    assert (command.returncode, said.strip()) == (130, b"Interrupted. Nothing was changed.")
     sqlite_databases.drop(url)
 
 
@@ -155,7 +155,7 @@ def test_filters_leave_the_sessions_that_pass_them(shown: tuple[SessionManager, 
 
 def test_active_session_is_followed_until_it_ends(shown: tuple[SessionManager, str], page: Page) -> None:
     manager, at = shown
-    key = manager.spawn_subagent("planner", "Watch")
+    key = manager.spawn_subagent("planner", "Watch", message_cap=4)
     manager.add_message(key, "tool", "first result", tool_name="look")
     page.goto(f"{at}/session?key={key}")
     expect(page.locator("#live")).to_have_text("Following.")
@@ -168,6 +168,9 @@ def test_active_session_is_followed_until_it_ends(shown: tuple[SessionManager, s
     assert page.locator("#message-1 details").get_attribute("open") is not None
     manager.redact_message(key, 2, reason="asked for")
     expect(page.locator("#message-2")).to_contain_text("What it said is gone: asked for.")
+    manager.add_messages(key, [NewMessage("user", f"more {number}") for number in range(3)])
+    expect(page.locator("#conversation > li").first).to_have_text("Message 1 was trimmed.")
+    expect(page.locator("#conversation > li")).to_have_count(5)
     manager.complete_session(key, "seen")
     expect(page.locator("#live")).to_have_text("The session has ended.")
     expect(page.locator("#facts")).to_contain_text("completed")

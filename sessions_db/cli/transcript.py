@@ -66,7 +66,7 @@ def _sender(message: Message) -> Text:
 def _parts(message: Message) -> list[Text]:
     """What the message says, and then the calls that it asks for; or else its metadata."""
     parts = [Text(printable(message.content))] if message.content else []
-    parts += [Text(printable(f"-> {call}"), "cyan") for call in tool_calls(message.metadata)]
+    parts += [Text(printable(f"-> {call}"), "cyan") for call in tool_calls(message)]
     if not parts and message.metadata:
         parts = [Text(printable(json.dumps(message.metadata, ensure_ascii=False)), "dim")]
     return parts

@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
+from sessions_db.models import Message
 from sessions_db.validation import JsonValue
 
 _WITHIN = ("function", "function_call", "functionCall")
@@ -34,13 +35,18 @@ class ToolCall:
         return f"{self.name}({', '.join(f'{name}={_text(value)}' for name, value in self.arguments.items())})"
 
 
-def tool_calls(metadata: JsonValue) -> Iterator[ToolCall]:
-    """The calls that a message with this metadata asks for, in their order.
+def tool_calls(message: Message) -> list[ToolCall]:
+    """The calls that the message asks for, in their order.
 
-    They are found by their form wherever they are in it: chat completions, the APIs of OpenAI, Anthropic and Google,
-    and what the adapters of this package keep.
+    They are found by their form wherever they are in the metadata: chat completions, the APIs of OpenAI, Anthropic and
+    Google, and what the adapters of this package keep.
     """
-    return _calls(metadata, _DEPTH)
+    return calls_in(message.metadata)
+
+
+def calls_in(metadata: JsonValue) -> list[ToolCall]:
+    """The calls in a message's metadata, likewise."""
+    return [*_calls(metadata, _DEPTH)]
 
 
 def _calls(value: JsonValue, depth: int) -> Iterator[ToolCall]:

@@ -14,7 +14,6 @@ from sessions_db.enums import Role
 from sessions_db.errors import InvalidInput, Shown
 from sessions_db.limits import MAX_NAME_LENGTH
 from sessions_db.models import Message, NewMessage
-from sessions_db.models.camel_case import copied
 
 # Python's parser stops at its recursion limit, 1,000, which the reader's own calls count against.
 _MAX_DEPTH: Final = 500
@@ -46,12 +45,14 @@ def with_payload(
 
 
 def payload(message: Message, metadata_key: str) -> dict[str, Any] | None:
-    """A copy of the message's payload; None for a message that was stored otherwise, or redacted."""
+    """The message's payload; None for a message that was stored otherwise, or redacted.
+
+    Not a copy, which would take a third of the time of reading 50 (measured once).
+    """
     stored = (message.metadata or {}).get(metadata_key)
     if isinstance(stored, str):
         stored = json.loads(stored)
-        return stored if isinstance(stored, dict) else None
-    return copied(stored) if isinstance(stored, dict) else None
+    return stored if isinstance(stored, dict) else None
 
 
 def json_text(value: object, *, ascii_only: bool = True) -> str:

@@ -112,11 +112,10 @@ def _http(request: Request, error: Exception) -> Response:
 
 
 def _failed(request: Request, error: Exception) -> Response:
-    reading: Reading = request.app.state.reading
     match error:
         case OutOfTime():
             status_code, title = 503, "This takes too long"
-            said = f"The database did not answer within {reading.time_limit_s:g} s. Ask for less."
+            said = f"The database did not answer within {error.seconds:g} s. Ask for less."
         case Forbidden():
             status_code, title = 403, "This login may not read that"
             said = "It reads the views for auditors only. Searching and verifying read the tables."

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import re
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
@@ -11,6 +12,9 @@ import pygal
 from pygal.style import Style
 
 from sessions_db import escaping
+
+# It adds an import hook for its maps, of a kind that Python 3.12 ignores, and for which 3.11 warns of failed imports.
+sys.meta_path[:] = [hook for hook in sys.meta_path if type(hook).__module__ != pygal.__name__]
 
 # Of enough contrast with the paper in light and in dark.
 _COLOURS: Final = {

@@ -9,25 +9,15 @@ from typing import Any, Final
 
 from sqlalchemy import Row
 
-from sessions_db.integrations.calls import tool_calls
+from sessions_db.integrations.calls import ToolCall, calls_in
 
 # Adapters keep the object of their framework in the metadata, at different depths.
 _DEPTH: Final = 8
-_PART: Final = 20_000
-
 _USAGE: Final = ("usage", "usage_metadata", "usageMetadata", "usage_details")
 _TOKENS_IN: Final = ("input_tokens", "prompt_tokens", "input_token_count", "prompt_token_count", "promptTokenCount")
 _TOKENS_OUT: Final = (
     *("output_tokens", "completion_tokens", "output_token_count", "candidates_token_count", "candidatesTokenCount"),
 )
-
-
-@dataclass(frozen=True, slots=True)
-class Call:
-    """A tool that the model wants called, with its arguments as JSON."""
-
-    tool: str
-    arguments: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +41,7 @@ class Turn:
     row: Row[Any]
     metadata: str | None
     reason: str | None
-    calls: Sequence[Call] = ()
+    calls: Sequence[ToolCall] = ()
     usage: Usage = field(default_factory=Usage)
 
 
@@ -74,7 +64,7 @@ def turn(row: Row[Any]) -> Turn:
     except (ValueError, RecursionError):  # SQL that bypasses the library may have stored anything
         return Turn(row, row.metadata, None)
     reason = parsed.get("redacted") if row.redacted and isinstance(parsed, dict) else None
-    return Turn(row, readable, reason, tuple(_calls(parsed)), sum(_usages(parsed), Usage()))
+    return Turn(row, readable, reason, calls_in(parsed), sum(_usages(parsed), Usage()))
 
 
 def with_gaps(turns: Sequence[Turn], removals: Sequence[Row[Any]], first: int, last: int) -> Iterator[Turn | Gap]:
@@ -122,13 +112,6 @@ def _objects(value: Any, depth: int = _DEPTH) -> Iterator[dict[str, Any]]:
     elif depth and isinstance(value, list):
         for each in value:
             yield from _objects(each, depth - 1)
-
-
-def _calls(metadata: Any) -> Iterator[Call]:
-    for call in tool_calls(metadata):
-        given = call.arguments
-        text = given if isinstance(given, str) else json.dumps(given, ensure_ascii=False, indent=2)
-        yield Call(call.name, text[:_PART])
 
 
 def _usages(metadata: Any) -> Iterator[Usage]:

@@ -15,7 +15,11 @@ from sessions_db.transaction import Transaction
 
 
 class OutOfTime(Exception):
-    """A statement took longer than it may."""
+    """A statement took longer than these seconds."""
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__(seconds)
+        self.seconds = seconds
 
 
 class Forbidden(Exception):
@@ -45,16 +49,17 @@ class Reading:
             Forbidden: the login may not do this.
             SessionsError: what else went wrong.
         """
+        limit_s = time_limit_s or self.time_limit_s
         with self._manager.snapshot() as tx:
             backend = backend_of(tx.connection)
             try:
-                with backend.time_limit(tx.connection, time_limit_s or self.time_limit_s):
+                with backend.time_limit(tx.connection, limit_s):
                     yield tx
             except (exc.SQLAlchemyError, SessionsError) as error:
                 cause = error.__cause__ if isinstance(error, SessionsError) else error
                 if isinstance(cause, exc.DBAPIError):
                     if backend.is_out_of_time(cause):
-                        raise OutOfTime from error
+                        raise OutOfTime(limit_s) from error
                     if backend.is_forbidden(cause):
                         raise Forbidden from error
                 if isinstance(error, SessionsError):

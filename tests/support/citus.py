@@ -20,7 +20,6 @@ SETTINGS = {
     "wal_level": "logical",
     "citus.enable_unsafe_triggers": "on",
     "citus.node_conninfo": "sslmode=disable",
-    # The maintenance daemon looks for distributed deadlocks and unfinished transactions by itself.
     "max_connections": "300",
     "max_prepared_transactions": "300",
     "max_worker_processes": "32",
@@ -48,18 +47,25 @@ class Cluster:
         assert isinstance(port, int)
         return port
 
-    def move(self, schema: str, worker: Server, mode: str = "auto") -> None:
-        """Move a schema to a worker."""
-        self.execute(f"SELECT citus_schema_move('{schema}', '127.0.0.1', {worker.port}, '{mode}')")
+    def place(self, schema: str, worker: Server) -> None:
+        """Move a schema to a worker, unless it is there."""
+        if self.node_of(schema) != worker.port:
+            self.execute(f"SELECT citus_schema_move('{schema}', '127.0.0.1', {worker.port}, 'auto')")
+
+    def move(self, schema: str) -> None:
+        """Move a schema to the other worker."""
+        here = self.node_of(schema)
+        (other,) = [worker for worker in self.workers if worker.port != here]
+        self.place(schema, other)
 
 
 @contextmanager
-def citus(workers: int = 2, **settings: str) -> Iterator[Cluster]:
+def citus(**settings: str) -> Iterator[Cluster]:
     """A running cluster. The test is skipped if Citus is not installed."""
     if not _LIBRARY.exists():
         pytest.skip(f"Citus is not installed: no {_LIBRARY}")
     with ExitStack() as stack:
-        nodes = [stack.enter_context(postgres(VERSION, **SETTINGS, **settings)) for _ in range(workers + 1)]
+        nodes = [stack.enter_context(postgres(VERSION, **SETTINGS | settings)) for _ in range(3)]
         for node in nodes:
             node.execute("CREATE EXTENSION citus")
         coordinator, *others = nodes

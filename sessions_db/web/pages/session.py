@@ -8,10 +8,11 @@ from hashlib import sha256
 from typing import Any, Final
 
 from sqlalchemy import Connection, Row, func, select
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 
-from sessions_db.errors import SessionNotFound
+from sessions_db.errors import InvalidInput, SessionNotFound
 from sessions_db.web import asking
 from sessions_db.web.conversation import Gap, Turn, Usage, turn, with_gaps
 from sessions_db.web.pages.sessions import LINE
@@ -92,14 +93,14 @@ def text(request: Request) -> Response:
     view, names = (SESSIONS, _LONG) if seq is None else (MESSAGES, ("content", "metadata"))
     name = asking.needed(request, "field")
     if name not in names:
-        raise SessionNotFound(key)
+        raise InvalidInput("field", f"must be one of {', '.join(names)}", name)
     query = select(view.c[name]).where(view.c.session_key == key)
     if seq is not None:
         query = query.where(view.c.seq == seq)
     with reading.snapshot() as tx:
         found = tx.connection.execute(query).scalar()
     if found is None:
-        raise SessionNotFound(key)
+        raise HTTPException(404)
     return PlainTextResponse(found)
 
 

@@ -1,5 +1,5 @@
-// Follows an active session: asks for its page again, and adds the messages that are new to the one that is open.
-// What the server sends is parsed without being run, and the Content-Security-Policy of this page holds for it.
+// Follows an active session: asks for its page again, and changes the messages of the open one that have changed, so that
+// what is unfolded or focused stays. What the server sends is parsed without being run.
 "use strict";
 
 const INTERVAL_MS = 1000;
@@ -7,7 +7,7 @@ const live = document.getElementById("live");
 const conversation = document.getElementById("conversation");
 const seen = new Map([...conversation.children].map((item) => [item.id, item.outerHTML]));
 let tag = "";
-let over = false;
+let over = "";
 
 function say(text) {
   // A screen reader reads it again with each change.
@@ -16,19 +16,24 @@ function say(text) {
 
 function take(page) {
   let added = 0;
-  for (const item of page.getElementById("conversation").children) {
-    const html = item.outerHTML;
-    if (seen.get(item.id) === html) continue;
-    seen.set(item.id, html);
+  let before = null;
+  const items = [...page.getElementById("conversation").children];
+  const ids = new Set(items.map((item) => item.id));
+  for (const shown of [...conversation.children]) if (!ids.has(shown.id)) shown.remove();
+  for (const item of items) {
     const shown = document.getElementById(item.id);
-    if (shown) shown.replaceWith(document.importNode(item, true));
-    else {
-      conversation.append(document.importNode(item, true));
-      added += 1;
+    if (shown && seen.get(item.id) === item.outerHTML) {
+      before = shown;
+      continue;
     }
+    seen.set(item.id, item.outerHTML);
+    const now = document.importNode(item, true);
+    if (shown) shown.replaceWith(now);
+    else if (before) before.after(now);
+    else conversation.prepend(now);
+    if (!shown) added += 1;
+    before = now;
   }
-  // "No messages."
-  if (!page.getElementById("gap-0")) document.getElementById("gap-0")?.remove();
   const facts = page.getElementById("facts");
   const open = document.getElementById("facts");
   const details = open.querySelector("details[open]");
@@ -40,18 +45,22 @@ function take(page) {
 async function ask() {
   const answer = await fetch(location.href, { headers: { "If-None-Match": tag } });
   if (answer.status === 304) return;
+  if (answer.status === 404) {
+    over = "The session has been deleted.";
+    return;
+  }
   if (!answer.ok) throw new Error(`${answer.status}`);
   tag = answer.headers.get("ETag");
   const page = new DOMParser().parseFromString(await answer.text(), "text/html");
   const added = take(page);
-  over = page.getElementById("live") === null;
+  if (page.getElementById("live") === null) over = "The session has ended.";
   if (added) say(`${added} new at ${new Date().toISOString().slice(11, 19)}. Following.`);
 }
 
 async function follow() {
   try {
     if (document.visibilityState === "visible") await ask();
-    if (over) return say("The session has ended.");
+    if (over) return say(over);
     if (!live.textContent.endsWith("Following.")) say("Following.");
   } catch {
     say("Not reached just now. Still trying.");
