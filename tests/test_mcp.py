@@ -209,7 +209,7 @@ def test_command_says_what_it_needs(url: str, tmp_path: Path, monkeypatch: pytes
     (tmp_path / "token").write_text("short\n")
     assert refused() == "Error: Missing option '--as'."
     assert refused("--as", "agent:nobody:main") == "Error: Session not found: agent:nobody:main"
-    assert refused("--as", "nobody") == "Error: caller must be the key of a session, got 'nobody'"
+    assert refused("--as", "nobody") == "Error: Session not found: nobody"
     assert refused("--as", MAIN, "--http", "0").endswith(
         "--token-file FILE, or SESSIONS_DB_MCP_TOKEN in the environment."
     )

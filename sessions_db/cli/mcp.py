@@ -12,6 +12,7 @@ import click
 from sessions_db.aio import AsyncSessionManager
 from sessions_db.cli import interruption
 from sessions_db.cli.group import acting, cli, one_of
+from sessions_db.cli.naming import complete_agents, complete_names, find
 from sessions_db.cli.opening import Database, database, existing, named_schema, reader, wait_s
 from sessions_db.cli.serving import extra, listen, long_enough
 from sessions_db.tools import SessionTools, Visibility
@@ -20,7 +21,14 @@ TOKEN_VARIABLE: Final = "SESSIONS_DB_MCP_TOKEN"  # noqa: S105  # its name
 
 
 @cli.command()
-@click.option("--as", "caller", metavar="KEY", required=True, help="The session in whose name the tools act.")
+@click.option(
+    "--as",
+    "caller",
+    metavar="KEY",
+    required=True,
+    shell_complete=complete_names,
+    help="The session in whose name the tools act.",
+)
 @click.option(
     "--visibility",
     type=one_of(Visibility),
@@ -28,7 +36,14 @@ TOKEN_VARIABLE: Final = "SESSIONS_DB_MCP_TOKEN"  # noqa: S105  # its name
     show_default=True,
     help="Which sessions they show: itself, those below it too, its agent's, or all.",
 )
-@click.option("--agent", "agents", metavar="ID", multiple=True, help="An agent for sessions_spawn; may be repeated.")
+@click.option(
+    "--agent",
+    "agents",
+    metavar="ID",
+    multiple=True,
+    shell_complete=complete_agents,
+    help="An agent for sessions_spawn; may be repeated.",
+)
 @click.option("--write", "writing", is_flag=True, help="With the tools that send, spawn and kill.")
 @click.option(
     "--http",
@@ -63,10 +78,10 @@ def mcp(
     with extra("mcp", "The command needs"):
         from sessions_db.mcp import serving  # noqa: PLC0415  # its packages are an extra
     # One that writes would create the schema in an empty database.
-    with reader(url):
-        pass
+    with reader(url) as reading:
+        caller = find(reading, caller)
     if writing:
-        interruption.will_change("What the tools did stays.")
+        interruption.will_change("What the tools did by then stays.")
     manager = AsyncSessionManager(
         existing(url), schema=named_schema(), read_only=not writing, actor=actor, retry_budget_s=wait_s()
     )
