@@ -2,7 +2,7 @@
 --
 --   sessions_service   All that the library does at run time. It can't write or shorten the log, change or delete a
 --                      message but through functions that log it, switch off a trigger, or create anything in the schema.
---   sessions_auditor   Reads the views audit_*, and nothing else.
+--   sessions_auditor   Reads the views audit_* and the schema's revision, and nothing else.
 --
 -- Run it with psql as the owner of the tables (who needs CREATEROLE the first time) or as a superuser, after each
 -- `sessions-db upgrade`: a migration may add tables, and a view that it recreates has no grants. Running it again does
@@ -98,7 +98,9 @@ GRANT SELECT ON
   sessions_db_version, audit_sessions, audit_messages, audit_events, audit_seals, audit_transcripts, audit_lineage
 TO :"service";
 
-GRANT SELECT ON audit_sessions, audit_messages, audit_events, audit_seals, audit_transcripts, audit_lineage
+-- By the revision, `sessions-db web` knows whether it fits.
+GRANT SELECT ON
+  audit_sessions, audit_messages, audit_events, audit_seals, audit_transcripts, audit_lineage, sessions_db_version
 TO :"auditor";
 
 -- Refuse anything else that gives the roles more than that: a REVOKE takes back only what its own grantor granted.
@@ -137,7 +139,8 @@ BEGIN
     WHERE relnamespace = current_schema()::regnamespace
       AND relname = ANY (tables || views)
       AND has_table_privilege(role, c.oid, privilege)
-      AND NOT (privilege = 'SELECT' AND (relname = ANY (views) OR role = service))
+      AND NOT (privilege = 'SELECT' AND (
+        relname = ANY (views || 'sessions_db_version'::text) OR role = service))
       AND NOT (role = service AND (
         privilege = 'INSERT' AND relname IN ('sessions', 'messages', 'labels')
         OR privilege = 'UPDATE' AND relname = 'labels'

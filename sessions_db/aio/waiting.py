@@ -129,10 +129,11 @@ class _WaitingTask(Waiter):
 
     async def take(self, until: float | None) -> list[str]:
         """The keys of the sessions to look at; none at that time of its event loop."""
-        if not self._taken:
-            self._woken = self.loop.create_future()
-            with suppress(TimeoutError):
-                async with asyncio.timeout_at(until):
+        with suppress(TimeoutError):
+            async with asyncio.timeout_at(until):
+                # It may be woken late, for what was taken before.
+                while not self._taken:
+                    self._woken = self.loop.create_future()
                     await self._woken
         taken = [*self._taken]
         self._taken.clear()

@@ -123,6 +123,10 @@ class Backend(ABC):
         """Refuse writes within the block, where `begin` does not already."""
         return nullcontext()
 
+    @abstractmethod
+    def time_limit(self, conn: Connection, seconds: float) -> AbstractContextManager[None]:
+        """End each statement of the block, which is part of a transaction, that takes longer than this."""
+
     def replacing_tables(self, conn: Connection) -> AbstractContextManager[None]:
         """Let a migration replace a table within the block without affecting what refers to it."""
         return nullcontext()
@@ -147,6 +151,9 @@ class Backend(ABC):
     def lock_table(self, conn: Connection, table: str, mode: str) -> None:
         """Lock the table until the transaction ends; `mode` is Postgres's name for the kind of lock."""
 
+    def lock_name(self, conn: Connection, name: str) -> None:  # noqa: B027  # SQLite's one write lock is held already
+        """Make others that lock this name wait until the transaction, which writes, ends."""
+
     # Errors
 
     @abstractmethod
@@ -156,6 +163,14 @@ class Backend(ABC):
     def is_lost(self, error: exc.DBAPIError) -> bool:
         """Whether a connection broke, so that nobody knows whether what was sent before was done."""
         return error.connection_invalidated
+
+    @abstractmethod
+    def is_out_of_time(self, error: exc.DBAPIError) -> bool:
+        """Whether a time limit ended the statement."""
+
+    @abstractmethod
+    def is_forbidden(self, error: exc.DBAPIError) -> bool:
+        """Whether the login may not do this."""
 
     @abstractmethod
     def is_transient_refusal(self, error: exc.DBAPIError) -> bool:

@@ -6,17 +6,17 @@ import logging
 import math
 import re
 import select
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, Final
 
 from sqlalchemy import URL, Connection, Engine, ExceptionContext, event, exc, text
 
-from sessions_db.database.backend import DROPPED, NOT_OURS, NUMBER_TAKEN, SCHEMA, Backend, Check, EngineOptions
-from sessions_db.enums import Severity
+from sessions_db.database.backend import DROPPED, NOT_OURS, NUMBER_TAKEN, SCHEMA, Backend, EngineOptions
+from sessions_db.database.postgresql_checks import CHECKS, value
 from sessions_db.errors import InvalidInput, SchemaMismatch
 
 _log = logging.getLogger("sessions_db")
-
-OLDEST_MAJOR_VERSION: Final = 14
 
 # Any constant will do, as long as nothing else in the database takes the same advisory lock.
 _ADVISORY_LOCK: Final = 0x5E5510_0DB
@@ -45,6 +45,8 @@ SELECT pg_backend_pid(), current_setting('lock_timeout'), current_setting('citus
 
 # Error codes (PostgreSQL manual, appendix A). This one means that the server is a standby, at least for now.
 _READ_ONLY_TRANSACTION: Final = "25006"
+_QUERY_CANCELED: Final = "57014"
+_INSUFFICIENT_PRIVILEGE: Final = "42501"
 
 # After serialization_failure, deadlock_detected and lock_not_available the server has rolled the statement back. The
 # two time-outs end a connection in which no statement is running.
@@ -70,40 +72,6 @@ _TRANSIENT_REFUSALS: Final = (
 )
 
 
-def _server_version(conn: Connection) -> tuple[Severity, str]:
-    number = int(str(_value(conn, "SHOW server_version_num")))
-    if number // 10_000 < OLDEST_MAJOR_VERSION:
-        oldest = f"PostgreSQL {OLDEST_MAJOR_VERSION}, the oldest that this release works with"
-        return Severity.FAILURE, f"older than {oldest}"
-    return Severity.OK, f"PostgreSQL {OLDEST_MAJOR_VERSION} or newer"
-
-
-def _durability(conn: Connection) -> tuple[Severity, str]:
-    risky = [
-        name for name in ("fsync", "full_page_writes", "synchronous_commit") if _value(conn, f"SHOW {name}") == "off"
-    ]
-    if risky:
-        return Severity.WARNING, f"{', '.join(risky)} off: what was committed can be lost in a crash"
-    return Severity.OK, f"synchronous_commit {_value(conn, 'SHOW synchronous_commit')}, fsync and full_page_writes on"
-
-
-def _autovacuum(conn: Connection) -> tuple[Severity, str]:
-    if _value(conn, "SHOW autovacuum") == "on":
-        return Severity.OK, "on"
-    return Severity.WARNING, "off: every append leaves dead rows, and only VACUUM removes them"
-
-
-def _value(conn: Connection, sql: str) -> object:
-    return conn.exec_driver_sql(sql).scalar_one()
-
-
-_CHECKS: dict[str, Check] = {
-    "server version": _server_version,
-    "durability": _durability,
-    "autovacuum": _autovacuum,
-}
-
-
 class PostgreSQL(Backend):
     """Postgres, through psycopg 3."""
 
@@ -115,7 +83,7 @@ class PostgreSQL(Backend):
     groups_at_once = 2
     database_bytes = text("SELECT pg_database_size(current_database())")
     transaction_settings = ("autocommit", "isolation_level")
-    checks = _CHECKS
+    checks = CHECKS
 
     def engine_arguments(self, url: URL, options: EngineOptions) -> tuple[URL, dict[str, Any]]:
         """The URL and the arguments for `sqlalchemy.create_engine`. Settings in the URL take precedence."""
@@ -184,13 +152,13 @@ class PostgreSQL(Backend):
 
     def describe(self, conn: Connection) -> str:
         """The version of the server."""
-        return f"PostgreSQL {_value(conn, 'SHOW server_version')}"
+        return f"PostgreSQL {value(conn, 'SHOW server_version')}"
 
     def create_schema(self, conn: Connection) -> None:
         """Create it where search_path, which begins with it, leads to none."""
         name = conn.get_execution_options().get(SCHEMA)
-        if name is not None and _value(conn, "SELECT current_schema()") is None:
-            if _value(conn, "SELECT current_setting('citus.version', true)") is not None:
+        if name is not None and value(conn, "SELECT current_schema()") is None:
+            if value(conn, "SELECT current_setting('citus.version', true)") is not None:
                 conn.exec_driver_sql("SET LOCAL citus.enable_schema_based_sharding = on")
             conn.exec_driver_sql(
                 f"CREATE SCHEMA IF NOT EXISTS {conn.dialect.identifier_preparer.quote_identifier(name)}"
@@ -211,6 +179,12 @@ class PostgreSQL(Backend):
     def begin(self, conn: Connection, *, read_only: bool) -> None:
         """Begin a transaction."""
         conn.exec_driver_sql("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY" if read_only else "BEGIN")
+
+    @contextmanager
+    def time_limit(self, conn: Connection, seconds: float) -> Iterator[None]:
+        """End each statement of the transaction, from now on, that takes longer than this."""
+        conn.exec_driver_sql(f"SET LOCAL statement_timeout = {max(1, math.ceil(seconds * 1000))}")
+        yield
 
     def is_aborted(self, conn: Connection) -> bool:
         """Whether a statement failed."""
@@ -238,9 +212,22 @@ class PostgreSQL(Backend):
         """Lock the table."""
         conn.exec_driver_sql(f"LOCK TABLE {table} IN {mode} MODE")
 
+    def lock_name(self, conn: Connection, name: str) -> None:
+        """Take an advisory lock."""
+        lock = "SELECT pg_advisory_xact_lock(hashtextextended(%s::text, %s::bigint))"
+        conn.exec_driver_sql(lock, (name, _ADVISORY_LOCK))
+
     def is_rolled_back(self, error: exc.DBAPIError) -> bool:
         """Whether the error's code says so."""
         return _state(error.orig) in _ROLLED_BACK
+
+    def is_out_of_time(self, error: exc.DBAPIError) -> bool:
+        """Whether the error's code says so."""
+        return _state(error.orig) == _QUERY_CANCELED
+
+    def is_forbidden(self, error: exc.DBAPIError) -> bool:
+        """Whether the error's code says so."""
+        return _state(error.orig) == _INSUFFICIENT_PRIVILEGE
 
     def is_lost(self, error: exc.DBAPIError) -> bool:
         """Whether the connection broke, or one that Citus has to another node."""

@@ -194,7 +194,9 @@ class UnfairSemaphore(Semaphore):
             with suppress(Empty):
                 return self._free.get(timeout=timeout)
         finally:
-            _first(self._waiters)
+            # Not `_first`: a signal handler may raise at the call of a function.
+            if self._waiters:
+                self._waiters.popleft()
         return None
 
     def _put(self, token: Token) -> None:

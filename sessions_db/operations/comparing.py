@@ -83,7 +83,8 @@ def check_transcripts(conn: Connection, made: Seal, before: Seal | None, found: 
 def refuse_stray_transcripts(conn: Connection, newest_id: int, *, everywhere: bool) -> None:
     """Raise a fault for a transcript of no seal, neither one that is there nor the next.
 
-    And `everywhere` for a digest of no transcript, for which all digests are read.
+    And `everywhere` for a digest of no transcript, and for a message before the first, which no transcript could cover.
+    For these all digests and messages are read.
     """
     seal_id = sealed_transcripts.c.seal_id
     stray = select(sealed_transcripts.c.session_key).where(or_(seal_id > newest_id + 1, seal_id < 1)).limit(1)
@@ -100,6 +101,9 @@ def refuse_stray_transcripts(conn: Connection, newest_id: int, *, everywhere: bo
     digests = select(message_digests.c.session_key, message_digests.c.seq).where(~covered).limit(1)
     for key, seq in conn.execute(digests):
         raise Fault("has a digest that no transcript covers", session_key=key, seq=seq)
+    for table in (messages, archived_messages):
+        for key, seq in conn.execute(select(table.c.session_key, table.c.seq).where(table.c.seq < 1).limit(1)):
+            raise Fault("has a number that is never given", session_key=key, seq=seq)
 
 
 def unsealed_messages(conn: Connection, newest_id: int, *, everywhere: bool) -> int:

@@ -9,7 +9,7 @@ from sqlalchemy import Connection, func, or_, select
 from sessions_db.enums import EventKind
 from sessions_db.schema import event_digests, session_events
 
-_TELLING = (EventKind.DELETED, EventKind.MESSAGES_REMOVED, EventKind.MESSAGE_REDACTED)
+_TELLING = (EventKind.CREATED, EventKind.DELETED, EventKind.MESSAGES_REMOVED, EventKind.MESSAGE_REDACTED)
 
 
 class Fault(Exception):
@@ -54,7 +54,12 @@ class Log:
                 session_events.c.id > self.after_id,
                 session_events.c.event.in_(_TELLING),
             )
-            self._known[session_key] = [(row[0], row[1], row[2]) for row in self.conn.execute(query)]
+            known = self._known[session_key] = []
+            for event, first_seq, last_seq in self.conn.execute(query.order_by(session_events.c.id)):
+                if event in (EventKind.CREATED, EventKind.DELETED):
+                    # What was removed from a session that had this key before explains nothing in this one.
+                    known[:] = [each for each in known if each[0] == EventKind.DELETED]
+                known.append((event, first_seq, last_seq))
         for event, first_seq, last_seq in self._known[session_key]:
             if event == kind and (seq is None or (first_seq or 0) <= seq <= (last_seq or 0)):
                 return True

@@ -15,12 +15,15 @@ from sessions_db.models import NewSession, Session
 from sessions_db.operations.labels import give
 from sessions_db.operations.operation import Needs, needs
 from sessions_db.operations.reading import locked
+from sessions_db.operations.rows import metadata_of
 from sessions_db.operations.starting import insert_session, spawned_before
-from sessions_db.schema import archived_messages, from_json, messages, session_events, sessions
+from sessions_db.schema import archived_messages, messages, session_events, sessions
 from sessions_db.validation import JsonValue
 
 # Not the idempotency key: it belongs to the call that stored the message in the first session.
 _COPIED: Final = ("role", "content", "tool_name", "metadata", "timestamp_ms")
+
+_BEGINNINGS: Final = (EventKind.CREATED.value, EventKind.DELETED.value)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,7 +84,7 @@ def fork_session(conn: Connection, fork: Fork, idempotency_key: str | None) -> s
         raise InvalidInput("at_seq", f"must be at most {origin.last_seq}, the session's message_count", fork.at_seq)
     cap = origin.message_cap if fork.message_cap is None else fork.message_cap
     archives = bool(origin.archive_trimmed) if fork.archive_trimmed is None else fork.archive_trimmed
-    new = fork.session(origin, from_json(origin.metadata), message_cap=cap, archive_trimmed=archives)
+    new = fork.session(origin, metadata_of(origin.metadata), message_cap=cap, archive_trimmed=archives)
     key, created_ms = insert_session(conn, new, idempotency_key)
     if created_ms is not None:
         _copy_messages(conn, fork, key, None if archives else cap)
@@ -102,8 +105,11 @@ def _copy_messages(conn: Connection, fork: Fork, key: str, limit: int | None) ->
         return select(*columns).where(table.c.session_key == fork.origin, table.c.seq <= fork.at_seq)
 
     of = session_events.c
+    # A main session or a conversation may have been deleted and begun anew.
+    began = select(func.max(of.id)).where(of.session_key == fork.origin, of.event.in_(_BEGINNINGS)).scalar_subquery()
     is_taken_back = exists().where(
         of.session_key == fork.origin,
+        of.id > func.coalesce(began, 0),
         of.event == EventKind.MESSAGES_REMOVED.value,
         of.reason.is_(None),
         archived_messages.c.seq.between(of.first_seq, of.last_seq),

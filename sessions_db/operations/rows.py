@@ -66,6 +66,12 @@ def telling_damage(read: Callable[_P, _T]) -> Callable[_P, _T]:
 
 
 @telling_damage
+def metadata_of(stored: str | None) -> Any:
+    """The JSON object that a column `metadata` holds as text, or None."""
+    return from_json(stored)
+
+
+@telling_damage
 def sessions_of(rows: Iterable[Sequence[Any]]) -> list[Session]:
     """The sessions that rows of `SESSION_COLUMNS` and `MESSAGE_COLUMNS` hold, in the order of their rows."""
     found: list[Sequence[Any]] = []

@@ -45,9 +45,12 @@ _values = attrgetter(*_GIVEN)
 _RUNS: Final = (SessionKind.SUBAGENT, SessionKind.CRON)
 
 
-@needs(Needs.LOGGED_STATEMENT)
+@needs(Needs.TRANSACTION)
 def get_or_create(conn: Connection, key: str, new: NewSession) -> Session:
-    """The session with this key. Racing writers insert one row, because the key is the same."""
+    """The session with this key. Racing writers insert one row, because the key is the same.
+
+    A new one is read before others see it: whoever created it is not told of what came after.
+    """
     tries = attempts(key)
     while True:
         next(tries)

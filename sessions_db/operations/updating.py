@@ -9,14 +9,15 @@ from typing import Any
 
 from sqlalchemy import Connection, Text, cast, delete, update
 
-from sessions_db import clock
+from sessions_db import clock, validation
 from sessions_db.enums import LabelConflict
 from sessions_db.errors import SessionNotFound
 from sessions_db.models import Session
 from sessions_db.operations.labels import give, owner
 from sessions_db.operations.operation import Needs, needs
 from sessions_db.operations.reading import get, locked
-from sessions_db.schema import from_json, labels, sessions
+from sessions_db.operations.rows import metadata_of
+from sessions_db.schema import labels, sessions
 from sessions_db.validation import JsonValue
 
 
@@ -38,6 +39,7 @@ def update_session(conn: Connection, key: str, changes: Changes) -> Session:
     Raises:
         SessionNotFound: there is no such session.
         LabelInUse: another session has the label, which is not to be taken over.
+        InvalidInput: the metadata holds what can't be stored, although the changes do not.
     """
     # The lock keeps others from changing the metadata between the look-up and the statement.
     row = locked(conn, key, cast(sessions.c.metadata, Text).label("metadata"))
@@ -52,7 +54,8 @@ def update_session(conn: Connection, key: str, changes: Changes) -> Session:
     if not isinstance(changes.metadata, EllipsisType):
         values["metadata"] = changes.metadata
         if changes.metadata is not None and not changes.replace_metadata:
-            values["metadata"] = merged(from_json(row.metadata), changes.metadata)
+            # What SQL has stored there may be beyond the limits.
+            values["metadata"] = validation.metadata("metadata", merged(metadata_of(row.metadata), changes.metadata))
     if values:
         conn.execute(update(sessions).where(sessions.c.key == key).values(values))
     session = get(conn, key)

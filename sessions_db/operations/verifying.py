@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import timedelta
 from itertools import pairwise
 from typing import Any
 
@@ -19,7 +18,7 @@ from sessions_db.operations.comparing import (
 )
 from sessions_db.operations.faults import Fault, Found
 from sessions_db.operations.operation import Needs, needs
-from sessions_db.operations.retention import log_retention
+from sessions_db.operations.retention import kept_since_ms
 from sessions_db.operations.sealing import PAGE, rows_by_event, seals
 from sessions_db.schema import event_digests, session_events
 
@@ -78,9 +77,9 @@ def _look_for_fault(
         if expect not in (None, since, *(made.digest for made in every)):
             raise Fault(f"the seal {expect} does not come after the seal {since}")
     # A younger event can't have been deleted: the triggers refuse it.
-    kept_since_ms = clock.now_ms() - log_retention(conn) // timedelta(milliseconds=1)
+    kept_ms = kept_since_ms(conn, clock.now_ms())
     for made in every:
-        _check(conn, made, before, kept_since_ms, found)
+        _check(conn, made, before, kept_ms, found)
         before = made
     after_id = before.through_event_id if before else 0
     refuse_stray_transcripts(conn, before.id if before else 0, everywhere=since is None)
@@ -89,7 +88,7 @@ def _look_for_fault(
         raise Fault("has a digest that no seal covers", event_id=stray_id)
 
 
-def _check(conn: Connection, made: Seal, before: Seal | None, kept_since_ms: int, found: Found) -> None:
+def _check(conn: Connection, made: Seal, before: Seal | None, kept_ms: int, found: Found) -> None:
     """Count what this seal covers; raise the fault with the lowest event id."""
     seal_id, previous_digest, after_id = (
         (before.id, before.digest, before.through_event_id) if before else (0, FIRST, 0)
@@ -107,7 +106,7 @@ def _check(conn: Connection, made: Seal, before: Seal | None, kept_since_ms: int
             if slipped_in < leaf.event_id:
                 break
             event = events.get(leaf.event_id)
-            if event is None and leaf.at_ms > kept_since_ms:
+            if event is None and leaf.at_ms > kept_ms:
                 raise Fault("was removed", event_id=leaf.event_id)
             if event is not None and row_digest(event) != leaf.digest:
                 raise Fault("was changed", event_id=leaf.event_id)

@@ -185,6 +185,15 @@ $$;
 {owners_only(signature)}"""
 
 
+# Within a trigger, `messages_removed` and `sessions_last_seq` log nothing, and anybody can make one.
+def _not_within_a_trigger(function: str) -> str:
+    return f"""\
+  IF pg_trigger_depth() > 0 THEN
+    RAISE EXCEPTION '{function}: not within a trigger'
+      USING ERRCODE = 'integrity_constraint_violation';
+  END IF;"""
+
+
 # A row that this transaction can see and that is still in progress is its own. A savepoint has a number of its own,
 # which is higher; `xmin` has the lower 32 bits.
 _IN_ITS_FIRST_TRANSACTION: Final = """coalesce((
@@ -220,6 +229,7 @@ END""",
         "void",
         f"""\
 BEGIN
+{_not_within_a_trigger("messages_remove")}
   INSERT INTO archived_messages ({MESSAGE}, archived_ms)
   SELECT {MESSAGE}, {NOW} FROM messages
   WHERE session_key = session AND seq BETWEEN first AND last
@@ -234,6 +244,7 @@ END""",
         "void",
         f"""\
 BEGIN
+{_not_within_a_trigger("messages_skip")}
   IF NOT {_IN_ITS_FIRST_TRANSACTION} THEN
     RAISE EXCEPTION 'messages_skip: only in the transaction that creates the session'
       USING ERRCODE = 'integrity_constraint_violation';

@@ -134,23 +134,13 @@ def _compare(
     key = session["key"]
     if proof.session_key != key:
         raise Fault("the proof after it is of another session", session_key=key)
-    of_transcript: dict[int, list[tuple[int, str]]] = {}
-    for of_message, of_number, own in proof.digests:
-        of_transcript.setdefault(of_number, []).append((of_message, own))
-    vouched = {
-        each.transcript.number
-        for each in proof.transcripts
-        if _is_vouched(
-            each, key, of_transcript.get(each.transcript.number, ()), seals[each.transcript.seal_id], vouched_id
-        )
-    }
-    sealed = {seq: (number, digest) for seq, number, digest in proof.digests}
+    sealed = _sealed(proof, seals, vouched_id)
     sealed_through = max((each.transcript.last_seq for each in proof.transcripts), default=0)
     seen: set[int] = set()
     for message in [*session["archived_messages"], *session["messages"]]:
         seq = message["seq"]
         columns = [key, *(message.get(name) for name in _MESSAGE)]
-        number, digest = sealed.get(seq, (None, None))
+        is_vouched, digest = sealed.get(seq, (False, None))
         if seq in seen:
             raise Fault("is there more than once", session_key=key, seq=seq)
         seen.add(seq)
@@ -159,14 +149,39 @@ def _compare(
                 raise Fault("was slipped in after its time", session_key=key, seq=seq)
             found.unproved += 1
         elif row_digest(columns) == digest:
-            found.proved += number in vouched
-            found.unproved += number not in vouched
+            found.proved += is_vouched
+            found.unproved += not is_vouched
         elif is_redacted(columns):
             found.redacted += 1
         else:
             raise Fault("was changed", session_key=key, seq=seq)
-    found.absent += sum(number in vouched and seq not in seen for seq, (number, _) in sealed.items())
+    found.absent += sum(is_vouched and seq not in seen for seq, (is_vouched, _) in sealed.items())
     found.sessions += 1
+
+
+def _sealed(proof: Proof, seals: Mapping[int, Seal], vouched_id: int) -> dict[int, tuple[bool, str]]:
+    """By number, whether the expected seal vouches for the message, and its digest.
+
+    Later seals, which it does not vouch for, anyone can make. So none of their digests may take another's place.
+    """
+    of_transcript: dict[int, list[tuple[int, str]]] = {}
+    for seq, number, digest in proof.digests:
+        of_transcript.setdefault(number, []).append((seq, digest))
+    sealed: dict[int, tuple[bool, str]] = {}
+    sealed_through = 0
+    for each in proof.transcripts:
+        transcript = each.transcript
+        digests = of_transcript.pop(transcript.number, [])
+        is_vouched = _is_vouched(each, proof.session_key, digests, seals[transcript.seal_id], vouched_id)
+        is_in_its_range = all(transcript.after_seq < seq <= transcript.last_seq for seq, _ in digests)
+        if transcript.after_seq != sealed_through or not is_in_its_range:
+            text = f"transcript {transcript.number} does not follow the one before it"
+            raise Fault(text, session_key=proof.session_key, seq=transcript.first_seq)
+        sealed |= {seq: (is_vouched, digest) for seq, digest in digests}
+        sealed_through = transcript.last_seq
+    for (seq, _), *_ in of_transcript.values():
+        raise Fault("has a digest that no transcript covers", session_key=proof.session_key, seq=seq)
+    return sealed
 
 
 def _is_vouched(

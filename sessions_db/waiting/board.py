@@ -56,15 +56,17 @@ class Board:
             if self._closed:
                 raise ManagerClosed
             for key in keys:
-                self.entries.setdefault(key, {})[waiter] = seen
                 self._seen[key] = min(seen, self._seen.get(key, seen))
+                self.entries.setdefault(key, {})[waiter] = seen
             self.version += 1
 
     def leave(self, waiter: Waiter, keys: Iterable[str]) -> None:
         """Take the waiter's entries for these sessions away, where there are any."""
         with self._lock:
             for key in keys:
-                if (waiters := self.entries.get(key)) is not None and waiters.pop(waiter, None) is not None:
+                waiters = self.entries.get(key, {})
+                # An interrupted call may have left one of the two without the other, or nobody who waits.
+                if waiters.pop(waiter, None) is not None or (not waiters and key in self._seen):
                     self._settle(key, waiters)
 
     def appended(self, key: str) -> None:
@@ -99,12 +101,11 @@ class Board:
     def fail(self, error: Exception) -> None:
         """End all waits with this error."""
         with self._lock:
-            waiters = {waiter for waiters in self.entries.values() for waiter in waiters}
+            for waiter in {waiter for waiters in self.entries.values() for waiter in waiters}:
+                waiter.put(error)
             self.entries.clear()
             self._seen.clear()
             self.version += 1
-        for waiter in waiters:
-            waiter.put(error)
 
     def close(self) -> None:
         """End all waits, and let nobody begin to wait."""
@@ -117,16 +118,17 @@ class Board:
         with self._lock:
             waiters = self.entries.get(key, {})
             woken = [waiter for waiter, seen in waiters.items() if seen < news]
+            # Whoever was not told when an exception interrupts this is still entered, and told by the next poll.
             for waiter in woken:
+                waiter.put(key)
                 del waiters[waiter]
             if woken:
                 self._settle(key, waiters)
-        for waiter in woken:
-            waiter.put(key)
 
     def _settle(self, key: str, waiters: dict[Waiter, int]) -> None:
         if waiters:
             self._seen[key] = min(waiters.values())
         else:
-            del self.entries[key], self._seen[key]
+            self.entries.pop(key, None)
+            self._seen.pop(key, None)
         self.version += 1

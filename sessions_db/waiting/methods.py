@@ -133,5 +133,10 @@ def wait_in_thread(wait: Wait[_T], timeout: float | None, runner: Runner, pollin
             polling.start()
             keys = waiter.take(until)
     finally:
-        board.leave(waiter, entered)
+        try:
+            board.leave(waiter, entered)
+        except BaseException:
+            # A signal handler has interrupted it.
+            board.leave(waiter, entered)
+            raise
     return wait.answer()

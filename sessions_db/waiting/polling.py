@@ -59,18 +59,22 @@ class Polling:
 
     def start(self) -> None:
         """Poll from now on, for as long as somebody waits."""
-        if self._thread is None:
+        if not self._is_running():
             with self._lock:
-                if self._thread is None and not self._stopped.is_set():
+                if not self._is_running() and not self._stopped.is_set():
                     self._thread = threading.Thread(target=self._run, name="sessions-db-poll", daemon=True)
                     self._thread.start()
+
+    def _is_running(self) -> bool:
+        # An exception may have kept it from starting.
+        return (thread := self._thread) is not None and thread.is_alive()
 
     def stop(self) -> None:
         """Poll no more."""
         self._stopped.set()
         with self._lock:
             thread = self._thread
-        if thread is not None and thread is not threading.current_thread():
+        if thread is not None and thread.is_alive() and thread is not threading.current_thread():
             thread.join(_PATIENCE_S)
 
     def _run(self) -> None:
@@ -85,11 +89,12 @@ class Polling:
 
     def _is_over(self) -> bool:
         with self._lock:
-            # Whoever is on the board by now has found the thread running. Others will start another.
+            # Before it looks at the board: whoever is entered later finds no thread, and starts another.
+            self._thread = None
             if self.board.entries:
+                self._thread = threading.current_thread()
                 return False
             self._close()
-            self._thread = None
             return True
 
     def _poll_for_all(self) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import sqlite3
+import time
 from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
 
 import psycopg
 import pytest
@@ -158,6 +160,18 @@ def test_fork_has_no_message_that_was_taken_back(manager: SessionManager, key: s
     assert [message.content for message in messages] == [message.content for message in kept]
 
 
+def test_fork_has_what_was_taken_back_from_an_earlier_session_of_the_key_only(manager: SessionManager) -> None:
+    new = [NewMessage("user", str(number)) for number in range(1, 5)]
+    for count in (2, 0):
+        key = manager.get_or_create("main", "talk", message_cap=2, archive_trimmed=True).key
+        manager.add_messages(key, new)
+        manager.pop_messages(key, count)
+        fork = manager.fork_session(key, 4)
+        messages = manager.history(fork, archived=True) or ()
+        assert [message.content for message in messages] == [message.content for message in new[: 4 - count]]
+        manager.delete_session(key)
+
+
 def test_all_messages_are_popped_with_a_count_of_none(manager: SessionManager, plain: PlainClient, key: str) -> None:
     plain("DELETE FROM messages WHERE seq = 4")
 
@@ -229,3 +243,18 @@ def test_retention_of_the_log_is_a_policy_and_its_change_an_event(manager: Sessi
     assert [(event.event, event.session_key, event.reason) for event in manager.events()] == [
         ("retention_changed", None, "180 -> 90 days")
     ]
+
+
+def test_event_that_was_deleted_while_the_log_was_kept_for_less_is_no_fault_later(
+    manager: SessionManager, plain: PlainClient
+) -> None:
+    long_ago_ms = time.time_ns() // 1_000_000 - timedelta(days=100) // timedelta(milliseconds=1)
+    plain("INSERT INTO session_events (at_ms, event, session_key) VALUES (?, 'created', 'agent:a:main')", long_ago_ms)
+    manager.seal_log()
+
+    manager.set_log_retention(90)
+    plain("DELETE FROM session_events WHERE at_ms = ?", long_ago_ms)
+    manager.set_log_retention(180)
+
+    verdict = manager.verify_log()
+    assert (verdict.fault, verdict.expired) == (None, 1)

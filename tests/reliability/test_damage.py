@@ -60,6 +60,7 @@ READS: dict[str, Callable[[SessionManager], object]] = {
     "get": lambda m: [m.get(session.key) for session in m.list(limit=1000)],
     "get_by_label": lambda m: m.get_by_label("label 3"),
     "children": lambda m: m.children(MAIN),
+    "find_keys": lambda m: m.find_keys("main"),
     "search": lambda m: m.search("a", limit=1000),
     "descendants": lambda m: m.descendants(MAIN),
     "history": lambda m: [m.history(session.key, include_tools=True) for session in m.list(limit=1000)],
@@ -139,6 +140,21 @@ KINDS: dict[str, Callable[[bytes, int, random.Random], bytes]] = {
     "page": lambda content, at, _: changed(content, at // 4096 * 4096, bytes(4096)),
     "swapped": lambda content, at, _: changed(content, at // 4096 * 4096, content[-4096:]),
 }
+
+
+@pytest.mark.parametrize("number", ["1e999", "9" * 5000], ids=["infinite", "too long"])
+def test_number_in_metadata_that_only_sql_can_store_is_refused_where_it_would_be_stored_again(
+    url: str, plain: PlainClient, number: str
+) -> None:
+    with SessionManager(url) as manager:
+        key = manager.get_or_create_main("main").key
+        plain("UPDATE sessions SET metadata = ?", f'{{"a": {number}}}')
+
+        with pytest.raises(SessionsError):
+            manager.update_session(key, metadata={"b": 1})
+        with pytest.raises(SessionsError):
+            manager.fork_session(key, 0)
+        assert manager.update_session(key, metadata={"b": 1}, replace_metadata=True).metadata == {"b": 1}
 
 
 @pytest.mark.parametrize("backend", ["sqlite"], indirect=True)

@@ -9,21 +9,24 @@ import signal
 import sys
 from collections import Counter
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 import coverage
 import pytest
 
 from sessions_db import DatabaseUnavailable, NewMessage, SessionManager, StatementRefused, TransactionRolledBack
+from sessions_db.waiting import polling
 from tests.support.client import PlainClient
 from tests.support.examples import FACTOR, note
 from tests.support.interrupting import AtCall
 from tests.support.processes import Processes, results
+from tests.support.servers import wait_until
 
 pytestmark = pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="no interval timer on this system")
 
 # In each of the four cases.
-INTERRUPTIONS = 100 * FACTOR
+INTERRUPTIONS = 60 * FACTOR
 CAP = 1_000_000
 
 
@@ -69,7 +72,7 @@ def test_nothing_stays_taken_and_no_answer_is_false(
 def test_exception_at_any_function_call_comes_out_and_leaves_nothing_taken(
     request: pytest.FixtureRequest, url: str, plain: PlainClient, full: bool
 ) -> None:
-    step = 1 if full else 3
+    step = 1 if full else 7
     with Processes(1) as processes:
         submitted = processes.submit(_interrupt_function_calls, url, step)
         ((acknowledged, refused, interruptions),) = results([submitted])
@@ -113,7 +116,7 @@ def _interrupt_function_calls(url: str, step: int) -> tuple[set[str], set[str], 
                 interruptions += interrupted
                 if position not in (4, 5) and outcome is not SoftTimeLimit:
                     (acknowledged if outcome is None else refused).add(text)
-                if number % 10 < step:
+                if interruptions % 10 == 0:
                     # Some exceptions are in cycles with their tracebacks, and so is what the interrupted frames hold.
                     gc.collect()
             gc.collect()
@@ -190,3 +193,62 @@ def _interrupt_calls(url: str, raised: type[BaseException]) -> tuple[set[str], s
             tx.send_message(key, "last")
             assert manager.get(key) is not None
     return acknowledged, refused
+
+
+def test_exception_at_any_function_call_of_a_wait_or_of_what_wakes_it_leaves_nobody_waiting(
+    request: pytest.FixtureRequest, url: str, full: bool
+) -> None:
+    with Processes(1) as processes:
+        ((waits, appends),) = results([processes.submit(_interrupt_waits, url, 1 if full else 4)])
+
+    assert min(waits, appends) > 5
+    note(request, "interrupted function calls", waits + appends)
+
+
+def _interrupt_waits(url: str, step: int) -> tuple[int, int]:
+    """How many waits were interrupted, and how many appends that wake somebody. Raises if somebody is not woken."""
+    if (running := coverage.Coverage.current()) is not None:
+        running.stop()
+    sys.unraisablehook = lambda _: None
+    logging.disable()
+    # The thread that polls ends at once, so that each wait starts it.
+    polling._STAYS_S = 0  # type: ignore[misc]
+    with (
+        SessionManager(url, poll_interval=0.001, synchronous="NORMAL") as manager,
+        SessionManager(url, synchronous="NORMAL") as other,
+        ThreadPoolExecutor(1) as threads,
+    ):
+        key = manager.get_or_create_main("main").key
+
+        def is_woken_by(append: Callable[[], object]) -> None:
+            seen = other.wait_for_messages(key, 0, timeout=0)[-1].seq
+            waiting = threads.submit(manager.wait_for_messages, key, seen, timeout=60)
+            wait_until(lambda: bool(manager._board.entries) or waiting.done())
+            append()
+            # Not stored, if it was interrupted early.
+            if other.wait_for_messages(key, seen, timeout=0) == []:
+                other.send_message(key, "stored")
+            assert waiting.result() != []
+
+        def interrupt_each(call: Callable[[], object], wake: Callable[[Callable[[], object]], object]) -> int:
+            count, number, is_interrupted = 0, random.randrange(step) + 1 - step, True
+
+            def interrupted() -> None:
+                nonlocal is_interrupted
+                _, is_interrupted = _interrupt_at(number, call)
+
+            while is_interrupted:
+                count, number = count + 1, number + step
+                wake(interrupted)
+                assert (manager._board.entries, manager._board._seen) == ({}, {})
+            return count
+
+        def wake_after(wait: Callable[[], object]) -> None:
+            wait()
+            is_woken_by(lambda: other.send_message(key, "from elsewhere"))
+
+        manager.send_message(key, "first")
+        return (
+            interrupt_each(lambda: manager.wait_for_messages(key, 1_000_000, timeout=0.01), wake_after),
+            interrupt_each(lambda: manager.send_message(key, "from here"), is_woken_by),
+        )

@@ -165,18 +165,25 @@ class Model:
         self._forget_keys(record)
         return popped
 
-    def redact_message(self, key: str, seq: int, reason: str) -> Message:
+    def redact_message(self, key: str, seq: int, reason: str) -> Message | None:
+        if key not in self.sessions:
+            return None
         record = self.sessions[key]
-        (position,) = (position for position, message in enumerate(record.messages) if message.seq == seq)
-        message = record.messages[position]
-        if message.content != "[redacted]":
-            tool_name = None if message.tool_name is None else "[redacted]"
-            redacted = message._replace(content="[redacted]", tool_name=tool_name, metadata={"redacted": reason})
-            record.messages[position] = redacted
-            record.by_idempotency_key = {
-                name: redacted if known.seq == seq else known for name, known in record.by_idempotency_key.items()
-            }
-        return record.messages[position]
+        for messages in (record.messages, record.archived):
+            for position, message in enumerate(messages):
+                if message.seq == seq:
+                    if message.content != "[redacted]":
+                        messages[position] = self._redacted(record, message, reason)
+                    return messages[position]
+        raise InvalidInput("seq", "must be the number of a message that is stored", seq)
+
+    def _redacted(self, record: Record, message: Message, reason: str) -> Message:
+        tool_name = None if message.tool_name is None else "[redacted]"
+        redacted = message._replace(content="[redacted]", tool_name=tool_name, metadata={"redacted": reason})
+        record.by_idempotency_key = {
+            name: redacted if known.seq == message.seq else known for name, known in record.by_idempotency_key.items()
+        }
+        return redacted
 
     def touch(self, key: str) -> None:
         record = self._active(key)
