@@ -160,13 +160,21 @@ def test_schemas_move_under_writers_and_nothing_is_lost(
 def test_worker_is_killed_under_writers_and_nothing_is_lost(
     cluster: Cluster, schema: str, full: bool, figures: Counter[str]
 ) -> None:
-    with SessionManager(cluster.url, schema=schema, message_cap=1_000_000, retry_budget_s=30) as manager:
+    worker, other_worker = cluster.workers
+    other_schema = f"{schema}_elsewhere"
+    with (
+        SessionManager(cluster.url, schema=schema, message_cap=1_000_000, retry_budget_s=30) as manager,
+        SessionManager(cluster.url, schema=other_schema) as other,
+    ):
+        cluster.place(schema, worker)
+        cluster.place(other_schema, other_worker)
         keys = [manager.spawn_subagent("clerk", "Test") for _ in range(8)]
-        (worker,) = [each for each in cluster.workers if each.port == cluster.node_of(schema)]
+        key = other.get_or_create_main("clerk").key
         with RetryingWriters(manager, keys, figures) as writers:
             for _ in range(4 if full else 1):
                 writers.go_on(100)
                 worker.kill()
+                other.send_message(key, "Hello")
                 worker.start()
                 figures["kills"] += 1
             writers.go_on(100)
@@ -174,6 +182,7 @@ def test_worker_is_killed_under_writers_and_nothing_is_lost(
         with closing(in_schema(cluster, schema)) as plain:
             writers.check(plain)
         check_log(manager)
+    cluster.execute(f"DROP SCHEMA {other_schema} CASCADE")
 
 
 def test_dumped_schema_is_restored_and_distributed_again(cluster: Cluster, schema: str, tmp_path: Path) -> None:
