@@ -36,6 +36,7 @@ def run(conn: Connection) -> None:
     backend = backend_of(conn)
     with backend.replacing_tables(conn), transaction(conn):
         backend.lock_migrations(conn)
+        backend.create_schema(conn)
         migrate.require_settings(conn)
         context.configure(connection=conn, **OPTIONS)
         with context.begin_transaction():

@@ -9,12 +9,14 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from alembic.util import CommandError
-from sqlalchemy import Connection, Engine, exc, inspect
+from sqlalchemy import URL, Connection, Engine, exc, inspect
 
-from sessions_db import schema
+from sessions_db import schema as at_head
+from sessions_db import validation
 from sessions_db.database import BACKENDS, EngineOptions, backend_of, migrate
 from sessions_db.database.engine import open_engine
 from sessions_db.database.translation import translate
+from sessions_db.database.urls import file_of
 from sessions_db.enums import Severity
 from sessions_db.errors import SessionsError
 
@@ -31,13 +33,23 @@ class Finding:
 _Result = tuple[Severity, str]
 
 
-def examine(url: str, *, quick: bool = False) -> Iterator[Finding]:
+def examine(
+    url: str | URL, *, schema: str | None = None, quick: bool = False, retry_budget_s: float = 5.0
+) -> Iterator[Finding]:
     """A finding for each check, yielded as soon as it is made; `quick` skips the checks that read every message.
 
+    For a lock, and for a server that does not answer, a check waits `retry_budget_s` seconds.
+
     Raises:
-        InvalidInput: the URL can't be read.
+        InvalidInput: the URL can't be read, or there can be no schema of this name.
     """
-    engine = open_engine(url, EngineOptions(retry_budget_s=5.0, pool_size=1, read_only=True))
+    file = file_of(url)
+    if file is not None and not file.exists():
+        detail = f"{file} does not exist: `sessions-db upgrade` creates it"
+        yield Finding(check="connection", outcome=Severity.FAILURE, detail=detail)
+        return
+    named = validation.optional_schema_name(schema)
+    engine = open_engine(url, EngineOptions(retry_budget_s=retry_budget_s, pool_size=1, read_only=True, schema=named))
     try:
         connected = _finding("connection", engine, _connection)
         yield connected
@@ -95,24 +107,24 @@ def _tables(conn: Connection) -> _Result:
     inspector = inspect(conn)
     existing = set(inspector.get_table_names())
     missing = []
-    for table in schema.tables_of(conn.dialect.name):
+    for table in at_head.tables_of(conn.dialect.name):
         if table.name not in existing:
             missing.append(f"table {table.name}")
             continue
         there = {index["name"] for index in inspector.get_indexes(table.name)}
         missing += [f"index {index.name}" for index in table.indexes if index.name not in there]
-    return _nothing_but(missing, "missing", f"all {len(schema.tables_of(conn.dialect.name))}, with their indexes")
+    return _nothing_but(missing, "missing", f"all {len(at_head.tables_of(conn.dialect.name))}, with their indexes")
 
 
 def _triggers(conn: Connection) -> _Result:
-    faults = [f"{name} is {fault}" for name, fault in schema.trigger_faults(conn)]
-    if not faults and (foreign := schema.foreign_triggers(conn)):
+    faults = [f"{name} is {fault}" for name, fault in at_head.trigger_faults(conn)]
+    if not faults and (foreign := at_head.foreign_triggers(conn)):
         return Severity.WARNING, f"not this release's, they may undo what it promises: {', '.join(foreign)}"
     return _nothing_but(faults, "not as they should be", "all are there, as this release made them")
 
 
 def _views(conn: Connection) -> _Result:
-    expected = schema.VIEWS[conn.dialect.name]
+    expected = at_head.VIEWS[conn.dialect.name]
     existing = set(inspect(conn).get_view_names())
     missing = [name for name in expected if name not in existing]
     return _nothing_but(missing, "missing", f"all {len(expected)}")

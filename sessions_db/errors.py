@@ -5,6 +5,7 @@
     ├── SessionNotActive
     ├── SessionChanged
     ├── LabelInUse
+    ├── LimitReached
     ├── IdempotencyConflict
     ├── InvalidInput (ValueError)
     ├── ReadOnly
@@ -81,6 +82,21 @@ class LabelInUse(SessionsError):
 
     def __str__(self) -> str:
         return f"Label {self.label!r} is in use by {self.session_key}"
+
+
+class LimitReached(SessionsError):
+    """The caller's `limit` for spawning allows no further session: it is `maximum`. Nothing was stored.
+
+    `limit` is `max_depth`, `max_children` or `max_active`.
+    """
+
+    def __init__(self, limit: str, maximum: int) -> None:
+        super().__init__(limit, maximum)
+        self.limit = limit
+        self.maximum = maximum
+
+    def __str__(self) -> str:
+        return f"Limit for spawning reached: {self.limit} is {self.maximum}"
 
 
 class IdempotencyConflict(SessionsError):

@@ -54,6 +54,9 @@ MAX_AGE: Final = timedelta(days=36_500)
 MAX_POOL_SIZE: Final = 10_000
 """The most connections that a manager may keep."""
 
+MAX_SCHEMA_NAME_BYTES: Final = 63
+"""Bytes of UTF-8 in the name of a schema: Postgres would cut off the rest, and two names would be one."""
+
 PAGE: Final = 100
 """How many sessions `iterate` reads at once."""
 

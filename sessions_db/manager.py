@@ -16,6 +16,7 @@ from sessions_db.calls import Calls
 from sessions_db.database import EngineOptions
 from sessions_db.database import migrate as migrations
 from sessions_db.database.adoption import adopt, require_fit
+from sessions_db.database.backend import SCHEMA
 from sessions_db.database.connections import PoolStatus
 from sessions_db.database.engine import open_engine
 from sessions_db.database.urls import shown
@@ -44,6 +45,8 @@ class SessionManager(SessionStore, Waiting):
     Args:
         database: a URL (`sqlite:///sessions.db`, `sqlite://` for one in memory, `postgresql://…`), or the
             caller's own SQLAlchemy `Engine`, which keeps its settings and which `close` leaves open.
+        schema: on Postgres, the schema that holds everything, created if it is missing. Every connection is pinned to
+            it, whatever search_path the role has. Behind PgBouncer nothing can be pinned, and another one is refused.
         migrate: upgrade a database that an older release made, instead of refusing it.
         message_cap: how many messages a new session retains, unless the spawn call says otherwise.
         archive_trimmed: move the messages that a new session no longer retains to `archived_messages` instead of
@@ -70,6 +73,7 @@ class SessionManager(SessionStore, Waiting):
         self,
         database: str | URL | Engine,
         *,
+        schema: str | None = None,
         migrate: bool = False,
         message_cap: int = DEFAULT_MESSAGE_CAP,
         archive_trimmed: bool = False,
@@ -86,7 +90,10 @@ class SessionManager(SessionStore, Waiting):
             raise InvalidInput("migrate", "must be False where read_only is True", migrate)
         if synchronous not in ("FULL", "NORMAL"):
             raise InvalidInput("synchronous", "must be 'FULL' or 'NORMAL'", synchronous)
+        if schema is not None and isinstance(database, Engine):
+            raise InvalidInput("schema", "must be None for an engine of your own: set its search_path", schema)
         options = EngineOptions(
+            schema=validation.optional_schema_name(schema),
             synchronous=synchronous,
             retry_budget_s=validation.seconds("retry_budget_s", retry_budget_s),
             pool_size=validation.pool_size(pool_size),
@@ -121,6 +128,8 @@ class SessionManager(SessionStore, Waiting):
 
     def __repr__(self) -> str:
         url, cap = shown(self._engine.url), self._message_cap
+        if (schema := self._engine.get_execution_options().get(SCHEMA)) is not None:
+            url = Shown(f"{url}, schema {schema!r}")
         return f"<SessionManager {url}, revision {self.revision}, message_cap {cap}{', closed' * self.closed}>"
 
     def __del__(self, _warn: Any = warnings.warn) -> None:

@@ -13,24 +13,13 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import TypeAlias, TypeVar
 
-from sessions_db import clock
+from sessions_db import clock, limits
 from sessions_db.errors import InvalidInput, Shown
-from sessions_db.limits import (
-    MAX_AGE,
-    MAX_CONVERSATION_NAME_BYTES,
-    MAX_INTEGER,
-    MAX_JSON_DEPTH,
-    MAX_JSON_INTEGER_BITS,
-    MAX_MESSAGE_CAP,
-    MAX_NAME_LENGTH,
-    MAX_POOL_SIZE,
-    MAX_SECONDS,
-    MAX_TEXT_BYTES,
-    MIN_POLL_INTERVAL_S,
-)
 
 JsonValue: TypeAlias = "str | int | float | bool | Mapping[str, JsonValue] | Sequence[JsonValue] | None"
 """What JSON can hold. Numbers are finite."""
+
+_MAX_SHOWN_KEY = 30
 
 _Choice = TypeVar("_Choice", bound=StrEnum)
 
@@ -48,8 +37,8 @@ def text(argument: str, value: object) -> str:
             size = len(value.encode())
         except UnicodeEncodeError:
             raise InvalidInput(argument, "must not contain lone surrogates", value) from None
-    if size > MAX_TEXT_BYTES:
-        raise InvalidInput(argument, f"must be at most {MAX_TEXT_BYTES} bytes of UTF-8", value)
+    if size > limits.MAX_TEXT_BYTES:
+        raise InvalidInput(argument, f"must be at most {limits.MAX_TEXT_BYTES} bytes of UTF-8", value)
     # Not every driver accepts a subclass of str, such as an enum member.
     return value if type(value) is str else str.__str__(value)
 
@@ -61,16 +50,23 @@ def optional_text(argument: str, value: object) -> str | None:
 
 def texts(argument: str, values: object) -> list[str]:
     """A collection of texts, each once. A single string is refused: its characters are not what was meant."""
-    if isinstance(values, str) or not isinstance(values, Iterable):
+    if isinstance(values, str | bytes) or not isinstance(values, Iterable):
         raise InvalidInput(argument, "must be a collection", values)
     return [*dict.fromkeys(text(f"{argument}[{position}]", value) for position, value in enumerate(values))]
+
+
+def optional_texts(argument: str, values: object) -> list[str] | None:
+    """Like `texts`, but a single text stands for a collection of it; or None."""
+    if values is None:
+        return None
+    return [text(argument, values)] if isinstance(values, str) else texts(argument, values)
 
 
 def name(argument: str, value: object) -> str:
     """A string short enough for an index."""
     checked = text(argument, value)
-    if len(checked) > MAX_NAME_LENGTH:
-        raise InvalidInput(argument, f"must be at most {MAX_NAME_LENGTH} characters", value)
+    if len(checked) > limits.MAX_NAME_LENGTH:
+        raise InvalidInput(argument, f"must be at most {limits.MAX_NAME_LENGTH} characters", value)
     return checked
 
 
@@ -97,9 +93,7 @@ def optional_nonempty_name(argument: str, value: object) -> str | None:
 
 def agent_id(value: object) -> str:
     """A name that can't forge a session key: not empty, no colon, no control character."""
-    checked = name("agent_id", value)
-    if not checked:
-        raise InvalidInput("agent_id", "must not be empty", value)
+    checked = nonempty_name("agent_id", value)
     if ":" in checked or _has_control_characters(checked):
         raise InvalidInput("agent_id", "must not contain ':' or control characters", value)
     return checked
@@ -107,13 +101,25 @@ def agent_id(value: object) -> str:
 
 def conversation_name(value: object) -> str:
     """What a conversation's key ends with: not empty, no control character, short in bytes."""
-    checked = text("name", value)
+    return _short_name("name", value, limits.MAX_CONVERSATION_NAME_BYTES)
+
+
+def optional_schema_name(value: object) -> str | None:
+    """The name of a Postgres schema that is not the server's own; or None."""
+    checked = None if value is None else _short_name("schema", value, limits.MAX_SCHEMA_NAME_BYTES)
+    if checked is not None and (checked.startswith("pg_") or checked == "information_schema"):
+        raise InvalidInput("schema", "must not be one of the server's own", value)
+    return checked
+
+
+def _short_name(argument: str, value: object, most_bytes: int) -> str:
+    checked = text(argument, value)
     if not checked:
-        raise InvalidInput("name", "must not be empty", value)
+        raise InvalidInput(argument, "must not be empty", value)
     if _has_control_characters(checked):
-        raise InvalidInput("name", "must not contain control characters", value)
-    if len(checked.encode()) > MAX_CONVERSATION_NAME_BYTES:
-        raise InvalidInput("name", f"must be at most {MAX_CONVERSATION_NAME_BYTES} bytes of UTF-8", value)
+        raise InvalidInput(argument, "must not contain control characters", value)
+    if len(checked.encode()) > most_bytes:
+        raise InvalidInput(argument, f"must be at most {most_bytes} bytes of UTF-8", value)
     return checked
 
 
@@ -121,7 +127,7 @@ def _has_control_characters(checked: str) -> bool:
     return any(unicodedata.category(character) == "Cc" for character in checked)
 
 
-def integer(argument: str, value: object, *, minimum: int, maximum: int = MAX_INTEGER) -> int:
+def integer(argument: str, value: object, *, minimum: int, maximum: int = limits.MAX_INTEGER) -> int:
     """An int within bounds, and not a bool."""
     if not isinstance(value, int) or isinstance(value, bool):
         raise InvalidInput(argument, "must be an int", value)
@@ -137,18 +143,18 @@ def optional_integer(argument: str, value: object, *, minimum: int) -> int | Non
 
 def message_cap(value: object) -> int:
     """How many messages a session retains."""
-    return integer("message_cap", value, minimum=1, maximum=MAX_MESSAGE_CAP)
+    return integer("message_cap", value, minimum=1, maximum=limits.MAX_MESSAGE_CAP)
 
 
 def pool_size(value: object) -> int:
     """A number of connections."""
-    return integer("pool_size", value, minimum=1, maximum=MAX_POOL_SIZE)
+    return integer("pool_size", value, minimum=1, maximum=limits.MAX_POOL_SIZE)
 
 
 def seconds(argument: str, value: object) -> float:
     """A number of seconds that both databases can wait for."""
-    if not isinstance(value, int | float) or isinstance(value, bool) or not 0 <= value <= MAX_SECONDS:
-        raise InvalidInput(argument, f"must be a number of seconds from 0 to {MAX_SECONDS}", value)
+    if not isinstance(value, int | float) or isinstance(value, bool) or not 0 <= value <= limits.MAX_SECONDS:
+        raise InvalidInput(argument, f"must be a number of seconds from 0 to {limits.MAX_SECONDS}", value)
     return float(value)
 
 
@@ -160,8 +166,8 @@ def optional_seconds(argument: str, value: object) -> float | None:
 def poll_interval(value: object) -> float:
     """A number of seconds between two polls."""
     checked = seconds("poll_interval", value)
-    if checked < MIN_POLL_INTERVAL_S:
-        raise InvalidInput("poll_interval", f"must be at least {MIN_POLL_INTERVAL_S} seconds", value)
+    if checked < limits.MIN_POLL_INTERVAL_S:
+        raise InvalidInput("poll_interval", f"must be at least {limits.MIN_POLL_INTERVAL_S} seconds", value)
     return checked
 
 
@@ -176,10 +182,10 @@ def cutoff_ms(older_than: object, before: object) -> int:
     if before is None:
         if not isinstance(older_than, timedelta):
             raise InvalidInput("older_than", "must be a datetime.timedelta", older_than)
-        if not timedelta(milliseconds=1) <= older_than <= MAX_AGE:
-            raise InvalidInput("older_than", f"must be from 1 ms to {MAX_AGE.days} days", older_than)
+        if not timedelta(milliseconds=1) <= older_than <= limits.MAX_AGE:
+            raise InvalidInput("older_than", f"must be from 1 ms to {limits.MAX_AGE.days} days", older_than)
         # A clock that is set before 1970 could make it earlier than a BIGINT can hold.
-        return max(-MAX_INTEGER - 1, now - older_than // timedelta(milliseconds=1))
+        return max(-limits.MAX_INTEGER - 1, now - older_than // timedelta(milliseconds=1))
     before_ms = clock.to_ms(_aware("before", before))
     if before_ms > now:
         raise InvalidInput("before", "must not be in the future", before)
@@ -252,9 +258,6 @@ def metadata(argument: str, value: object) -> dict[str, JsonValue] | None:
     return _json_object(argument, value, 1)
 
 
-_MAX_SHOWN_KEY = 30
-
-
 def _json_object(argument: str, value: Mapping[object, object], depth: int) -> dict[str, JsonValue]:
     checked: dict[str, JsonValue] = {}
     for key, item in value.items():
@@ -266,16 +269,20 @@ def _json_object(argument: str, value: Mapping[object, object], depth: int) -> d
 
 
 def _json(argument: str, value: object, depth: int) -> JsonValue:
-    if depth > MAX_JSON_DEPTH:
-        raise InvalidInput(argument.partition("[")[0], f"must be nested at most {MAX_JSON_DEPTH} levels deep", value)
+    if depth > limits.MAX_JSON_DEPTH:
+        raise InvalidInput(
+            argument.partition("[")[0], f"must be nested at most {limits.MAX_JSON_DEPTH} levels deep", value
+        )
     match value:
         case None | bool():
             return value
         case str():
             return text(argument, value)
         case int():
-            if value.bit_length() > MAX_JSON_INTEGER_BITS:
-                raise InvalidInput(argument, f"must have at most {MAX_JSON_INTEGER_BITS} bits", Shown("a longer int"))
+            if value.bit_length() > limits.MAX_JSON_INTEGER_BITS:
+                raise InvalidInput(
+                    argument, f"must have at most {limits.MAX_JSON_INTEGER_BITS} bits", Shown("a longer int")
+                )
             return int(value)
         case float():
             if not math.isfinite(value):

@@ -19,7 +19,7 @@ from tests.support import grouped
 from tests.support.blocking import Blocking
 from tests.support.client import PlainClient, driver_url
 from tests.support.clock import Clock
-from tests.support.databases import PostgresDatabases, SQLiteDatabases
+from tests.support.databases import DistributedSchemas, PostgresDatabases, SQLiteDatabases
 from tests.support.distribution import Distribution
 
 
@@ -66,7 +66,8 @@ def sqlite_databases(tmp_path_factory: pytest.TempPathFactory) -> SQLiteDatabase
 
 @pytest.fixture(scope="session")
 def postgres_databases(postgres_server: URL) -> Iterator[PostgresDatabases]:
-    databases = PostgresDatabases(postgres_server)
+    kind = DistributedSchemas if os.environ.get("SESSIONS_DB_TEST_CITUS") else PostgresDatabases
+    databases = kind(postgres_server)
     yield databases
     databases.close()
 

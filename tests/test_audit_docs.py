@@ -5,20 +5,22 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import Any
 
 import pytest
 import sqlalchemy as sa
 
 from sessions_db import NewMessage, SessionManager, SessionNotActive, schema
+from sessions_db.schemas import make_audit_views
 from tests.support.client import PlainClient
 from tests.support.clock import Clock
 from tests.support.databases import PostgresDatabases, SQLiteDatabases
+from tests.support.pages import ROOT, blocks
 
-PAGE = (Path(__file__).parent.parent / "docs" / "audit.md").read_text()
+PATH = ROOT / "docs" / "audit.md"
+PAGE = PATH.read_text()
 
 # The service's login to Postgres. Roles belong to the whole server, so each run of the tests has its own.
 LOGIN = "billing_service"
@@ -493,6 +495,23 @@ def test_question_has_the_answer_that_was_worked_out_by_hand(auditor: PlainClien
     answer = auditor(statement(heading, auditor.backend))
 
     assert answer == [tuple(user if cell is BY_HAND else cell for cell in row) for row in EXPECTED[heading]]
+
+
+def test_question_over_all_schemas_is_answered_for_each(postgres_databases: PostgresDatabases) -> None:
+    url = postgres_databases.create(at_head=False)
+    for name in ("team_b", "team_a"):
+        with SessionManager(url, schema=name) as manager:
+            manager.send_message(manager.get_or_create_main("planner").key, "Hello.")
+            if name == "team_b":
+                manager.complete_session(manager.spawn_cron("planner", "Tidy up"))
+    make_audit_views(url)
+    (sql,) = blocks(PATH, "postgresql")
+
+    with closing(PlainClient(url)) as client:
+        answer = client(sql)
+    postgres_databases.drop(url)
+
+    assert answer == [("team_a", "active", 1, 1), ("team_b", "active", 1, 1), ("team_b", "completed", 1, 0)]
 
 
 def test_every_question_has_an_answer_and_every_answer_a_question() -> None:

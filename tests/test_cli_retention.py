@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import subprocess
-import sys
+from pathlib import Path
 
 import pytest
 
 from sessions_db import NewMessage, SessionManager
 from tests.support.client import PlainClient
 from tests.support.clock import Clock
-from tests.support.commands import ok, ok_json, on_terminal, run
+from tests.support.commands import answering, ok, ok_json, on_terminal, run
 from tests.support.conversations import NASTY
 from tests.support.rows import insert, insert_cycle
 
@@ -174,7 +172,8 @@ def test_stats_counts_sessions_and_messages(
 def test_stats_of_an_empty_database_are_zeros(url: str) -> None:
     stats = ok_json("stats", db=url)
 
-    assert (stats["sessions"], stats["byAgent"], stats["oldest"], stats["longestIdle"]) == (0, {}, None, None)
+    assert (stats["sessions"], stats["byAgent"]) == (0, {})
+    assert not {"oldest", "newest", "longestIdle"} & set(stats)
     assert stats["messages"] == {"appended": 0, "retained": 0, "trimmed": 0, "archived": 0}
     assert ok("stats", db=url).startswith("Sessions      0")
 
@@ -226,7 +225,7 @@ def test_old_sessions_are_swept_and_a_dry_run_lists_them_first(
     before = {session.key: session.status for session in manager.list()}
     dry = ok_json(command, "--older-than", *options, "--dry-run", db=url)
     assert {session.key: session.status for session in manager.list()} == before
-    real = ok_json(command, "--older-than", *options, db=url)
+    real = ok_json(command, "--older-than", *options, "--yes", db=url)
     after = {session.key: session.status for session in manager.list()}
 
     keys = [aged[name] for name in expected]
@@ -240,30 +239,83 @@ def test_old_sessions_are_swept_and_a_dry_run_lists_them_first(
 
 @pytest.mark.usefixtures("aged")
 def test_sweeps_say_how_many(url: str) -> None:
-    assert ok("timeout-idle", "--older-than", "1d", "--dry-run", db=url) == (
-        "2 sessions would be ended as timed out; nothing was changed (--dry-run).\n"
-    )
-    assert ok("timeout-idle", "--older-than", "1d", db=url) == "2 sessions were ended as timed out.\n"
-    assert ok("prune", "--older-than", "1d", db=url) == "1 session was deleted.\n"
-    assert ok("prune", "--older-than", "1d", db=url) == "0 sessions were deleted.\n"
+    assert ok("timeout-idle", "--older-than", "1d", "--dry-run", db=url).splitlines()[2:] == [
+        "2 sessions would be ended as timed out; nothing was changed (--dry-run)."
+    ]
+    assert ok("timeout-idle", "--older-than", "1d", "--yes", db=url) == "2 sessions were ended as timed out.\n"
+    assert ok("prune", "--older-than", "1d", "--yes", db=url) == "1 session was deleted.\n"
+    assert ok("prune", "--older-than", "1d", "--yes", db=url) == "0 sessions were deleted.\n"
+
+
+@pytest.fixture
+def ended(plain: PlainClient) -> list[str]:
+    """The keys of twelve sessions that ended long ago, the oldest first."""
+    keys = [f"agent:b:cron:{number:02}" for number in range(12)]
+    for number, key in enumerate(keys):
+        insert(plain, key, status="completed", finished_ms=number)
+    return keys
+
+
+@pytest.mark.parametrize(("answer", "code"), [("y", 0), ("n", 1)])
+def test_prune_shows_what_it_would_delete_and_asks_on_a_terminal(
+    url: str, manager: SessionManager, ended: list[str], answer: str, code: int
+) -> None:
+    exit_code, shown, written = answering(url, "prune", "--older-than", "1d", "--json", answer=answer)
+
+    assert exit_code == code
+    assert [line for line in shown.splitlines() if line.startswith("agent:")] == ended[:10]
+    assert "and 2 more" in shown
+    assert re.search(r"Delete 12 sessions, ended before [\d-]{10} [\d:]{8} UTC\? \[y/N\]: ", shown)
+    assert manager.count() == (12 if code else 0)
+    assert written == "" if code else json.loads(written)["keys"] == ended
+
+
+@pytest.mark.parametrize("command", ["prune", "timeout-idle"])
+@pytest.mark.usefixtures("aged")
+def test_without_a_terminal_a_sweep_changes_nothing_unless_it_is_told_to(
+    url: str, manager: SessionManager, command: str
+) -> None:
+    before = manager.list()
+
+    result = run(command, "--older-than", "1d", db=url)
+
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert "--yes" in result.stderr
+    assert manager.list() == before
 
 
 @pytest.mark.usefixtures("aged")
 def test_sweeps_are_logged_under_the_actors_name(url: str, plain: PlainClient) -> None:
-    ok("timeout-idle", "--older-than", "1d", "--actor", "night watch", db=url)
-    ok("prune", "--older-than", "1d", "--actor", "broom", db=url)
+    ok("timeout-idle", "--older-than", "1d", "--actor", "night watch", "--yes", db=url)
+    ok("prune", "--older-than", "1d", "--actor", "broom", "--yes", db=url)
 
     newest = "SELECT actor, event FROM audit_events ORDER BY id DESC LIMIT 3"
     assert plain(newest) == [("broom", "deleted")] + 2 * [("night watch", "status_changed")]
 
 
-@pytest.mark.parametrize("command", ["prune", "timeout-idle"])
-def test_a_dry_run_changes_nothing_not_even_an_empty_database(empty_url: str, command: str) -> None:
-    dry = run(command, "--older-than", "1d", "--dry-run", db=empty_url)
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["prune", "--older-than", "1d", "--dry-run"],
+        ["prune", "--older-than", "1d", "--yes"],
+        ["timeout-idle", "--older-than", "1d", "--yes"],
+        ["stop", "nobody", "--yes"],
+        ["log-retention", "--days", "7"],
+        ["audit", "seal"],
+    ],
+    ids=" ".join,
+)
+def test_only_upgrade_and_import_create_a_schema(empty_url: str, command: list[str]) -> None:
+    if empty_url.startswith("sqlite"):
+        Path(empty_url.partition("///")[2]).touch()
+
+    refused = run(*command, db=empty_url)
     upgraded = ok("upgrade", db=empty_url)
 
-    assert (dry.exit_code, dry.stdout) == (1, "")
-    assert dry.stderr.count("\n") == 1
+    assert (refused.exit_code, refused.stdout) == (1, "")
+    assert refused.stderr.startswith("Error: The database has no tables of this library")
+    assert "`sessions-db upgrade`" in refused.stderr
+    assert refused.stderr.count("\n") == 1
     assert upgraded.startswith("The database was empty")
 
 
@@ -289,7 +341,7 @@ def test_an_invalid_age_is_wrong_usage(url: str, command: str, options: list[str
 def test_an_age_from_before_1970_deletes_nothing(url: str, manager: SessionManager) -> None:
     manager.complete_session(manager.get_or_create_main("main").key)
 
-    assert ok("prune", "--older-than", "36500d", db=url) == "0 sessions were deleted.\n"
+    assert ok("prune", "--older-than", "36500d", "--yes", db=url) == "0 sessions were deleted.\n"
 
 
 @pytest.mark.parametrize(("command", "shown"), [("prune", b"Deleting"), ("timeout-idle", b"Ending")])
@@ -298,7 +350,7 @@ def test_sweeps_show_their_progress_on_a_terminal(url: str, plain: PlainClient, 
         insert(plain, f"agent:a:cron:{number}")
         insert(plain, f"agent:b:cron:{number}", status="completed", finished_ms=1)
 
-    on_stderr, on_stdout = on_terminal(url, command, "--older-than", "1d", stdout=False)
+    on_stderr, on_stdout = on_terminal(url, command, "--older-than", "1d", "--yes", stdout=False)
 
     assert shown in on_stderr
     assert on_stdout.startswith(b"3 sessions were ")
@@ -403,14 +455,6 @@ def test_completion_prints_the_shells_script_and_where_it_goes(shell: str, insta
 
 def test_completion_of_another_shell_is_wrong_usage() -> None:
     assert run("completion", "csh").exit_code == 2
-
-
-def test_a_shell_can_complete_the_commands() -> None:
-    asked = {"_SESSIONS_DB_COMPLETE": "bash_complete", "COMP_WORDS": "sessions-db t", "COMP_CWORD": "1"}
-
-    answer = subprocess.check_output([sys.executable, "-m", "sessions_db"], env={**os.environ, **asked}, text=True)
-
-    assert answer.splitlines() == ["plain,timeout-idle", "plain,tree"]
 
 
 def test_json_of_each_command_is_one_value(url: str, family: list[str]) -> None:

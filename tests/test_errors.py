@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,7 @@ from sessions_db import (
     IdempotencyConflict,
     InvalidInput,
     LabelInUse,
+    LimitReached,
     ManagerClosed,
     NewMessage,
     ReadOnly,
@@ -48,6 +50,7 @@ ERRORS = [
     SessionNotActive("agent:main:main", SessionStatus.ERROR),
     SessionChanged("agent:main:main", 2, 3),
     LabelInUse("research", "agent:main:main"),
+    LimitReached("max_children", 5),
     IdempotencyConflict("call-1", "agent:main:main", ("role", "content")),
     InvalidInput("limit", "must be an int", "x"),
     SchemaMismatch("0001", "0002", "upgrade it"),
@@ -87,6 +90,7 @@ def test_errors_say_what_and_with_which_value() -> None:
         "Session is not active: Error (agent:main:main)",
         "Session has changed: it has had 3 messages, not 2 (agent:main:main)",
         "Label 'research' is in use by agent:main:main",
+        "Limit for spawning reached: max_children is 5",
         "Idempotency key 'call-1' was used with another role, content before, in agent:main:main",
         "limit must be an int, got 'x'",
         "The database's schema is at revision 0001, this release needs 0002: upgrade it",
@@ -357,6 +361,27 @@ def test_error_of_a_block_is_not_hidden_by_a_cut_connection(manager: SessionMana
         fail()
 
     assert manager.list() == []
+
+
+@pytest.mark.parametrize("backend", ["postgresql"], indirect=True)
+def test_connection_that_broke_behind_the_server_leaves_the_outcome_unknown(empty_url: str) -> None:
+    with SessionManager(empty_url) as manager, closing(PlainClient(empty_url)) as plain:
+        keys = [manager.spawn_subagent("main", "Test") for _ in range(2)]
+        # As Citus does when another node is gone, while its own connection goes on.
+        plain(
+            "CREATE FUNCTION lose() RETURNS trigger LANGUAGE plpgsql AS"
+            " $$ BEGIN RAISE EXCEPTION 'terminated' USING ERRCODE = 'connection_failure'; END $$"
+        )
+        plain("CREATE TRIGGER lose AFTER INSERT ON messages EXECUTE FUNCTION lose()")
+
+        for append in (
+            lambda: manager.send_message(keys[0], "Hello"),
+            lambda: manager.add_messages(keys[1], [NewMessage("user", "Hello")] * 2),
+        ):
+            with pytest.raises(DatabaseUnavailable, match="terminated") as caught:
+                append()
+            assert caught.value.outcome_unknown
+        assert manager.get(keys[0]) is not None
 
 
 @pytest.mark.parametrize("backend", ["postgresql"], indirect=True)

@@ -452,8 +452,9 @@ def filled(empty_url: str, empty: PlainClient) -> PlainClient:
 
 
 def test_every_table_of_a_filled_database_has_rows(filled: PlainClient) -> None:
-    # These of SQLite have a row only while a transaction runs.
-    assert [table for table, found in rows(filled).items() if not found] in ([], ["event_actor", "message_removals"])
+    # Those of SQLite have a row only while a transaction runs, that of Postgres only on Citus.
+    empty = [table for table, found in rows(filled).items() if not found]
+    assert empty in (["event_numbers"], ["event_actor", "message_removals"])
 
 
 def test_migration_that_copies_tables_keeps_all_rows_and_triggers(

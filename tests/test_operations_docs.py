@@ -17,8 +17,10 @@ from psycopg import errors
 from sqlalchemy import make_url
 
 from sessions_db import NewMessage, SessionManager, doctor
+from sessions_db.clock import to_datetime
 from sessions_db.enums import Severity
 from tests.support.client import PlainClient, driver_url
+from tests.support.clock import Clock
 from tests.support.databases import PostgresDatabases, SQLiteDatabases
 from tests.support.locks import wait_for_lock
 from tests.support.pages import ROOT, blocks
@@ -27,6 +29,7 @@ PAGE = ROOT / "docs" / "operations.md"
 PARTITIONS = next(block for block in blocks(PAGE, "postgresql") if "PARTITION BY HASH" in block)
 POSTGRESQL = [block for block in blocks(PAGE, "postgresql") if block != PARTITIONS]
 SQLITE = blocks(PAGE, "sqlite")
+GRAFANA = blocks(PAGE, "grafana")
 DUMPS = [line for block in blocks(PAGE, "sh") for line in block.splitlines() if line.startswith("pg_")]
 
 DAY_MS = 24 * 60 * 60 * 1000
@@ -253,3 +256,43 @@ def test_page_has_something_to_run() -> None:
     assert len(POSTGRESQL) >= 6
     assert len(SQLITE) >= 5
     assert len(DUMPS) == 4
+
+
+@pytest.mark.parametrize("backend", ["postgresql"], indirect=True)
+def test_panels_for_grafana_show_the_sessions_of_the_range(
+    manager: SessionManager, plain: PlainClient, clock: Clock
+) -> None:
+    begin_ms = clock.now_ms = 1_700_000_000_000 // 3_600_000 * 3_600_000
+    for number, end in enumerate((manager.complete_session, manager.error_session, manager.timeout_session)):
+        key = manager.spawn_cron("ab"[number % 2], "Work")
+        manager.send_message(key, "Hello")
+        clock.now_ms += 60_000 * (number + 1)
+        end(key)
+    idle = manager.spawn_subagent("c", "Wait", "waiting")
+    clock.now_ms += 3_600_000
+    manager.add_message(manager.spawn_cron("d", "Later"), "assistant", "Hello")
+    # What Grafana puts in place of its variables for a range of an hour and intervals of an hour.
+    variables = {
+        "$__from": str(begin_ms),
+        "$__to": str(begin_ms + 3_599_999),
+        "$__interval_ms": "3600000",
+    }
+    results = []
+    for sql in GRAFANA:
+        for name, value in variables.items():
+            sql = sql.replace(name, value)  # noqa: PLW2901
+        results.append(plain(sql))
+
+    begin = to_datetime(begin_ms)
+    started, failed, messages, runtimes, waiting = results
+    assert sorted(started) == [
+        (begin, "active", 1),
+        (begin, "completed", 1),
+        (begin, "error", 1),
+        (begin, "timeout", 1),
+    ]
+    assert [(agent_id, float(share), ended) for agent_id, share, ended in failed] == [("b", 1.0, 1), ("a", 0.5, 2)]
+    assert messages == [(begin, "user", 3)]
+    assert runtimes == [(begin, 120.0, pytest.approx(174.0))]
+    assert [row[:4] for row in waiting[:1]] == [(idle, "c", "waiting", "Wait")]
+    assert [row[1] for row in waiting] == ["c", "d"]

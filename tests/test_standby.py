@@ -8,8 +8,10 @@ from contextlib import closing
 from dataclasses import dataclass
 
 import pytest
+from starlette.testclient import TestClient
 
 from sessions_db import DatabaseUnavailable, SessionManager, SessionsError
+from sessions_db.web import create_app
 from tests.support.client import PlainClient
 from tests.support.servers import postgres, standby_of
 
@@ -54,6 +56,9 @@ def test_read_only_manager_reads_a_standby(replication: Replication, key: str) -
 
         assert [message.content for message in history or []] == ["Hello"]
         assert key in [session.key for session in listed]
+        client = TestClient(create_app(manager))
+        for path in ("/", f"/session?key={key}", "/search?text=Hello", "/log", "/log/verify", "/overview"):
+            assert client.get(path).status_code == 200
         with pytest.raises(SessionsError, match="read-only"):
             manager.send_message(key, "Hello")
 

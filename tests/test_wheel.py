@@ -52,6 +52,9 @@ def test_wheel_carries_the_migrations_and_no_tests(wheel: Path) -> None:
         "sessions_db/py.typed",
         "sessions_db/migrations/env.py",
         "sessions_db/migrations/versions/0001_tables.py",
+        "sessions_db/web/audit.md",
+        "sessions_db/web/static/style.css",
+        "sessions_db/web/templates/base.html",
     } <= names
     assert {name.split("/")[0] for name in names} == {"sessions_db", f"sessions_db-{version('sessions-db')}.dist-info"}
     assert not [name for name in names if "__pycache__" in name]

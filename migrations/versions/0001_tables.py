@@ -35,6 +35,8 @@ def downgrade() -> None:
     if op.get_context().dialect.name == "sqlite":
         op.drop_table("event_actor")
         op.drop_table("message_removals")
+    else:
+        op.drop_table("event_numbers")
     for table in (
         "sealed_transcripts",
         "message_digests",
@@ -279,6 +281,14 @@ def create_log() -> None:
             sa.Column("last_seq", INT64, nullable=False),
             sa.PrimaryKeyConstraint("session_key", name="pk_message_removals"),
             sqlite_strict=True,
+        )
+    else:
+        op.create_table(
+            "event_numbers",
+            sa.Column("id", sa.Integer(), autoincrement=False, nullable=False),
+            sa.Column("ahead", INT64, nullable=False),
+            sa.PrimaryKeyConstraint("id", name="pk_event_numbers"),
+            sa.CheckConstraint("id = 1", name="ck_event_numbers_id"),
         )
 
 

@@ -262,6 +262,11 @@ SET enable_hashjoin = off SET enable_mergejoin = off SET enable_seqscan = off AS
 DECLARE
   added record;
   session record;
+  keys text[];
+  first_seqs bigint[];
+  last_seqs bigint[];
+  sizes bigint[];
+  newest bigint[];
   counted bigint;
 BEGIN
   SELECT min(session_key) AS key, max(session_key) AS last_key, min(seq) AS first_seq, max(seq) AS last_seq,
@@ -286,31 +291,32 @@ BEGIN
     DELETE FROM messages WHERE session_key = added.key AND seq <= added.last_seq - session.message_cap;
     RETURN NULL;
   END IF;
-  UPDATE sessions
-  SET last_seq = batch.last_seq, last_activity_ms = greatest(last_activity_ms, batch.newest_ms), unsealed = 1
+  SELECT array_agg(session_key), array_agg(first_seq), array_agg(last_seq), array_agg(size), array_agg(newest_ms)
+  INTO keys, first_seqs, last_seqs, sizes, newest
   FROM (
     SELECT session_key, min(seq) AS first_seq, max(seq) AS last_seq, count(*) AS size, max(timestamp_ms) AS newest_ms
     FROM appended GROUP BY session_key
-  ) AS batch
+  ) AS batch;
+  UPDATE sessions
+  SET last_seq = batch.last_seq, last_activity_ms = greatest(last_activity_ms, batch.newest_ms), unsealed = 1
+  FROM unnest(keys, first_seqs, last_seqs, sizes, newest) AS batch(session_key, first_seq, last_seq, size, newest_ms)
   WHERE key = batch.session_key
     AND sessions.last_seq = batch.first_seq - 1
     AND batch.last_seq - batch.first_seq + 1 = batch.size;
   GET DIAGNOSTICS counted = ROW_COUNT;
-  IF counted <> (SELECT count(DISTINCT session_key) FROM appended) THEN
+  IF counted <> cardinality(keys) THEN
     RAISE EXCEPTION 'messages_append: seq must go on from the last_seq of an existing session'
       USING ERRCODE = 'integrity_constraint_violation';
   END IF;
-  IF EXISTS (
-    SELECT 1 FROM sessions WHERE archive_trimmed = 1 AND key IN (SELECT session_key FROM appended)
-  ) THEN
+  IF EXISTS (SELECT 1 FROM sessions WHERE archive_trimmed = 1 AND key = ANY (keys)) THEN
     INSERT INTO archived_messages ({MESSAGE}, archived_ms)
     SELECT {MESSAGE}, {POSTGRESQL_NOW} FROM messages JOIN (
       SELECT key, last_seq - message_cap AS trimmed FROM sessions
-      WHERE archive_trimmed = 1 AND key IN (SELECT session_key FROM appended)
+      WHERE archive_trimmed = 1 AND key = ANY (keys)
     ) AS archiving ON session_key = key AND seq <= trimmed;
   END IF;
   DELETE FROM messages USING sessions
-  WHERE key IN (SELECT session_key FROM appended) AND session_key = key AND seq <= last_seq - message_cap;
+  WHERE key = ANY (keys) AND session_key = key AND seq <= last_seq - message_cap;
   RETURN NULL;
 END
 $$""",
@@ -447,6 +453,43 @@ BEGIN
   EXECUTE format('ALTER FUNCTION session_events_delete() SET search_path = %I, pg_temp', current_schema());
 END
 $$""",
+    ),
+    # On Citus each node takes the default from a range of its own.
+    "session_events_number": (
+        """\
+CREATE FUNCTION session_events_number() RETURNS trigger LANGUAGE plpgsql AS $$
+DECLARE
+  newest bigint;
+  shift bigint;
+BEGIN
+  -- NEW.id was taken before the newest was read, so another event may have got past it meanwhile: try a second one.
+  FOR attempt IN 1..3 LOOP
+    IF attempt = 3 THEN
+      INSERT INTO event_numbers (id, ahead) VALUES (1, 0) ON CONFLICT DO NOTHING;
+      PERFORM 1 FROM event_numbers WHERE id = 1 FOR UPDATE;
+    END IF;
+    SELECT coalesce(max(e.id), 0), coalesce((SELECT n.ahead FROM event_numbers AS n WHERE n.id = 1), 0)
+    INTO newest, shift FROM session_events AS e;
+    IF attempt > 1 THEN
+      NEW.id := nextval('session_events_id_seq');
+    END IF;
+    IF NEW.id + shift - newest BETWEEN 1 AND 140737488355328 THEN
+      NEW.id := NEW.id + shift;
+      RETURN NEW;
+    END IF;
+  END LOOP;
+  -- Not by a few only: another event may just get the number after the newest with the old shift.
+  shift := newest + CASE WHEN NEW.id + shift BETWEEN newest - 1000 AND newest THEN 1001 ELSE 1 END - NEW.id;
+  UPDATE event_numbers SET ahead = shift WHERE id = 1;
+  NEW.id := NEW.id + shift;
+  RETURN NEW;
+END
+$$""",
+        """\
+CREATE TRIGGER session_events_number BEFORE INSERT ON session_events
+FOR EACH ROW WHEN (current_setting('citus.version'::text, true) IS NOT NULL)
+EXECUTE FUNCTION session_events_number()""",
+        in_its_schema("session_events_number"),
     ),
     "session_events_truncate": refusal(
         "session_events_truncate",
@@ -689,15 +732,27 @@ REVOKE EXECUTE ON FUNCTION archived_messages_redacted() FROM PUBLIC""",
     "messages_removed": (
         f"""\
 CREATE FUNCTION messages_removed() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER AS $$
+DECLARE
+  keys text[];
+  counts bigint[];
+  first_seqs bigint[];
+  last_seqs bigint[];
 BEGIN
+  SELECT array_agg(session_key), array_agg(size), array_agg(first_seq), array_agg(last_seq)
+  INTO keys, counts, first_seqs, last_seqs
+  FROM (
+    SELECT session_key, count(*) AS size, min(seq) AS first_seq, max(seq) AS last_seq
+    FROM (
+      SELECT session_key, seq, seq - row_number() OVER (PARTITION BY session_key ORDER BY seq) AS run FROM removed
+    ) AS numbered
+    GROUP BY session_key, run
+  ) AS runs;
   INSERT INTO session_events (at_ms, actor, db_user, event, session_key, reason, message_count, first_seq, last_seq)
   SELECT {POSTGRESQL_NOW}, {POSTGRESQL_ACTOR}, session_user,
-    'messages_removed', session_key, NULL, count(*), min(seq), max(seq)
-  FROM (
-    SELECT session_key, seq, seq - row_number() OVER (PARTITION BY session_key ORDER BY seq) AS run FROM removed
-  ) AS numbered
-  WHERE EXISTS (SELECT 1 FROM sessions WHERE key = session_key)
-  GROUP BY session_key, run ORDER BY session_key, min(seq);
+    'messages_removed', key, NULL, size, first, last
+  FROM unnest(keys, counts, first_seqs, last_seqs) AS run(session_key, size, first, last)
+  JOIN sessions ON key = session_key
+  ORDER BY key, first;
   RETURN NULL;
 END
 $$""",
@@ -719,15 +774,27 @@ REVOKE EXECUTE ON FUNCTION messages_removed() FROM PUBLIC""",
     "archived_messages_removed": (
         f"""\
 CREATE FUNCTION archived_messages_removed() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER AS $$
+DECLARE
+  keys text[];
+  counts bigint[];
+  first_seqs bigint[];
+  last_seqs bigint[];
 BEGIN
+  SELECT array_agg(session_key), array_agg(size), array_agg(first_seq), array_agg(last_seq)
+  INTO keys, counts, first_seqs, last_seqs
+  FROM (
+    SELECT session_key, count(*) AS size, min(seq) AS first_seq, max(seq) AS last_seq
+    FROM (
+      SELECT session_key, seq, seq - row_number() OVER (PARTITION BY session_key ORDER BY seq) AS run FROM removed
+    ) AS numbered
+    GROUP BY session_key, run
+  ) AS runs;
   INSERT INTO session_events (at_ms, actor, db_user, event, session_key, reason, message_count, first_seq, last_seq)
   SELECT {POSTGRESQL_NOW}, {POSTGRESQL_ACTOR}, session_user,
-    'messages_removed', session_key, 'removed from the archive', count(*), min(seq), max(seq)
-  FROM (
-    SELECT session_key, seq, seq - row_number() OVER (PARTITION BY session_key ORDER BY seq) AS run FROM removed
-  ) AS numbered
-  WHERE EXISTS (SELECT 1 FROM sessions WHERE key = session_key)
-  GROUP BY session_key, run ORDER BY session_key, min(seq);
+    'messages_removed', key, 'removed from the archive', size, first, last
+  FROM unnest(keys, counts, first_seqs, last_seqs) AS run(session_key, size, first, last)
+  JOIN sessions ON key = session_key
+  ORDER BY key, first;
   RETURN NULL;
 END
 $$""",

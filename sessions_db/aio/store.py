@@ -75,6 +75,7 @@ class AsyncSessionStore(ABC):
     count = _awaitable(SessionStore.count)
     children = _awaitable(SessionStore.children)
     descendants = _awaitable(SessionStore.descendants)
+    find_keys = _awaitable(SessionStore.find_keys)
     search = _awaitable(SessionStore.search)
     history = _awaitable(SessionStore.history)
     send_message = _awaitable(SessionStore.send_message)
@@ -116,6 +117,7 @@ READING = frozenset((_next_page,)) | frozenset(
             "children",
             "count",
             "descendants",
+            "find_keys",
             "search",
             "history",
             "archives",

@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from typing import IO
 
 import click
-from rich.console import Console
 
-from sessions_db.cli import terminal
-from sessions_db.cli.group import acting, as_json, cli, database, one_of, reader, writer
+from sessions_db.cli import tables, terminal
+from sessions_db.cli.group import acting, as_json, cli, one_of
+from sessions_db.cli.naming import complete_names, find_also_past
+from sessions_db.cli.opening import Database, database, reader, writer
 from sessions_db.enums import EventKind
 from sessions_db.transfer import verify_export
 
@@ -20,7 +21,14 @@ def audit() -> None:
 
 
 @audit.command()
-@click.option("--session", "session_key", metavar="KEY", help="Only what happened to this session.")
+@click.option(
+    "--session",
+    "session_keys",
+    metavar="KEY",
+    multiple=True,
+    shell_complete=complete_names,
+    help="Only what happened to this session; may be repeated.",
+)
 @click.option("--kind", "kinds", type=one_of(EventKind), multiple=True, help="Only this kind; may be repeated.")
 @click.option("--after", "after_id", type=click.IntRange(min=0), help="Only events after the one with this id.")
 @click.option("--limit", type=click.IntRange(min=0), default=50, show_default=True, help="How many at most.")
@@ -28,20 +36,21 @@ def audit() -> None:
 @database
 @click.pass_obj
 def events(
-    url: str | None,
-    session_key: str | None,
+    db: Database,
+    session_keys: Sequence[str],
     kinds: Sequence[str],
     after_id: int | None,
     limit: int,
     as_json: bool,
 ) -> None:
     """List the newest events, or with --after the next ones, oldest first."""
-    with reader(url) as manager:
-        found = manager.events(session_key=session_key, kind=kinds or None, after_id=after_id, limit=limit)
+    with reader(db) as manager:
+        keys = find_also_past(manager, session_keys)
+        found = manager.events(session_key=keys, kind=kinds or None, after_id=after_id, limit=limit)
     if as_json:
         click.echo(terminal.to_json([event.to_dict() for event in found]))
     elif found:
-        terminal.print_events(Console(), found)
+        tables.print_events(terminal.console(), found)
     else:
         click.echo("No events.")
 
@@ -51,16 +60,16 @@ def events(
 @as_json
 @database
 @click.pass_obj
-def seal(url: str | None, actor: str | None, as_json: bool) -> None:
+def seal(db: Database, actor: str | None, as_json: bool) -> None:
     """Seal the log and the messages, and print the seal's digest.
 
     Keep the digest where those who can write to the database can't reach it. `verify --expect DIGEST` then tells
     whether both are still what was sealed. What comes later is not covered until the next seal.
     """
-    with writer(url, actor) as manager:
+    with writer(db, actor) as manager:
         made = manager.seal_log()
     if as_json:
-        click.echo(terminal.to_json(None if made is None else made.to_dict()))
+        click.echo(terminal.to_json({} if made is None else made.to_dict()))
     elif made is None:
         click.echo("Nothing was logged yet, so there is nothing to seal.")
     else:
@@ -74,13 +83,13 @@ def seal(url: str | None, actor: str | None, as_json: bool) -> None:
 @database
 @click.pass_obj
 @click.pass_context
-def verify(ctx: click.Context, url: str | None, expect: str | None, since: str | None, as_json: bool) -> None:
+def verify(ctx: click.Context, db: Database, expect: str | None, since: str | None, as_json: bool) -> None:
     """Verify the sealed events and messages.
 
     Names the first one that was changed, removed or slipped in, with exit code 1. Without --expect, a digest that was
     kept elsewhere, changes by somebody who also remade the seals go unnoticed.
     """
-    with reader(url) as manager:
+    with reader(db) as manager:
         verdict = manager.verify_log(expect=expect, since=since)
     if as_json:
         click.echo(terminal.to_json(verdict.to_dict()))

@@ -2,48 +2,22 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 
 import click
 
-from sessions_db.cli import terminal
-from sessions_db.cli.group import acting, as_json, cli, database, writer
+from sessions_db.cli import interruption, terminal
+from sessions_db.cli.asking import ask, yes
+from sessions_db.cli.group import acting, as_json, cli
+from sessions_db.cli.naming import find, key_argument
+from sessions_db.cli.opening import Database, database, writer
 from sessions_db.errors import SessionNotFound
-from sessions_db.manager import SessionManager
-from sessions_db.models import Session
 from sessions_db.validation import JsonValue
 
 
 def _changing(command: Callable[..., None]) -> Callable[..., None]:
     """The argument and the options that all of these commands have, in the order of their help."""
-    yes = click.option("--yes", "is_sure", is_flag=True, help="Do not ask.")
-    return click.argument("key")(yes(as_json(acting(database(click.pass_obj(command))))))
-
-
-def _find(manager: SessionManager, named: str) -> Session:
-    """The session with this key, or else with this label."""
-    found = manager.get(named) or manager.get_by_label(named)
-    if found is None:
-        raise SessionNotFound(named)
-    return found
-
-
-def _ask(question: str, *, is_sure: bool) -> None:
-    """Go on only if the user says so.
-
-    Raises:
-        UsageError: there is nobody to ask.
-        Abort: the answer is no.
-    """
-    if is_sure:
-        return
-    if not sys.stdin.isatty():
-        raise click.UsageError(
-            "Nobody can be asked, because the input is not a terminal: --yes does it without asking."
-        )
-    # On stderr, like the prompt: stdout is for the result.
-    click.confirm(terminal.one_line(question), abort=True, err=True)
+    return key_argument(yes(as_json(acting(database(click.pass_obj(command))))))
 
 
 def _report(done: str, result: dict[str, JsonValue], *, as_json: bool) -> None:
@@ -53,15 +27,15 @@ def _report(done: str, result: dict[str, JsonValue], *, as_json: bool) -> None:
 @cli.command()
 @_changing
 @click.option("--reason", help="Why, for the log.")
-def stop(url: str | None, key: str, reason: str | None, is_sure: bool, as_json: bool, actor: str | None) -> None:
+def stop(db: Database, key: str, reason: str | None, is_sure: bool, as_json: bool, actor: str | None) -> None:
     """Stop session KEY.
 
-    KEY may be its label. Its worker learns of it with its next call. A session that was stopped before stays as it is;
+    Its worker learns of it with its next call. A session that was stopped before stays as it is;
     one that has ended in another way is an error.
     """
-    with writer(url, actor) as manager:
-        key = _find(manager, key).key
-        _ask(f"Stop {key}?", is_sure=is_sure)
+    with writer(db, actor) as manager:
+        key = find(manager, key)
+        ask(f"Stop {key}?", is_sure=is_sure)
         is_new = manager.stop_session(key, reason)
     done = f"{key} was stopped." if is_new else f"{key} had been stopped before."
     _report(done, {"key": key, "stopped": is_new}, as_json=as_json)
@@ -69,30 +43,29 @@ def stop(url: str | None, key: str, reason: str | None, is_sure: bool, as_json: 
 
 @cli.command()
 @_changing
-def reopen(url: str | None, key: str, is_sure: bool, as_json: bool, actor: str | None) -> None:
-    """Make session KEY active again.
-
-    KEY may be its label.
-    """
-    with writer(url, actor) as manager:
-        key = _find(manager, key).key
-        _ask(f"Reopen {key}?", is_sure=is_sure)
+def reopen(db: Database, key: str, is_sure: bool, as_json: bool, actor: str | None) -> None:
+    """Make session KEY active again."""
+    with writer(db, actor) as manager:
+        key = find(manager, key)
+        ask(f"Reopen {key}?", is_sure=is_sure)
         session = manager.reopen_session(key)
     _report(f"{key} is active.", terminal.without_messages(session), as_json=as_json)
 
 
 @cli.command()
 @_changing
-def delete(url: str | None, key: str, is_sure: bool, as_json: bool, actor: str | None) -> None:
+def delete(db: Database, key: str, is_sure: bool, as_json: bool, actor: str | None) -> None:
     """Delete session KEY with its messages and labels.
 
-    KEY may be one of its labels. Archived messages go with it; the log records the deletion. An active session is
+    Archived messages go with it; the log records the deletion. An active session is
     deleted too.
     """
-    with writer(url, actor) as manager:
-        session = _find(manager, key)
+    with writer(db, actor) as manager:
+        session = manager.get(find(manager, key))
+        if session is None:
+            raise SessionNotFound(key)
         messages = terminal.counted(len(session.messages), "message")
-        _ask(f"Delete {session.key} ({session.status}, {messages} retained)?", is_sure=is_sure)
+        ask(f"Delete {session.key} ({session.status}, {messages} retained)?", is_sure=is_sure)
         is_new = manager.delete_session(session.key)
     done = f"{session.key} was deleted." if is_new else f"{session.key} had been deleted meanwhile."
     _report(done, {"key": session.key, "deleted": is_new}, as_json=as_json)
@@ -101,14 +74,15 @@ def delete(url: str | None, key: str, is_sure: bool, as_json: bool, actor: str |
 @cli.command()
 @_changing
 @click.argument("message")
-def send(url: str | None, key: str, message: str, is_sure: bool, as_json: bool, actor: str | None) -> None:
+def send(db: Database, key: str, message: str, is_sure: bool, as_json: bool, actor: str | None) -> None:
     """Send MESSAGE to session KEY, as the user.
 
-    KEY may be its label. A text that begins with "-" goes after "--".
+    A text that begins with "-" goes after "--".
     """
-    with writer(url, actor) as manager:
-        key = _find(manager, key).key
-        _ask(f"Send this to {key}?", is_sure=is_sure)
+    with writer(db, actor) as manager:
+        key = find(manager, key)
+        ask(f"Send this to {key}?", is_sure=is_sure)
+        interruption.will_change(f"It was sent or it was not: `sessions-db history {key}` shows which.")
         sent = manager.send_message(key, message)
     _report(f"Message {sent.seq} was sent to {key}.", sent.to_dict(), as_json=as_json)
 
@@ -117,15 +91,15 @@ def send(url: str | None, key: str, message: str, is_sure: bool, as_json: bool, 
 @_changing
 @click.argument("seq", type=click.IntRange(min=1))
 @click.option("--reason", required=True, help="Why, for the log and in place of the message's metadata.")
-def redact(url: str | None, key: str, seq: int, reason: str, is_sure: bool, as_json: bool, actor: str | None) -> None:
+def redact(db: Database, key: str, seq: int, reason: str, is_sure: bool, as_json: bool, actor: str | None) -> None:
     """Take out the text of message SEQ of session KEY.
 
-    KEY may be its label. Its number, role and time stay, and the log records it. An archived message is redacted too.
+    Its number, role and time stay, and the log records it. An archived message is redacted too.
     It can't be undone.
     """
-    with writer(url, actor) as manager:
-        key = _find(manager, key).key
-        _ask(f"Redact message {seq} of {key}? It can't be undone.", is_sure=is_sure)
+    with writer(db, actor) as manager:
+        key = find(manager, key)
+        ask(f"Redact message {seq} of {key}? It can't be undone.", is_sure=is_sure)
         message = manager.redact_message(key, seq, reason=reason)
     if message is None:
         raise SessionNotFound(key)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
+from typing import ClassVar
+
 import click
-from click.shell_completion import get_completion_class
+from click.shell_completion import BashComplete, add_completion_class, get_completion_class, split_arg_string
 
 from sessions_db.cli.group import cli
 
@@ -12,6 +15,38 @@ _INSTALLED = {
     "zsh": 'Put this line into ~/.zshrc: eval "$(sessions-db completion zsh)"',
     "fish": "Run once: sessions-db completion fish > ~/.config/fish/completions/sessions-db.fish",
 }
+
+# Bash divides words at colons, of which every key has some, and replaces only what comes after the last one.
+_BASH = """\
+%(complete_func)s() {
+    local IFS=$'\\n' line=${COMP_LINE:0:COMP_POINT} answer type value
+    local word=${line##*[[:space:]]}
+    local before=${word%%"${word##*:}"}
+    [[ $COMP_WORDBREAKS == *:* ]] || before=
+    COMPREPLY=()
+    while IFS=, read -r type value; do
+        case $type in
+            dir) compopt -o dirnames ;;
+            file) compopt -o default ;;
+            plain) COMPREPLY+=("${value#"$before"}") ;;
+        esac
+    done < <(env COMP_LINE="$line" %(complete_var)s=bash_complete "$1")
+}
+complete -o nosort -F %(complete_func)s %(prog_name)s
+"""
+
+
+@add_completion_class
+class _Bash(BashComplete):
+    """Completion for Bash of words that hold colons."""
+
+    source_template: ClassVar[str] = _BASH
+
+    def get_completion_args(self) -> tuple[list[str], str]:
+        """The words before the one that is being typed, and that one."""
+        line = os.environ["COMP_LINE"]
+        words = split_arg_string(line)[1:]
+        return (words, "") if line[-1:].isspace() or not words else (words[:-1], words[-1])
 
 
 @cli.command()

@@ -5,27 +5,21 @@ from __future__ import annotations
 import errno
 import getpass
 import os
-import re
 import sys
 from collections.abc import Callable
-from datetime import timedelta
 from enum import StrEnum
-from typing import Any, ClassVar, TypeVar
+from typing import Any, TypeVar
 
 import click
 from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, TextColumn, TimeRemainingColumn
 
 from sessions_db.cli import terminal
-from sessions_db.default import DEFAULT_URL, default_url
+from sessions_db.cli.interruption import interrupted
+from sessions_db.cli.opening import database
 from sessions_db.errors import SessionsError
-from sessions_db.limits import MAX_AGE
-from sessions_db.manager import SessionManager
 
 _F = TypeVar("_F", bound=Callable[..., Any])
-
-# A shell's exit code for a command that SIGINT ended.
-_INTERRUPTED = 130
 
 
 class _Commands(click.Group):
@@ -38,13 +32,12 @@ class _Commands(click.Group):
         except SessionsError as error:
             raise click.ClickException(terminal.one_line(str(error))) from error
         except OSError as error:
-            if error.errno == errno.EPIPE:  # the reader, such as `head`, is done: Click ends quietly
-                raise
             _drop_unwritten_output()
+            if error.errno == errno.EPIPE:  # the reader, such as `head`, has seen enough
+                ctx.exit(0)
             raise click.ClickException(terminal.one_line(str(error))) from error
         except KeyboardInterrupt:
-            click.echo("\nInterrupted", err=True)  # on a line of its own after the terminal's ^C
-            ctx.exit(_INTERRUPTED)
+            raise interrupted(ctx) from None
 
 
 def _drop_unwritten_output() -> None:
@@ -55,41 +48,11 @@ def _drop_unwritten_output() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def _name_database(ctx: click.Context, _parameter: click.Parameter, url: str | None) -> None:
-    if url is not None:
-        ctx.obj = url
-
-
-def database_or(default: str) -> Callable[[_F], _F]:
-    """The option that names the database, for a command that takes `default` without it."""
-    return click.option(
-        "--db",
-        metavar="URL",
-        expose_value=False,
-        callback=_name_database,
-        help=f"The database: sqlite:///FILE or postgresql://USER:PASSWORD@HOST/NAME.  [default: {default}]",
-    )
-
-
-# Before the command or after it: people write both.
-database = database_or(f"$SESSIONS_DB_URL, or {DEFAULT_URL}")
-
-
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @database
 @click.version_option(package_name="sessions-db")
 def cli() -> None:
     """Look into a database of agent sessions, maintain it, and import and export sessions."""
-
-
-def reader(url: str | None) -> SessionManager:
-    """A read-only manager of the database that the command line names, or else the environment."""
-    return SessionManager(url or default_url(), read_only=True)
-
-
-def writer(url: str | None, actor: str | None = None, *, migrate: bool = False) -> SessionManager:
-    """A manager for a command that writes; in an empty database it creates the schema."""
-    return SessionManager(url or default_url(), actor=actor, migrate=migrate)
 
 
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON instead, with nothing shortened.")
@@ -116,26 +79,6 @@ def _login() -> str | None:
 def one_of(choices: type[StrEnum]) -> click.Choice[str]:
     """The type of an option that takes one of these."""
     return click.Choice([choice.value for choice in choices])
-
-
-class Duration(click.ParamType[timedelta]):
-    """A span of time such as `30d`, `2h`, `15m` or `90s`."""
-
-    name = "duration"
-    _UNITS: ClassVar = {"d": "days", "h": "hours", "m": "minutes", "s": "seconds"}
-
-    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> timedelta:
-        """The span of time; a usage error for anything that is not a duration, is 0, or is longer than 100 years."""
-        found = re.fullmatch(r"([0-9]{1,12})([dhms])", str(value))
-        if found is None:
-            self.fail(f"{value!r} is not a duration such as 30d, 2h, 15m or 90s.", param, ctx)
-        try:
-            duration = timedelta(**{self._UNITS[found[2]]: int(found[1])})
-        except OverflowError:
-            duration = timedelta.max
-        if not timedelta(0) < duration <= MAX_AGE:
-            self.fail(f"{value!r} is not between 1s and {MAX_AGE.days}d.", param, ctx)
-        return duration
 
 
 def progress_bar(*columns: ProgressColumn, hidden: bool = False) -> Progress:

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 import click
-from rich.console import Console
 
 from sessions_db import clock
-from sessions_db.cli import terminal
-from sessions_db.cli.group import as_json, cli, database, reader
+from sessions_db.cli import tables, terminal
+from sessions_db.cli.group import as_json, cli
+from sessions_db.cli.naming import find, key_argument
+from sessions_db.cli.opening import Database, database, reader
 from sessions_db.errors import SessionNotFound
 from sessions_db.models import Session, Statistics
 from sessions_db.transaction import Transaction
@@ -20,13 +21,13 @@ _AGENTS_SHOWN = 10
 
 
 @cli.command()
-@click.argument("key")
+@key_argument
 @click.option("--depth", type=click.IntRange(min=0), default=10, show_default=True, help="How many levels below KEY.")
 @click.option("--limit", type=click.IntRange(min=0), default=200, show_default=True, help="How many below KEY at most.")
 @as_json
 @database
 @click.pass_obj
-def tree(url: str | None, key: str, depth: int, limit: int, as_json: bool) -> None:
+def tree(db: Database, key: str, depth: int, limit: int, as_json: bool) -> None:
     """Show session KEY and its descendants.
 
     Below it come the sessions that it spawned, below each of those the ones that it spawned, and so on.
@@ -34,21 +35,23 @@ def tree(url: str | None, key: str, depth: int, limit: int, as_json: bool) -> No
     If the tree is larger than --depth and --limit allow, the levels closest to KEY come first, and of one session's
     children the newest; the number left out is printed at the end.
     """
-    with reader(url) as manager, manager.snapshot() as tx:
-        root = tx.get(key)
-        if root is None:
-            raise SessionNotFound(key)
-        children = _children(tx, key, depth, limit)
-        shown = [*_in_order(root, children)]
-        # The root is one of its own descendants where a cycle was made by hand.
-        left_out = tx.count(under=key) - (len(shown) - 1)
+    with reader(db) as manager:
+        key = find(manager, key)
+        with manager.snapshot() as tx:
+            root = tx.get(key)
+            if root is None:
+                raise SessionNotFound(key)
+            children = _children(tx, key, depth, limit)
+            shown = [*_in_order(root, children)]
+            # The root is one of its own descendants where a cycle was made by hand.
+            left_out = tx.count(under=key) - (len(shown) - 1)
     if as_json:
         sessions: list[JsonValue] = [
             {"depth": level, **terminal.without_messages(session)} for session, level, _ in shown
         ]
         click.echo(terminal.to_json({"sessions": sessions, "leftOut": left_out}))
         return
-    terminal.print_tree(Console(), shown)
+    tables.print_tree(terminal.console(), shown)
     if left_out:
         click.echo(f"{left_out:,} more below it; --depth and --limit show more.")
 
@@ -86,22 +89,22 @@ def _in_order(root: Session, children: dict[str, list[Session]]) -> Iterator[tup
 @as_json
 @database
 @click.pass_obj
-def stats(url: str | None, as_json: bool) -> None:
+def stats(db: Database, as_json: bool) -> None:
     """Show how many sessions and messages there are.
 
     Sessions are counted by kind, status and agent. Of the messages, those that a session no longer retains are
     trimmed; where the session says so, they are archived instead of deleted.
     """
-    with reader(url) as manager:
+    with reader(db) as manager:
         found = manager.statistics()
     if as_json:
         click.echo(terminal.to_json(_to_dict(found)))
     else:
-        terminal.print_fields(Console(), _fields(found))
+        tables.print_fields(terminal.console(), _fields(found))
 
 
 def _to_dict(found: Statistics) -> dict[str, JsonValue]:
-    return {
+    counts: dict[str, JsonValue] = {
         "sessions": found.sessions,
         "byKind": found.by_kind,
         "byStatus": found.by_status,
@@ -121,6 +124,7 @@ def _to_dict(found: Statistics) -> dict[str, JsonValue]:
         if found.longest_idle is None
         else {"key": found.longest_idle[0], "lastActivityMs": found.longest_idle[1]},
     }
+    return terminal.there(counts)
 
 
 def _fields(found: Statistics) -> dict[str, str | None]:

@@ -3,18 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
+from typing import NamedTuple, TypeAlias
 
 import click
-from rich.console import Console
 from rich.progress import MofNCompleteColumn
 
-from sessions_db.cli import terminal
-from sessions_db.cli.group import Duration, acting, as_json, cli, database, one_of, progress_bar, reader, writer
+from sessions_db import clock
+from sessions_db.cli import interruption, tables, terminal
+from sessions_db.cli.asking import ask, require_answer, yes
+from sessions_db.cli.durations import Duration
+from sessions_db.cli.group import acting, as_json, cli, one_of, progress_bar
+from sessions_db.cli.naming import agents_option
+from sessions_db.cli.opening import Database, database, reader, writer
 from sessions_db.enums import SessionKind, SessionStatus
 from sessions_db.limits import MAX_AGE
+from sessions_db.manager import SessionManager
 
-_agent = click.option("--agent", "agent_id", metavar="ID", help="Only this agent's.")
+# Of what a sweep would take; --json has all.
+_KEYS_SHOWN = 10
+
+_agent = agents_option("Only this agent's")
 _dry_run = click.option("--dry-run", is_flag=True, help="Change nothing, and report what would be done.")
 
 
@@ -39,31 +48,41 @@ def _kinds(*default: SessionKind) -> Callable[[Callable[..., None]], Callable[..
 @_kinds(SessionKind.SUBAGENT, SessionKind.CRON)
 @_agent
 @_dry_run
+@yes
 @as_json
 @acting
 @database
 @click.pass_obj
 def timeout_idle(
-    url: str | None,
+    db: Database,
     age: timedelta,
     kinds: Sequence[str],
-    agent_id: str | None,
+    agent_ids: Sequence[str],
     dry_run: bool,
+    is_sure: bool,
     as_json: bool,
     actor: str | None,
 ) -> None:
     """End active sessions that have gone idle.
 
     Sessions without activity (their creation, a message, a reopening, a sign of life) for the given time get the status
-    "timeout". A duration looks like 30d, 2h, 15m or 90s. It works in batches, so that nobody waits for long; what an
-    interrupted run has ended stays ended.
+    "timeout". A duration looks like 30d, 2h, 15m or 90s. On a terminal it shows what it would end, and asks. It works
+    in batches, so that nobody waits for long; what an interrupted run has ended stays ended.
     """
-    with reader(url) if dry_run else writer(url, actor) as manager:
-        ended = _with_progress(
-            "Ending",
-            lambda progress: manager.timeout_idle(age, kinds, agent_id=agent_id, dry_run=dry_run, progress=progress),
+
+    def sweep(manager: SessionManager, cutoff: _Cutoff, dry_run: bool, progress: _Progress | None) -> list[str]:
+        return manager.timeout_idle(
+            cutoff.older_than,
+            kinds,
+            before=cutoff.before,
+            agent_id=agent_ids or None,
+            dry_run=dry_run,
+            progress=progress,
         )
-    _report("ended as timed out", ended, dry_run=dry_run, as_json=as_json)
+
+    words = _Words("Ending", "End {}, idle since {} or longer?", "ended as timed out")
+    keys = _swept(sweep, words, db, age, actor, dry_run=dry_run, is_sure=is_sure)
+    _report(words.done, keys, dry_run=dry_run, as_json=as_json)
 
 
 @cli.command()
@@ -74,17 +93,19 @@ def timeout_idle(
 )
 @_agent
 @_dry_run
+@yes
 @as_json
 @acting
 @database
 @click.pass_obj
 def prune(
-    url: str | None,
+    db: Database,
     age: timedelta,
     kinds: Sequence[str],
     statuses: Sequence[str],
-    agent_id: str | None,
+    agent_ids: Sequence[str],
     dry_run: bool,
+    is_sure: bool,
     as_json: bool,
     actor: str | None,
 ) -> None:
@@ -92,34 +113,107 @@ def prune(
 
     Their messages, archived ones too, and their labels go with them; the log records the deletion. Active
     sessions are never deleted, however old. Conversations are deleted only where --kind says so. A duration looks like
-    30d, 2h, 15m or 90s. It works in batches, so that nobody waits for long; what an interrupted run has deleted stays
-    deleted.
+    30d, 2h, 15m or 90s. On a terminal it shows what it would delete, and asks. It works in batches, so that nobody
+    waits for long; what an interrupted run has deleted stays deleted.
     """
-    with reader(url) if dry_run else writer(url, actor) as manager:
-        deleted = _with_progress(
-            "Deleting",
-            lambda progress: manager.prune(
-                age, kinds=kinds, agent_id=agent_id, status=statuses or None, dry_run=dry_run, progress=progress
-            ),
+
+    def sweep(manager: SessionManager, cutoff: _Cutoff, dry_run: bool, progress: _Progress | None) -> list[str]:
+        return manager.prune(
+            cutoff.older_than,
+            before=cutoff.before,
+            kinds=kinds,
+            agent_id=agent_ids or None,
+            status=statuses or None,
+            dry_run=dry_run,
+            progress=progress,
         )
-    _report("deleted", deleted, dry_run=dry_run, as_json=as_json)
+
+    words = _Words("Deleting", "Delete {}, ended before {}?", "deleted")
+    keys = _swept(sweep, words, db, age, actor, dry_run=dry_run, is_sure=is_sure)
+    _report(words.done, keys, dry_run=dry_run, as_json=as_json)
 
 
-def _with_progress(description: str, sweep: Callable[[Callable[[int, int], object]], list[str]]) -> list[str]:
-    with progress_bar(MofNCompleteColumn()) as progress:
-        task = progress.add_task(description, total=None)
-        return sweep(lambda done, total: progress.update(task, completed=done, total=total))
+_Progress: TypeAlias = Callable[[int, int], object]
 
 
-def _report(what: str, keys: Sequence[str], *, dry_run: bool, as_json: bool) -> None:
+class _Cutoff(NamedTuple):
+    """How old sessions must be: either of the two."""
+
+    older_than: timedelta | None = None
+    before: datetime | None = None
+
+
+class _Words(NamedTuple):
+    """How a sweep is called while it runs, before it begins, and when it is done."""
+
+    doing: str
+    question: str
+    done: str
+
+
+def _swept(
+    sweep: Callable[[SessionManager, _Cutoff, bool, _Progress | None], list[str]],
+    words: _Words,
+    db: Database,
+    age: timedelta,
+    actor: str | None,
+    *,
+    dry_run: bool,
+    is_sure: bool,
+) -> list[str]:
+    """The keys of the sessions that were swept, or would be; on a terminal, if the user agrees."""
+    if dry_run:
+        with reader(db) as manager:
+            return sweep(manager, _Cutoff(older_than=age), True, None)
+    require_answer(is_sure=is_sure)
+    with writer(db, actor) as manager:
+        cutoff = _Cutoff(older_than=age)
+        if not is_sure:
+            # A moment, so that nothing is swept that grew old enough only while the user read.
+            before = clock.to_datetime(clock.now_ms()) - age
+            cutoff = _Cutoff(before=before)
+            keys = sweep(manager, cutoff, True, None)
+            if not keys:
+                return keys
+            click.echo(_listed(keys), err=True)
+            since = terminal.utc(clock.to_ms(before))
+            ask(words.question.format(terminal.counted(len(keys), "session"), f"{since} UTC"), is_sure=False)
+        done = 0
+
+        def count(number: int, total: int) -> None:
+            nonlocal done
+            done = number
+            progress.update(task, completed=number, total=total)
+
+        with (
+            interruption.telling(lambda: f"{_were(done)} {words.done}; repeating it does the rest."),
+            progress_bar(MofNCompleteColumn()) as progress,
+        ):
+            task = progress.add_task(words.doing, total=None)
+            return sweep(manager, cutoff, False, count)
+
+
+def _listed(keys: Sequence[str]) -> str:
+    shown = [terminal.one_line(key) for key in keys[:_KEYS_SHOWN]]
+    if len(keys) > _KEYS_SHOWN:
+        shown.append(f"and {len(keys) - _KEYS_SHOWN:,} more")
+    return "\n".join(shown)
+
+
+def _were(count: int) -> str:
+    return f"{terminal.counted(count, 'session')} {'was' if count == 1 else 'were'}"
+
+
+def _report(done: str, keys: Sequence[str], *, dry_run: bool, as_json: bool) -> None:
     if as_json:
         click.echo(terminal.to_json({"dryRun": dry_run, "count": len(keys), "keys": list(keys)}))
-        return
-    sessions = terminal.counted(len(keys), "session")
-    if dry_run:
-        click.echo(f"{sessions} would be {what}; nothing was changed (--dry-run).")
+    elif dry_run:
+        if keys:
+            click.echo(_listed(keys))
+        sessions = terminal.counted(len(keys), "session")
+        click.echo(f"{sessions} would be {done}; nothing was changed (--dry-run).")
     else:
-        click.echo(f"{sessions} {'was' if len(keys) == 1 else 'were'} {what}.")
+        click.echo(f"{_were(len(keys))} {done}.")
 
 
 @cli.command("log-retention")
@@ -128,13 +222,13 @@ def _report(what: str, keys: Sequence[str], *, dry_run: bool, as_json: bool) -> 
 @acting
 @database
 @click.pass_obj
-def log_retention(url: str | None, days: int | None, as_json: bool, actor: str | None) -> None:
+def log_retention(db: Database, days: int | None, as_json: bool, actor: str | None) -> None:
     """Show or change how long the log is kept.
 
     The database refuses to delete an event that is younger. The log records the change. On Postgres, only the owner of
     the tables can make it.
     """
-    with reader(url) if days is None else writer(url, actor) as manager:
+    with reader(db) if days is None else writer(db, actor) as manager:
         if days is not None:
             manager.set_log_retention(days)
         kept = manager.log_retention().days
@@ -149,18 +243,18 @@ def log_retention(url: str | None, days: int | None, as_json: bool, actor: str |
 @as_json
 @database
 @click.pass_obj
-def archive(url: str | None, limit: int, as_json: bool) -> None:
+def archive(db: Database, limit: int, as_json: bool) -> None:
     """List the sessions that have archived messages.
 
     Messages that a session no longer retains are archived where the session was made with `archive_trimmed`; elsewhere
     they are deleted. Those with the most come first. `history --archived` shows the messages of one.
     """
-    with reader(url) as manager:
+    with reader(db) as manager:
         archives = manager.archives(limit)
     if as_json:
         click.echo(terminal.to_json([archive.to_dict() for archive in archives]))
     elif archives:
-        terminal.print_archives(Console(), archives)
+        tables.print_archives(terminal.console(), archives)
         if len(archives) == limit:
             click.echo(f"These are the {limit:,} with the most; --limit shows more.")
     else:

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-import click
-from rich.console import Console
+from collections.abc import Sequence
 
-from sessions_db.cli import terminal
-from sessions_db.cli.group import as_json, cli, database, one_of, reader
+import click
+
+from sessions_db.cli import tables, terminal
+from sessions_db.cli.group import as_json, cli, one_of
+from sessions_db.cli.naming import agents_option
+from sessions_db.cli.opening import Database, database, reader
 from sessions_db.enums import SessionKind
 
 
 @cli.command()
 @click.argument("text")
-@click.option("--agent", "agent_id", metavar="ID", help="Only in this agent's sessions.")
+@agents_option("Only in this agent's sessions")
 @click.option("--kind", "kinds", type=one_of(SessionKind), multiple=True, help="Only in this kind; may be repeated.")
 @click.option("--limit", type=click.IntRange(min=1), default=50, show_default=True, help="Stop after this many.")
 @click.option(
@@ -22,10 +25,10 @@ from sessions_db.enums import SessionKind
 @database
 @click.pass_obj
 def search(
-    url: str | None,
+    db: Database,
     text: str,
-    agent_id: str | None,
-    kinds: tuple[str, ...],
+    agent_ids: Sequence[str],
+    kinds: Sequence[str],
     limit: int,
     timeout: float,
     as_json: bool,
@@ -34,12 +37,12 @@ def search(
 
     The newest sessions come first. Upper and lower case are alike.
     """
-    with reader(url) as manager:
-        result = manager.search(text, agent_id=agent_id, kinds=kinds or None, limit=limit, timeout=timeout)
+    with reader(db) as manager:
+        result = manager.search(text, agent_id=agent_ids or None, kinds=kinds or None, limit=limit, timeout=timeout)
     if as_json:
         click.echo(terminal.to_json(result.to_dict()))
         return
-    terminal.print_hits(Console(), result.hits)
+    tables.print_hits(terminal.console(), result.hits)
     plural = "" if result.sessions == 1 else "s"
     if result.complete:
         click.echo(f"Read {result.sessions:,} session{plural}, all there are.", err=True)

@@ -14,24 +14,33 @@ import click
 from rich.progress import DownloadColumn, MofNCompleteColumn
 from rich.text import Text
 
-from sessions_db.cli import terminal
-from sessions_db.cli.group import acting, as_json, cli, database, one_of, progress_bar, reader, writer
+from sessions_db.cli import interruption, terminal
+from sessions_db.cli.group import acting, as_json, cli, one_of, progress_bar
+from sessions_db.cli.naming import agents_option, complete_agents, complete_names, find
+from sessions_db.cli.opening import Database, creator, database, reader
 from sessions_db.enums import SessionKind, SessionStatus
 from sessions_db.errors import InvalidInput
+from sessions_db.escaping import printable
 from sessions_db.transfer import Line, Outcome, export_lines, import_lines
 from sessions_db.transfer.lines import is_session_line
 
 
 @cli.command("import")
 @click.argument("file", type=click.File("rb"), metavar="FILE.jsonl")
-@click.option("--agent", "agent_id", metavar="ID", help="The agent that the conversations belong to.")
+@click.option(
+    "--agent",
+    "agent_id",
+    metavar="ID",
+    shell_complete=complete_agents,
+    help="The agent that the conversations belong to.",
+)
 @as_json
 @acting
 @database
 @click.pass_obj
 @click.pass_context
 def import_(
-    ctx: click.Context, url: str | None, file: IO[bytes], agent_id: str | None, as_json: bool, actor: str | None
+    ctx: click.Context, db: Database, file: IO[bytes], agent_id: str | None, as_json: bool, actor: str | None
 ) -> None:
     """Import exported sessions, or chat-completions conversations.
 
@@ -57,7 +66,19 @@ def import_(
     """  # noqa: D301  # Click keeps the lines after a backspace as they are
     outcomes: Counter[Outcome] = Counter()
     messages = 0
-    with _naming_agent(agent_id), writer(url, actor) as manager, progress_bar(DownloadColumn()) as progress:
+
+    def done() -> str:
+        return (
+            f"Imported by then: {terminal.counted(outcomes[Outcome.IMPORTED], 'session')} with "
+            f"{terminal.counted(messages, 'message')}. Repeating it imports the rest, and nothing twice."
+        )
+
+    with (
+        interruption.telling(done),
+        _naming_agent(agent_id),
+        creator(db, actor) as manager,
+        progress_bar(DownloadColumn()) as progress,
+    ):
         task = progress.add_task("Importing", total=_size(file))
         for line in import_lines(manager, agent_id, file):
             outcomes[line.outcome] += 1
@@ -75,9 +96,9 @@ def import_(
             )
         )
     else:
-        click.echo(f"Imported: {imported:,} sessions with {messages:,} messages")
-        click.echo(f"Already there: {already_there:,} sessions")
-        click.echo(f"Refused: {refused:,} lines")
+        click.echo(f"Imported: {terminal.counted(imported, 'session')} with {terminal.counted(messages, 'message')}")
+        click.echo(f"Already there: {terminal.counted(already_there, 'session')}")
+        click.echo(f"Refused: {terminal.counted(refused, 'line')}")
     if refused:
         ctx.exit(1)
 
@@ -112,20 +133,27 @@ def _refusal(line: Line) -> Text:
     metavar="FILE",
     help="Write to this file, which appears only when it is complete.  [default: standard output]",
 )
-@click.option("--agent", "agent_id", metavar="ID", help="Only this agent's sessions.")
+@agents_option("Only this agent's sessions")
 @click.option("--kind", "kinds", type=one_of(SessionKind), multiple=True, help="Only this kind; may be repeated.")
 @click.option(
     "--status", "statuses", type=one_of(SessionStatus), multiple=True, help="Only this status; may be repeated."
 )
-@click.option("--session", "keys", metavar="KEY", multiple=True, help="Only this session; may be repeated.")
+@click.option(
+    "--session",
+    "keys",
+    metavar="KEY",
+    multiple=True,
+    shell_complete=complete_names,
+    help="Only this session; may be repeated.",
+)
 @click.option("--proof", is_flag=True, help="Add what proves the messages, for `audit verify-export`.")
 @click.option("--json", "as_json", is_flag=True, help="With --output: print what was written as JSON.")
 @database
 @click.pass_obj
 def export(
-    url: str | None,
+    db: Database,
     output: Path | None,
-    agent_id: str | None,
+    agent_ids: Sequence[str],
     kinds: Sequence[str],
     statuses: Sequence[str],
     keys: Sequence[str],
@@ -147,13 +175,13 @@ def export(
         output = None
     written = size = 0
     with (
-        reader(url) as manager,
+        reader(db) as manager,
         export_lines(
             manager,
-            agent_id=agent_id,
+            agent_id=agent_ids or None,
             kinds=kinds or None,
             statuses=statuses or None,
-            keys=keys or None,
+            keys=[find(manager, key) for key in keys] or None,
             proof=proof,
         ) as exported,
         _written(output) as (file, on_terminal),
@@ -172,7 +200,7 @@ def export(
     if as_json:
         click.echo(terminal.to_json({"exported": written, "bytes": size, "file": str(output)}))
     else:
-        click.echo(f"Exported: {written:,} sessions, {size:,} bytes, to {terminal.printable(str(output))}")
+        click.echo(f"Exported: {terminal.counted(written, 'session')}, {size:,} bytes, to {printable(str(output))}")
 
 
 @contextmanager

@@ -25,6 +25,10 @@ NOT_OURS: Final = "it is not this library's, use a database of its own"
 NUMBER_TAKEN: Final = "the trigger messages_append is missing or disabled, or last_seq was changed by hand"
 
 
+SCHEMA: Final = "sessions_db_schema"
+"""The execution option of the library's own engines that holds `EngineOptions.schema`."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineOptions:
     """How the library opens its own engine."""
@@ -33,6 +37,7 @@ class EngineOptions:
     retry_budget_s: float = 10.0
     pool_size: int = 10
     read_only: bool = False
+    schema: str | None = None
 
 
 class Backend(ABC):
@@ -97,6 +102,9 @@ class Backend(ABC):
     def describe(self, conn: Connection) -> str:
         """The database's product and version."""
 
+    def create_schema(self, conn: Connection) -> None:  # noqa: B027  # SQLite has none
+        """Create the schema that `EngineOptions` named, if there is none of this name yet."""
+
     def settings_cure(self, conn: Connection) -> str | None:
         """What to do about settings with which the schema found is not the one written to; None if there are none."""
         return None
@@ -114,6 +122,10 @@ class Backend(ABC):
     def reading_only(self, conn: Connection) -> AbstractContextManager[None]:
         """Refuse writes within the block, where `begin` does not already."""
         return nullcontext()
+
+    @abstractmethod
+    def time_limit(self, conn: Connection, seconds: float) -> AbstractContextManager[None]:
+        """End each statement of the block, which is part of a transaction, that takes longer than this."""
 
     def replacing_tables(self, conn: Connection) -> AbstractContextManager[None]:
         """Let a migration replace a table within the block without affecting what refers to it."""
@@ -139,11 +151,26 @@ class Backend(ABC):
     def lock_table(self, conn: Connection, table: str, mode: str) -> None:
         """Lock the table until the transaction ends; `mode` is Postgres's name for the kind of lock."""
 
+    def lock_name(self, conn: Connection, name: str) -> None:  # noqa: B027  # SQLite's one write lock is held already
+        """Make others that lock this name wait until the transaction, which writes, ends."""
+
     # Errors
 
     @abstractmethod
     def is_rolled_back(self, error: exc.DBAPIError) -> bool:
         """Whether the database is known to have undone the statement, so that repeating it is safe."""
+
+    def is_lost(self, error: exc.DBAPIError) -> bool:
+        """Whether a connection broke, so that nobody knows whether what was sent before was done."""
+        return error.connection_invalidated
+
+    @abstractmethod
+    def is_out_of_time(self, error: exc.DBAPIError) -> bool:
+        """Whether a time limit ended the statement."""
+
+    @abstractmethod
+    def is_forbidden(self, error: exc.DBAPIError) -> bool:
+        """Whether the login may not do this."""
 
     @abstractmethod
     def is_transient_refusal(self, error: exc.DBAPIError) -> bool:

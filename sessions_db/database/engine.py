@@ -9,6 +9,7 @@ import sqlalchemy
 from sqlalchemy import URL, Engine, exc
 
 from sessions_db.database import BACKENDS, EngineOptions
+from sessions_db.database.backend import SCHEMA
 from sessions_db.database.fork import guard
 from sessions_db.database.statement import SENT_DIRECTLY
 from sessions_db.database.urls import parse_url, shown
@@ -19,17 +20,21 @@ def open_engine(url: str | URL, options: EngineOptions) -> Engine:
     """The library's own engine for `url`. It has not connected yet.
 
     Raises:
-        InvalidInput: the URL can't be read, or names another database or driver.
+        InvalidInput: the URL can't be read, names another database or driver, or does not go with the options.
     """
     parsed = parse_url(url)
     backend = BACKENDS[parsed.get_backend_name()]
+    if options.schema is not None and not backend.is_on_a_server:
+        raise InvalidInput(
+            "schema", "must be None on SQLite, which has no schemas: use a file for each", options.schema
+        )
     parsed, arguments = backend.engine_arguments(parsed, options)
     try:
         # Called through its module: opentelemetry-instrumentation-sqlalchemy replaces the function there.
         engine = sqlalchemy.create_engine(
             parsed,
             isolation_level="AUTOCOMMIT",
-            execution_options={SENT_DIRECTLY: True},
+            execution_options={SENT_DIRECTLY: True, SCHEMA: options.schema},
             # With psycopg, a rollback of nothing takes as long as the rest of the pool's work. A transaction that has
             # begun is rolled back by `transactions.transaction`, or its connection is dropped.
             skip_autocommit_rollback=True,

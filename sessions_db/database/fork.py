@@ -19,7 +19,7 @@ from typing import Any, Final, Protocol
 from sqlalchemy import Dialect, Engine, Pool, PoolProxiedConnection, QueuePool, event
 
 from sessions_db.database import BACKENDS
-from sessions_db.database.sqlite import path_of
+from sessions_db.database.paths import path_of
 from sessions_db.errors import UnsafeFork
 
 

@@ -6,17 +6,17 @@ import logging
 import math
 import re
 import select
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, Final
 
 from sqlalchemy import URL, Connection, Engine, ExceptionContext, event, exc, text
 
-from sessions_db.database.backend import DROPPED, NOT_OURS, NUMBER_TAKEN, Backend, Check, EngineOptions
-from sessions_db.enums import Severity
-from sessions_db.errors import SchemaMismatch
+from sessions_db.database.backend import DROPPED, NOT_OURS, NUMBER_TAKEN, SCHEMA, Backend, EngineOptions
+from sessions_db.database.postgresql_checks import CHECKS, value
+from sessions_db.errors import InvalidInput, SchemaMismatch
 
 _log = logging.getLogger("sessions_db")
-
-OLDEST_MAJOR_VERSION: Final = 14
 
 # Any constant will do, as long as nothing else in the database takes the same advisory lock.
 _ADVISORY_LOCK: Final = 0x5E5510_0DB
@@ -38,12 +38,21 @@ coalesce(
   quote_ident(current_schema())
 )"""
 
+# Of a new connection.
+_STATE: Final = f"""\
+SELECT pg_backend_pid(), current_setting('lock_timeout'), current_setting('citus.version', true), {_FOUND_IN},
+  quote_ident(%s)"""
+
 # Error codes (PostgreSQL manual, appendix A). This one means that the server is a standby, at least for now.
 _READ_ONLY_TRANSACTION: Final = "25006"
+_QUERY_CANCELED: Final = "57014"
+_INSUFFICIENT_PRIVILEGE: Final = "42501"
 
 # After serialization_failure, deadlock_detected and lock_not_available the server has rolled the statement back. The
 # two time-outs end a connection in which no statement is running.
 _ROLLED_BACK: Final = frozenset({"40001", "40P01", "55P03", "57P05", "25P03", _READ_ONLY_TRANSACTION})
+# Citus reports it on a connection that goes on: its own one to another node failed, perhaps after that had committed.
+_CONNECTION_FAILURE: Final = "08006"
 _UNDEFINED: Final = frozenset({"42P01", "42703"})  # table, column
 _DUPLICATE: Final = frozenset({"42P07", "42710", "42723"})  # table, object, function
 
@@ -63,40 +72,6 @@ _TRANSIENT_REFUSALS: Final = (
 )
 
 
-def _server_version(conn: Connection) -> tuple[Severity, str]:
-    number = int(str(_value(conn, "SHOW server_version_num")))
-    if number // 10_000 < OLDEST_MAJOR_VERSION:
-        oldest = f"PostgreSQL {OLDEST_MAJOR_VERSION}, the oldest that this release works with"
-        return Severity.FAILURE, f"older than {oldest}"
-    return Severity.OK, f"PostgreSQL {OLDEST_MAJOR_VERSION} or newer"
-
-
-def _durability(conn: Connection) -> tuple[Severity, str]:
-    risky = [
-        name for name in ("fsync", "full_page_writes", "synchronous_commit") if _value(conn, f"SHOW {name}") == "off"
-    ]
-    if risky:
-        return Severity.WARNING, f"{', '.join(risky)} off: what was committed can be lost in a crash"
-    return Severity.OK, f"synchronous_commit {_value(conn, 'SHOW synchronous_commit')}, fsync and full_page_writes on"
-
-
-def _autovacuum(conn: Connection) -> tuple[Severity, str]:
-    if _value(conn, "SHOW autovacuum") == "on":
-        return Severity.OK, "on"
-    return Severity.WARNING, "off: every append leaves dead rows, and only VACUUM removes them"
-
-
-def _value(conn: Connection, sql: str) -> object:
-    return conn.exec_driver_sql(sql).scalar_one()
-
-
-_CHECKS: dict[str, Check] = {
-    "server version": _server_version,
-    "durability": _durability,
-    "autovacuum": _autovacuum,
-}
-
-
 class PostgreSQL(Backend):
     """Postgres, through psycopg 3."""
 
@@ -108,10 +83,12 @@ class PostgreSQL(Backend):
     groups_at_once = 2
     database_bytes = text("SELECT pg_database_size(current_database())")
     transaction_settings = ("autocommit", "isolation_level")
-    checks = _CHECKS
+    checks = CHECKS
 
     def engine_arguments(self, url: URL, options: EngineOptions) -> tuple[URL, dict[str, Any]]:
         """The URL and the arguments for `sqlalchemy.create_engine`. Settings in the URL take precedence."""
+        if options.schema is not None and "search_path" in str(url.query.get("options", "")):
+            raise InvalidInput("schema", "must be None where the URL's options set a search_path", options.schema)
         timeouts = {"connect_timeout": max(1, math.ceil(options.retry_budget_s)), **_DEAD_PEER}
         return url, {
             "pool_size": options.pool_size,
@@ -125,15 +102,18 @@ class PostgreSQL(Backend):
         @event.listens_for(engine, "connect")
         def set_up(connection: Any, _record: object) -> None:
             nonlocal first
-            query = f"SELECT pg_backend_pid(), current_setting('lock_timeout'), {_FOUND_IN}"
-            pid, lock_timeout, found = connection.execute(query).fetchone()
+            pid, lock_timeout, citus, found, named = connection.execute(_STATE, [options.schema]).fetchone()
+            is_pooled = pid != connection.info.backend_pid
+            if named is not None and found != named:
+                _pin(connection, named, None if not is_pooled else found or "no schema")
+                found = named
             first = first or found
             if found != first:
                 # Since the first connection, the search_path of the role was changed, or a schema was created for it.
                 connection.close()
                 cure = f"search_path leads to the schema {found} now, and led to {first} before: set it to one of them"
                 raise SchemaMismatch(None, None, cure)
-            if pid != connection.info.backend_pid:
+            if is_pooled:
                 # PgBouncer gives its clients made-up process ids. In transaction mode it sends consecutive statements
                 # to different server processes: a prepared statement would not exist there, and a setting would leak
                 # to other clients.
@@ -142,6 +122,9 @@ class PostgreSQL(Backend):
                 return
             if lock_timeout == "0":
                 connection.execute(f"SET lock_timeout = {max(1, math.ceil(options.retry_budget_s * 1000))}")
+            if citus is not None:
+                # The actor is a setting, and the triggers that log it run on other nodes.
+                connection.execute("SET citus.propagate_set_commands = 'local'")
             if options.read_only:
                 connection.execute("SET default_transaction_read_only = on")
 
@@ -169,7 +152,17 @@ class PostgreSQL(Backend):
 
     def describe(self, conn: Connection) -> str:
         """The version of the server."""
-        return f"PostgreSQL {_value(conn, 'SHOW server_version')}"
+        return f"PostgreSQL {value(conn, 'SHOW server_version')}"
+
+    def create_schema(self, conn: Connection) -> None:
+        """Create it where search_path, which begins with it, leads to none."""
+        name = conn.get_execution_options().get(SCHEMA)
+        if name is not None and value(conn, "SELECT current_schema()") is None:
+            if value(conn, "SELECT current_setting('citus.version', true)") is not None:
+                conn.exec_driver_sql("SET LOCAL citus.enable_schema_based_sharding = on")
+            conn.exec_driver_sql(
+                f"CREATE SCHEMA IF NOT EXISTS {conn.dialect.identifier_preparer.quote_identifier(name)}"
+            )
 
     def settings_cure(self, conn: Connection) -> str | None:
         """What to do about a search_path that finds one schema and writes to another, or triggers that are off."""
@@ -186,6 +179,12 @@ class PostgreSQL(Backend):
     def begin(self, conn: Connection, *, read_only: bool) -> None:
         """Begin a transaction."""
         conn.exec_driver_sql("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY" if read_only else "BEGIN")
+
+    @contextmanager
+    def time_limit(self, conn: Connection, seconds: float) -> Iterator[None]:
+        """End each statement of the transaction, from now on, that takes longer than this."""
+        conn.exec_driver_sql(f"SET LOCAL statement_timeout = {max(1, math.ceil(seconds * 1000))}")
+        yield
 
     def is_aborted(self, conn: Connection) -> bool:
         """Whether a statement failed."""
@@ -213,9 +212,26 @@ class PostgreSQL(Backend):
         """Lock the table."""
         conn.exec_driver_sql(f"LOCK TABLE {table} IN {mode} MODE")
 
+    def lock_name(self, conn: Connection, name: str) -> None:
+        """Take an advisory lock."""
+        lock = "SELECT pg_advisory_xact_lock(hashtextextended(%s::text, %s::bigint))"
+        conn.exec_driver_sql(lock, (name, _ADVISORY_LOCK))
+
     def is_rolled_back(self, error: exc.DBAPIError) -> bool:
         """Whether the error's code says so."""
         return _state(error.orig) in _ROLLED_BACK
+
+    def is_out_of_time(self, error: exc.DBAPIError) -> bool:
+        """Whether the error's code says so."""
+        return _state(error.orig) == _QUERY_CANCELED
+
+    def is_forbidden(self, error: exc.DBAPIError) -> bool:
+        """Whether the error's code says so."""
+        return _state(error.orig) == _INSUFFICIENT_PRIVILEGE
+
+    def is_lost(self, error: exc.DBAPIError) -> bool:
+        """Whether the connection broke, or one that Citus has to another node."""
+        return error.connection_invalidated or _state(error.orig) == _CONNECTION_FAILURE
 
     def is_transient_refusal(self, error: exc.DBAPIError) -> bool:
         """Whether the server is starting, stopping, full or out of reach."""
@@ -233,6 +249,16 @@ class PostgreSQL(Backend):
             return NOT_OURS
         taken = isinstance(error, exc.IntegrityError) and re.search("pk_messages", str(error.orig))
         return NUMBER_TAKEN if taken else None
+
+
+def _pin(connection: Any, schema: str, otherwise: str | None) -> None:
+    """Have a new connection use this schema, unless PgBouncer has it use the other one: a setting would leak."""
+    if otherwise is None:
+        connection.execute(f"SET search_path = {schema}")
+        return
+    connection.close()
+    cure = f"ALTER ROLE … SET search_path = {schema}"
+    raise SchemaMismatch(None, None, f"behind PgBouncer, search_path leads to {otherwise} and not to {schema}: {cure}")
 
 
 def _transaction_status(conn: Connection) -> str:

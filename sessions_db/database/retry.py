@@ -122,7 +122,7 @@ class Retry:
 
     def _may_repeat(self, error: exc.DBAPIError, is_safe: Callable[[exc.DBAPIError], bool]) -> bool:
         # A connection that was cut while idle is only noticed by the next call that uses it.
-        return is_safe(error) or (error.connection_invalidated and not self.sent)
+        return is_safe(error) or (self._backend.is_lost(error) and not self.sent)
 
     def translated(self, error: exc.SQLAlchemyError) -> BaseException:
         """The library's error for `error`; the caller raises it `from` the original."""

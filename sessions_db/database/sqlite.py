@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import os
 import sqlite3
+import time
 import weakref
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any, Final
-from urllib.parse import quote, unquote, urlsplit
 
 from sqlalchemy import URL, Connection, Engine, QueuePool, StaticPool, event, exc, text
-from sqlalchemy.util import asbool
 
 from sessions_db.database.backend import DROPPED, NOT_OURS, NUMBER_TAKEN, Backend, Check, EngineOptions
+from sessions_db.database.paths import path_of, with_resolved_path, without_writing
 from sessions_db.database.statement import Statement
 from sessions_db.enums import Severity
-from sessions_db.errors import DatabaseUnavailable, InvalidInput, Shown
+from sessions_db.errors import DatabaseUnavailable, InvalidInput
 
 # SQLite soon polls for the lock only every 100 ms, and rarely finds it free among writers that never pause: one of
 # eight processes waited for 8 s (measured once). So SQLite waits only this long, and the retry budget covers the rest.
@@ -28,6 +27,9 @@ _BEGIN_IMMEDIATE = Statement(lambda _: text("BEGIN IMMEDIATE"))
 
 # RETURNING came with SQLite 3.35, STRICT tables with 3.37.
 _OLDEST: Final = (3, 37, 0)
+
+# How many instructions SQLite runs between two looks at the clock: about a tenth of a millisecond.
+_INSTRUCTIONS: Final = 10_000
 
 
 # The doctor's checks
@@ -114,12 +116,12 @@ class SQLite(Backend):
             raise DatabaseUnavailable(f"SQLite {sqlite3.sqlite_version} is older than {needed}", 0.0)
         in_memory = self.is_in_memory(url)
         if not in_memory:
-            url = _with_resolved_path(url)
+            url = with_resolved_path(url)
         if options.read_only and in_memory:
             raise InvalidInput(
                 "read_only", "must be False for a database in memory, which begins empty", options.read_only
             )
-        return _without_writing(url) if options.read_only else url, {
+        return without_writing(url) if options.read_only else url, {
             "poolclass": QueuePool,
             # A database in memory belongs to its connection, so there is only one connection, and threads wait for it.
             "pool_size": 1 if in_memory else options.pool_size,
@@ -199,6 +201,18 @@ class SQLite(Backend):
         """Refuse statements that write: SQLite has no read-only transactions."""
         return _with_pragmas(conn, query_only="ON")
 
+    @contextmanager
+    def time_limit(self, conn: Connection, seconds: float) -> Iterator[None]:
+        """End statements within the block once so many seconds have passed since it began."""
+        driver: Any = conn.connection.driver_connection
+        deadline = time.monotonic() + seconds
+        driver.set_progress_handler(lambda: time.monotonic() > deadline, _INSTRUCTIONS)
+        try:
+            yield
+        finally:
+            if not conn.invalidated:
+                driver.set_progress_handler(None, 0)
+
     def replacing_tables(self, conn: Connection) -> AbstractContextManager[None]:
         """Let Alembic's batch mode copy a table, drop the original and rename the copy.
 
@@ -228,6 +242,14 @@ class SQLite(Backend):
         code = getattr(error.orig, "sqlite_errorcode", None)
         return code is not None and code & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
 
+    def is_out_of_time(self, error: exc.DBAPIError) -> bool:
+        """Whether a time limit ended the statement."""
+        return getattr(error.orig, "sqlite_errorcode", None) == sqlite3.SQLITE_INTERRUPT
+
+    def is_forbidden(self, error: exc.DBAPIError) -> bool:
+        """Never: SQLite has no users."""
+        return False
+
     def is_transient_refusal(self, error: exc.DBAPIError) -> bool:
         """Whether SQLite could not get a lock while connecting."""
         return self.is_rolled_back(error)
@@ -245,31 +267,6 @@ class SQLite(Backend):
 
 
 _paths: weakref.WeakKeyDictionary[Engine, str] = weakref.WeakKeyDictionary()
-
-
-def path_of(database: str) -> str:
-    """The path of a file that is given to SQLite as a path or a URI, absolute and without symbolic links."""
-    return os.path.realpath(unquote(urlsplit(database).path) if database.startswith("file:") else database)
-
-
-def _with_resolved_path(url: URL) -> URL:
-    """The same file, even if the working directory or a symbolic link changes before a later connection.
-
-    Raises:
-        InvalidInput: no file can have this name.
-    """
-    database = str(url.database)
-    try:
-        if not (database.startswith("file:") and asbool(url.query.get("uri"))):
-            return url.set(database=os.path.realpath(database))
-        uri = urlsplit(database)
-        # SQLite takes "localhost" for no host, and refuses others.
-        if not uri.path or uri.netloc not in ("", "localhost") or "mode=memory" in uri.query:
-            return url
-        return url.set(database=uri._replace(netloc="", path=quote(path_of(database))).geturl())
-    except ValueError:
-        # Of the operating system, about NUL or a lone surrogate.
-        raise InvalidInput("database", "must be a URL that the driver takes", Shown("another")) from None
 
 
 @contextmanager
@@ -290,11 +287,3 @@ def _with_pragmas(conn: Connection, **settings: str) -> Iterator[None]:
 def _is_in_transaction(conn: Connection) -> bool:
     driver: Any = conn.connection.driver_connection
     return bool(driver.in_transaction)
-
-
-def _without_writing(url: URL) -> URL:
-    """The URL of the same file, which SQLite then neither creates nor changes (https://sqlite.org/uri.html)."""
-    database = str(url.database)
-    if not database.startswith("file:"):
-        database = f"file:{quote(database)}"
-    return url.set(database=database).update_query_dict({"mode": "ro", "uri": "true"})

@@ -38,24 +38,28 @@ class Statement:
             text = self._by_dialect[conn.dialect.name] = self._compile(conn)
         sql, literals, order = text
         named = {**literals, **parameters}
-        values = named if order is None else tuple([named[name] for name in order])
-        if _is_watched(conn):
-            result = conn.exec_driver_sql(sql, values)
-            return result.all() if result.returns_rows else []
-        cursor = conn.connection.cursor()
-        try:
-            cursor.execute(sql, values)
-            # Fetch to the end: SQLite commits in the last step, and only then reports what went wrong.
-            rows = cursor.fetchall() if cursor.description else []
-        except conn.dialect.loaded_dbapi.Error as error:
-            # Raises SQLAlchemy's own error. Any other exception, such as one of a signal handler, is raised as it is.
-            conn._handle_dbapi_exception(error, sql, None, cursor, None)  # noqa: SLF001  # it has no public name
-        cursor.close()
-        return rows
+        return rows_of(conn, sql, named if order is None else tuple([named[name] for name in order]))
 
     def _compile(self, conn: Connection) -> _Text:
         compiled = cast(SQLCompiler, self._build(conn.dialect.name).compile(dialect=conn.dialect))
         return compiled.string, dict(compiled.params), compiled.positiontup
+
+
+def rows_of(conn: Connection, sql: str, values: dict[str, Any] | tuple[Any, ...]) -> Sequence[Sequence[Any]]:
+    """All rows of a statement in the driver's own form; none if it returns no rows."""
+    if _is_watched(conn):
+        result = conn.exec_driver_sql(sql, values)
+        return result.all() if result.returns_rows else []
+    cursor = conn.connection.cursor()
+    try:
+        cursor.execute(sql, values)
+        # Fetch to the end: SQLite commits in the last step, and only then reports what went wrong.
+        rows = cursor.fetchall() if cursor.description else []
+    except conn.dialect.loaded_dbapi.Error as error:
+        # Raises SQLAlchemy's own error. Any other exception, such as one of a signal handler, is raised as it is.
+        conn._handle_dbapi_exception(error, sql, None, cursor, None)  # noqa: SLF001  # it has no public name
+    cursor.close()
+    return rows
 
 
 def _is_watched(conn: Connection) -> bool:

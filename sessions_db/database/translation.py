@@ -28,15 +28,15 @@ def translate(
     reason = reason_of(error.orig, password)
     if (cure := backend.schema_cure(error)) is not None:
         return SchemaMismatch(None, None, f"{reason}; {cure}")
-    undone = backend.is_rolled_back(error)
+    undone, lost = backend.is_rolled_back(error), backend.is_lost(error)
     # SQLite reports a corrupted file, and a file that is not a database, as plain DatabaseError.
     if (
-        error.connection_invalidated
+        lost
         or undone
         or isinstance(error, exc.OperationalError | exc.InterfaceError)
         or type(error) is exc.DatabaseError
     ):
-        outcome_unknown = error.connection_invalidated and sent and not undone
+        outcome_unknown = lost and sent and not undone
         return DatabaseUnavailable(reason, waited_s, outcome_unknown=outcome_unknown)
     return StatementRefused(reason)
 

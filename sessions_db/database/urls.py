@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Final
 
 from sqlalchemy import URL, exc, make_url
 
 from sessions_db.database import BACKENDS
+from sessions_db.database.paths import path_of
 from sessions_db.errors import InvalidInput, Shown
 
 SUPPORTED: Final = "must be a SQLite or Postgres URL ({})".format(
@@ -34,6 +36,19 @@ def parse_url(url: str | URL) -> URL:
     if backend is None or driver not in ("", backend.driver):
         raise InvalidInput("database", SUPPORTED, shown(parsed))
     return parsed.set(drivername=f"{backend.name}+{backend.driver}")
+
+
+def file_of(url: str | URL) -> Path | None:
+    """The file that the URL names, whether it exists or not; None for a server or a database in memory.
+
+    Raises:
+        InvalidInput: as `parse_url`.
+    """
+    parsed = parse_url(url)
+    backend = BACKENDS[parsed.get_backend_name()]
+    if backend.is_on_a_server or backend.is_in_memory(parsed):
+        return None
+    return Path(path_of(str(parsed.database)))
 
 
 def shown(url: URL) -> Shown:

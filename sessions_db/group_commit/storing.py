@@ -266,10 +266,11 @@ class _Storing:
                 if self._group.leader not in answers:
                     raise
                 return False
-            if error.connection_invalidated or len(members) == 1:
+            is_lost = self._calls.backend.is_lost(error)
+            if is_lost or len(members) == 1:
                 answers.update((waiting, self._retry.translated(error)) for waiting in members)
             # Otherwise somebody's trigger or constraint refused one of them: each is sent by itself.
-            if error.connection_invalidated:
+            if is_lost:
                 return False
         except SessionsError as error:
             # Its traceback leads through this thread's frames. Whoever keeps the error would keep them, and with them

@@ -5,6 +5,7 @@ Their metadata is a plain dict, which is left out of the hash.
 
 from sessions_db.models.figures import Archive, Statistics
 from sessions_db.models.found import SearchHit, SearchResult
+from sessions_db.models.limits import SpawnLimits
 from sessions_db.models.log import Seal, SessionEvent, Transcript, Verdict
 from sessions_db.models.messages import ExportedMessage, Message, NewMessage
 from sessions_db.models.proofs import ExportVerdict, Proof, ProvedTranscript, is_mark, is_redacted
@@ -25,6 +26,7 @@ __all__ = [
     "SearchResult",
     "Session",
     "SessionEvent",
+    "SpawnLimits",
     "SpawnResult",
     "Statistics",
     "Transcript",

@@ -13,8 +13,8 @@ from sessions_db.validation import JsonValue
 
 def camel_case(value: object) -> dict[str, JsonValue]:
     """The fields of a dataclass or named tuple, without those that are None."""
-    items = ((json_name, getattr(value, field)) for field, json_name in _json_names(cast(Hashable, type(value))))
-    return {json_name: _json(item) for json_name, item in items if item is not None}
+    items = ((name, getattr(value, field)) for field, name in _json_names(cast(Hashable, type(value))))
+    return {name: _json(item) for name, item in items if item is not None}
 
 
 def _json(item: object) -> JsonValue:
@@ -43,8 +43,10 @@ def copied(value: Any) -> Any:
 
 @cache
 def _json_names(model: Hashable) -> tuple[tuple[str, str], ...]:
-    names = []
-    for field in inspect.signature(cast(type, model)).parameters:
-        first, *rest = field.split("_")
-        names.append((field, first + "".join(word.capitalize() for word in rest)))
-    return tuple(names)
+    return tuple((field, json_name(field)) for field in inspect.signature(cast(type, model)).parameters)
+
+
+def json_name(field: str) -> str:
+    """The name of a field in JSON: `createdMs` for `created_ms`."""
+    first, *rest = field.split("_")
+    return first + "".join(word.capitalize() for word in rest)

@@ -7,8 +7,8 @@ from contextlib import contextmanager
 
 from sqlalchemy import Connection
 
-from sessions_db.database.statement import Statement
-from sessions_db.schema import ACT_AS, LEFT_OVER, STOP_ACTING
+from sessions_db.database.statement import Statement, rows_of
+from sessions_db.schema import ACT_AS, LEFT_OVER, STOP_ACTING, naming
 
 _ACT_AS = Statement(lambda dialect: ACT_AS[dialect])
 _STOP_ACTING = Statement(lambda dialect: STOP_ACTING[dialect])
@@ -22,7 +22,10 @@ def acting_as(conn: Connection, actor: str | None) -> Iterator[None]:
     if actor is None:
         yield
         return
-    _ACT_AS.rows(conn, {"actor": actor})
+    if conn.dialect.name in ACT_AS:
+        _ACT_AS.rows(conn, {"actor": actor})
+    else:
+        rows_of(conn, naming(actor), {})
     yield
     _stop(conn)
 

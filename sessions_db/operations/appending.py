@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Iterable, Sequence
 from functools import cache
 from typing import Final
 
-from sqlalchemy import ClauseElement, Connection, bindparam, exists, select
+from sqlalchemy import ClauseElement, Connection, and_, bindparam, exists, select
 
 from sessions_db import clock
 from sessions_db.database.statement import Statement
@@ -27,7 +28,7 @@ from sessions_db.operations.operation import Needs, needs
 from sessions_db.operations.reading import locked, state_of
 from sessions_db.operations.repeating import check_message
 from sessions_db.operations.rows import MESSAGE_COLUMNS, messages_of
-from sessions_db.schema import insert_into, messages, sessions
+from sessions_db.schema import insert_into, json_rows, messages, sessions
 
 _PARAMETERS: Final = tuple(f"new_{name}" for name in GIVEN)
 
@@ -59,7 +60,7 @@ def append(conn: Connection, new: Append, *, skip_locked: bool = False) -> list[
         if idempotency_key is not None:
             # It was stored before, perhaps while the session was still active or had fewer messages. If not, it was
             # trimmed since.
-            known = _known(conn, key, idempotency_key)
+            known = _known(conn, key, [idempotency_key])
             if idempotency_key in known:
                 check_message(key, idempotency_key, known[idempotency_key], new.messages[0])
                 return [known[idempotency_key]]
@@ -94,7 +95,7 @@ def append_many_once(
     # With the row locked, no other writer can add a key between the look-up and the statement.
     if locked(conn, key) is None:
         raise SessionNotFound(key)
-    known = _known(conn, key)
+    known = _known(conn, key, (new.idempotency_key for new in batch if new.idempotency_key is not None))
     fresh: dict[str | int, NewMessage] = {}
     for position, new in enumerate(batch):
         if new.idempotency_key is None:
@@ -165,12 +166,18 @@ def _append(*, active_only: bool, keyed: bool, skip_locked: bool, expecting: boo
     return Statement(build)
 
 
-def _known(conn: Connection, key: str, idempotency_key: str | None = None) -> dict[str | int, Message]:
-    """The retained messages of a session that have this idempotency key (default: any), by key."""
-    query = select(messages.c.idempotency_key, *MESSAGE_COLUMNS).where(messages.c.session_key == key)
-    if idempotency_key is None:
-        query = query.where(messages.c.idempotency_key.is_not(None))
-    else:
-        query = query.where(messages.c.idempotency_key == idempotency_key)
-    rows = conn.execute(query).all()
-    return dict(zip((row[0] for row in rows), messages_of(row[1:] for row in rows), strict=True))
+def _known(conn: Connection, key: str, idempotency_keys: Iterable[str]) -> dict[str | int, Message]:
+    """The retained messages of a session that have one of these idempotency keys, by key."""
+    rows = _KNOWN.rows(conn, {"key": key, "keys": json.dumps([[each] for each in idempotency_keys])})
+    found = [row for row in rows if row[1] is not None]
+    return dict(zip((row[0] for row in found), messages_of(row[1:] for row in found), strict=True))
+
+
+def _known_statement(dialect: str) -> ClauseElement:
+    rows, _, value = json_rows(dialect, "keys")
+    # An outer join, or SQLite would read all messages of the session and look for their keys in the array.
+    is_theirs = and_(messages.c.session_key == bindparam("key"), messages.c.idempotency_key == value(0))
+    return select(value(0), *MESSAGE_COLUMNS).select_from(rows.outerjoin(messages, is_theirs))
+
+
+_KNOWN = Statement(_known_statement)

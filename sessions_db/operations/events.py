@@ -11,17 +11,23 @@ from sessions_db.enums import EventKind
 from sessions_db.models import SessionEvent
 from sessions_db.operations.operation import Needs, needs
 from sessions_db.operations.rows import status_from, telling_damage
+from sessions_db.operations.selecting import is_one_of
 from sessions_db.schema import session_events
 
 
 @needs(Needs.READ)
 def events(
-    conn: Connection, *, session_key: str | None, kinds: Collection[EventKind] | None, after_id: int | None, limit: int
+    conn: Connection,
+    *,
+    session_keys: Collection[str] | None,
+    kinds: Collection[EventKind] | None,
+    after_id: int | None,
+    limit: int,
 ) -> list[SessionEvent]:
     """The newest log entries that pass every filter, or the next ones after `after_id`; oldest first."""
     query = select(session_events).limit(limit)
-    if session_key is not None:
-        query = query.where(session_events.c.session_key == session_key)
+    if session_keys is not None:
+        query = query.where(is_one_of(session_events.c.session_key, session_keys))
     if kinds is not None:
         query = query.where(session_events.c.event.in_(kinds))
     if after_id is None:

@@ -23,6 +23,7 @@ from sessions_db.schema.expressions import (
     is_one_of,
     json_pairs,
     json_rows,
+    naming,
     near,
 )
 from sessions_db.schema.json import Json, from_json, to_json
@@ -76,6 +77,7 @@ __all__ = [
     "message_removals",
     "messages",
     "metadata",
+    "naming",
     "near",
     "sealed_transcripts",
     "session_events",

@@ -120,12 +120,22 @@ def near(dialect: str, table: Table) -> list[ColumnElement[bool]]:
     return [is_one_of(dialect, table.c.session_key, "keys"), table.c.seq > low, table.c.seq <= high]
 
 
-# Local to the transaction on both. Behind PgBouncer the next transaction may be another client's.
-ACT_AS: Final[Mapping[str, ClauseElement]] = {
-    "sqlite": insert(event_actor).values(name=bindparam("actor")),
-    "postgresql": select(func.set_config("sessions_db.actor", bindparam("actor", type_=Text), True)),
-}
-"""The statement that names who is acting, as the parameter `actor`, for the triggers that write the log."""
+ACT_AS: Final[Mapping[str, ClauseElement]] = {"sqlite": insert(event_actor).values(name=bindparam("actor"))}
+"""The statement that names who is acting, as the parameter `actor`, for the triggers that write the log.
+
+Where there is none, `naming` gives it.
+"""
+
+
+def naming(actor: str) -> str:
+    """The statement for Postgres that names who is acting.
+
+    Local to the transaction: behind PgBouncer the next one may be another client's. Not set_config(), which Citus does
+    not send on to the node that a schema is on. SET takes no parameters.
+    """
+    escaped = actor.replace("\\", "\\\\").replace("'", "''").replace("%", "%%")
+    return f"SET LOCAL sessions_db.actor = E'{escaped}'"
+
 
 STOP_ACTING: Final[Mapping[str, ClauseElement]] = {"sqlite": delete(event_actor)}
 """The statement that clears the name before the transaction ends; there is none where the end does so."""

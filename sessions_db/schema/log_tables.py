@@ -83,6 +83,17 @@ message_removals = Table(
     info={"only_on": "sqlite"},
 )
 
+# By how much the ids of events are ahead of the sequence of the Citus node that the schema is on. Empty elsewhere.
+event_numbers = Table(
+    "event_numbers",
+    metadata,
+    Column("id", Integer, autoincrement=False, nullable=False),
+    Column("ahead", Int64, nullable=False),
+    PrimaryKeyConstraint("id", name="pk_event_numbers"),
+    CheckConstraint("id = 1", name="ck_event_numbers_id"),
+    info={"only_on": "postgresql"},
+)
+
 event_digests = Table(
     "event_digests",
     metadata,

@@ -57,15 +57,27 @@ def _removed(table: str, reason: str) -> str:
     name = f"{table}_removed"
     return f"""\
 CREATE FUNCTION {name}() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER AS $$
+DECLARE
+  keys text[];
+  counts bigint[];
+  first_seqs bigint[];
+  last_seqs bigint[];
 BEGIN
+  SELECT array_agg(session_key), array_agg(size), array_agg(first_seq), array_agg(last_seq)
+  INTO keys, counts, first_seqs, last_seqs
+  FROM (
+    SELECT session_key, count(*) AS size, min(seq) AS first_seq, max(seq) AS last_seq
+    FROM (
+      SELECT session_key, seq, seq - row_number() OVER (PARTITION BY session_key ORDER BY seq) AS run FROM removed
+    ) AS numbered
+    GROUP BY session_key, run
+  ) AS runs;
   INSERT INTO session_events ({_LOGGED})
   SELECT {_WHO},
-    'messages_removed', session_key, {reason}, count(*), min(seq), max(seq)
-  FROM (
-    SELECT session_key, seq, seq - row_number() OVER (PARTITION BY session_key ORDER BY seq) AS run FROM removed
-  ) AS numbered
-  WHERE EXISTS (SELECT 1 FROM sessions WHERE key = session_key)
-  GROUP BY session_key, run ORDER BY session_key, min(seq);
+    'messages_removed', key, {reason}, size, first, last
+  FROM unnest(keys, counts, first_seqs, last_seqs) AS run(session_key, size, first, last)
+  JOIN sessions ON key = session_key
+  ORDER BY key, first;
   RETURN NULL;
 END
 $$;

@@ -6,10 +6,11 @@ from sessions_db.store.log import Log
 from sessions_db.store.messages import Messages
 from sessions_db.store.searching import Searching
 from sessions_db.store.sessions import Sessions
+from sessions_db.store.spawning import Spawning
 from sessions_db.store.transfer import Transfer
 
 
-class SessionStore(Sessions, Listing, Searching, Messages, Lifecycle, Log, Transfer):
+class SessionStore(Sessions, Spawning, Listing, Searching, Messages, Lifecycle, Log, Transfer):
     """The operations that `SessionManager` and `Transaction` share.
 
     Arguments are checked before anything is sent. Every method raises `InvalidInput` naming an argument that is not

@@ -93,7 +93,7 @@ class Lifecycle(Runner):
         kinds: Collection[SessionKind | str] = (SessionKind.SUBAGENT, SessionKind.CRON),
         *,
         before: datetime | None = None,
-        agent_id: str | None = None,
+        agent_id: str | Collection[str] | None = None,
         dry_run: bool = False,
         progress: Callable[[int, int], object] | None = None,
     ) -> list[str]:
@@ -107,7 +107,7 @@ class Lifecycle(Runner):
             older_than: how long they have been idle, from 1 ms to 100 years. Either this or `before`.
             kinds: only these kinds.
             before: they have been idle since before this time: an aware datetime, not in the future.
-            agent_id: only this agent's.
+            agent_id: only this agent's, or these agents'; an empty collection matches nothing.
             dry_run: end nothing.
             progress: called after each batch with how many sessions were ended, and how many there were to end.
 
@@ -117,7 +117,7 @@ class Lifecycle(Runner):
         cutoff_ms = validation.cutoff_ms(older_than, before)
         selection = Selection(
             kinds=validation.choices("kinds", kinds, SessionKind),
-            agent_id=validation.optional_text("agent_id", agent_id),
+            agent_ids=validation.optional_texts("agent_id", agent_id),
         )
         sweep = ending.idle(cutoff_ms, selection)
         reason = f"idle since {before.isoformat()} or longer" if before else f"idle for {older_than} or longer"
@@ -139,7 +139,7 @@ class Lifecycle(Runner):
         *,
         before: datetime | None = None,
         kinds: Collection[SessionKind | str] = (SessionKind.MAIN, SessionKind.SUBAGENT, SessionKind.CRON),
-        agent_id: str | None = None,
+        agent_id: str | Collection[str] | None = None,
         status: SessionStatus | str | Collection[SessionStatus | str] | None = None,
         dry_run: bool = False,
         progress: Callable[[int, int], object] | None = None,
@@ -153,7 +153,7 @@ class Lifecycle(Runner):
             older_than: how long ago they ended, from 1 ms to 100 years. Either this or `before`.
             before: they ended before this time: an aware datetime, not in the future.
             kinds: only these kinds. Conversations must be asked for.
-            agent_id: only this agent's.
+            agent_id: only this agent's, or these agents'; an empty collection matches nothing.
             status: only those that ended with this status, or one of these; an empty collection matches nothing.
             dry_run: delete nothing.
             progress: called after each batch with how many sessions were deleted, and how many there were to delete.
@@ -164,7 +164,7 @@ class Lifecycle(Runner):
         cutoff_ms = validation.cutoff_ms(older_than, before)
         selection = Selection(
             kinds=validation.choices("kinds", kinds, SessionKind),
-            agent_id=validation.optional_text("agent_id", agent_id),
+            agent_ids=validation.optional_texts("agent_id", agent_id),
             statuses=validation.optional_one_or_more("status", status, SessionStatus),
         )
         sweep = ending.finished(cutoff_ms, selection)

@@ -25,8 +25,9 @@ class Listing(Runner):
         active_only: bool = False,
         limit: int = 50,
         *,
-        agent_id: str | None = None,
-        parent_key: str | None = None,
+        keys: Collection[str] | None = None,
+        agent_id: str | Collection[str] | None = None,
+        parent_key: str | Collection[str] | None = None,
         under: str | None = None,
         status: SessionStatus | str | Collection[SessionStatus | str] | None = None,
         active_within_ms: int | None = None,
@@ -41,8 +42,9 @@ class Listing(Runner):
             kinds: only these kinds; an empty collection matches nothing.
             active_only: only sessions that have not ended.
             limit: at most this many sessions.
-            agent_id: only this agent's.
-            parent_key: only those that this session spawned.
+            keys: only the sessions with these keys.
+            agent_id: only this agent's, or these agents'; an empty collection matches nothing.
+            parent_key: only those that this session spawned, or one of these; an empty collection matches nothing.
             under: only those that this session spawned, directly or indirectly.
             status: only those with this status, or one of these; an empty collection matches nothing.
             active_within_ms: only those whose last activity is at most this many milliseconds ago.
@@ -55,6 +57,7 @@ class Listing(Runner):
         selection = _selection(
             kinds,
             active_only,
+            keys,
             agent_id,
             parent_key,
             under,
@@ -78,8 +81,9 @@ class Listing(Runner):
         kinds: Collection[SessionKind | str] | None = None,
         active_only: bool = False,
         *,
-        agent_id: str | None = None,
-        parent_key: str | None = None,
+        keys: Collection[str] | None = None,
+        agent_id: str | Collection[str] | None = None,
+        parent_key: str | Collection[str] | None = None,
         under: str | None = None,
         status: SessionStatus | str | Collection[SessionStatus | str] | None = None,
         active_within_ms: int | None = None,
@@ -96,6 +100,7 @@ class Listing(Runner):
         selection = _selection(
             kinds,
             active_only,
+            keys,
             agent_id,
             parent_key,
             under,
@@ -120,8 +125,9 @@ class Listing(Runner):
         kinds: Collection[SessionKind | str] | None = None,
         active_only: bool = False,
         *,
-        agent_id: str | None = None,
-        parent_key: str | None = None,
+        keys: Collection[str] | None = None,
+        agent_id: str | Collection[str] | None = None,
+        parent_key: str | Collection[str] | None = None,
         under: str | None = None,
         status: SessionStatus | str | Collection[SessionStatus | str] | None = None,
         active_within_ms: int | None = None,
@@ -132,6 +138,7 @@ class Listing(Runner):
         selection = _selection(
             kinds,
             active_only,
+            keys,
             agent_id,
             parent_key,
             under,
@@ -157,8 +164,9 @@ class Listing(Runner):
 def _selection(
     kinds: Collection[SessionKind | str] | None,
     active_only: bool,
-    agent_id: str | None,
-    parent_key: str | None,
+    keys: Collection[str] | None,
+    agent_id: str | Collection[str] | None,
+    parent_key: str | Collection[str] | None,
     under: str | None,
     status: SessionStatus | str | Collection[SessionStatus | str] | None,
     active_within_ms: int | None,
@@ -173,10 +181,11 @@ def _selection(
         active_within_ms = validation.integer("active_within_ms", active_within_ms, minimum=0)
         active_since_ms = max(-MAX_INTEGER - 1, clock.now_ms() - active_within_ms)
     return Selection(
+        keys=None if keys is None else validation.texts("keys", keys),
         kinds=validation.optional_choices("kinds", kinds, SessionKind),
         statuses=statuses,
-        agent_id=validation.optional_text("agent_id", agent_id),
-        parent_key=validation.optional_text("parent_key", parent_key),
+        agent_ids=validation.optional_texts("agent_id", agent_id),
+        parent_keys=validation.optional_texts("parent_key", parent_key),
         under=validation.optional_text("under", under),
         active_since_ms=active_since_ms,
         created_from_ms=validation.optional_moment_ms("created_after", created_after),

@@ -19,7 +19,7 @@ class Log(Runner):
     def events(
         self,
         *,
-        session_key: str | None = None,
+        session_key: str | Collection[str] | None = None,
         kind: EventKind | str | Collection[EventKind | str] | None = None,
         after_id: int | None = None,
         limit: int = 50,
@@ -27,7 +27,8 @@ class Log(Runner):
         """What happened to sessions and labels, oldest first: the newest events of the log that pass every filter.
 
         Args:
-            session_key: only what happened to this session, which may be deleted.
+            session_key: only what happened to this session, or to one of these, which may be deleted; an empty
+                collection matches nothing.
             kind: only events of this kind, or of one of these; an empty collection matches nothing.
             after_id: the events right after this one, instead of the newest. Pass the last event of a page to get the
                 next page.
@@ -35,7 +36,7 @@ class Log(Runner):
         """
         return self._run(
             events.events,
-            session_key=validation.optional_text("session_key", session_key),
+            session_keys=validation.optional_texts("session_key", session_key),
             kinds=validation.optional_one_or_more("kind", kind, EventKind),
             after_id=validation.optional_integer("after_id", after_id, minimum=0),
             limit=validation.integer("limit", limit, minimum=0),

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from typing import ParamSpec, TypeVar
 
 from sessions_db import validation
-from sessions_db.models import Message
+from sessions_db.enums import SessionKind
+from sessions_db.models import Message, NewSession
 from sessions_db.operations.appending import append
 from sessions_db.operations.appending_together import Append
 from sessions_db.operations.operation import Operation
+from sessions_db.validation import JsonValue
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
@@ -25,6 +28,28 @@ class Runner(ABC):
 
     @abstractmethod
     def _run(self, operation: Operation[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T: ...
+
+    def _new(
+        self,
+        agent_id: str,
+        kind: SessionKind,
+        task: str | None,
+        label: str | None,
+        parent_key: str | None,
+        metadata: Mapping[str, JsonValue] | None,
+        message_cap: int | None,
+        archive_trimmed: bool | None,
+    ) -> NewSession:
+        return NewSession(
+            agent_id=agent_id,
+            kind=kind,
+            task=task,
+            label=label,
+            parent_key=parent_key,
+            metadata=metadata,
+            message_cap=self._message_cap if message_cap is None else message_cap,
+            archive_trimmed=self._archive_trimmed if archive_trimmed is None else archive_trimmed,
+        )
 
     def _append(self, new: Append) -> list[Message]:
         stored = self._run(append, new)

@@ -3,30 +3,47 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from datetime import datetime
 
 from sessions_db import validation
 from sessions_db.enums import SessionKind
 from sessions_db.errors import InvalidInput
 from sessions_db.limits import PAGE
-from sessions_db.models import SearchHit, SearchResult, Session
-from sessions_db.operations import reading
+from sessions_db.models import Message, SearchHit, SearchResult, Session
+from sessions_db.operations import naming, reading
 from sessions_db.operations.history import history
 from sessions_db.operations.selecting import Selection
 from sessions_db.store.runner import Runner
 
 _AROUND = 60
 
+# How many of its newest messages each session of a page comes with: most sessions then need no statement of their own.
+_MESSAGES_AT_FIRST = 20
+
 
 class Searching(Runner):
-    """The operation that finds sessions and messages by what they say."""
+    """Operations that find sessions by what people know of them, and messages by what they say."""
+
+    def find_keys(self, name: str, limit: int = 10) -> list[str]:
+        """The keys of the sessions that a person may mean.
+
+        That is the one with this key; or else the one that owns this label; or else all whose keys end so, newest
+        first. An empty list if there are none. To find those by their end, every key is read.
+
+        Args:
+            name: a key, a label, or the end of a key; not empty.
+            limit: at most this many keys.
+        """
+        if not validation.text("name", name):
+            raise InvalidInput("name", "must not be empty", name)
+        return self._run(naming.named, name, validation.integer("limit", limit, minimum=1))
 
     def search(
         self,
         text: str,
         *,
-        agent_id: str | None = None,
+        agent_id: str | Collection[str] | None = None,
         kinds: Collection[SessionKind | str] | None = None,
         since: datetime | None = None,
         limit: int = 50,
@@ -36,12 +53,13 @@ class Searching(Runner):
 
         The newest sessions come first, by `created_ms`; in a session its label, its task, then the newest messages.
         Upper and lower case are alike, by Unicode's full case folding, on both databases; no character is special. A
-        redacted message is found by what it says since then. Sessions and messages are read in pages of 100, each by a
-        statement of its own: there is no index, so a search takes as long as reading what it reads.
+        redacted message is found by what it says since then. A page of 100 sessions with their newest 20 messages is
+        one statement, each further page of 100 messages another: there is no index, so a search takes as long as
+        reading what it reads.
 
         Args:
             text: what to find; not empty.
-            agent_id: only in this agent's sessions.
+            agent_id: only in this agent's sessions, or these agents'; an empty collection matches nothing.
             kinds: only in sessions of these kinds; an empty collection matches nothing.
             since: only in sessions whose last activity is at this time, an aware datetime, or later.
             limit: stop after this many hits.
@@ -51,7 +69,7 @@ class Searching(Runner):
         if not wanted:
             raise InvalidInput("text", "must not be empty", text)
         selection = Selection(
-            agent_id=validation.optional_text("agent_id", agent_id),
+            agent_ids=validation.optional_texts("agent_id", agent_id),
             kinds=validation.optional_choices("kinds", kinds, SessionKind),
             active_since_ms=validation.optional_moment_ms("since", since),
         )
@@ -72,29 +90,20 @@ class Searching(Runner):
     def _newest(self, selection: Selection) -> Iterator[Session]:
         last = None
         while True:
-            page = self._run(reading.page, selection, before=last, limit=PAGE, message_limit=0)
+            page = self._run(reading.page, selection, before=last, limit=PAGE, message_limit=_MESSAGES_AT_FIRST)
             yield from page
             if len(page) < PAGE:
                 return
             last = page[-1]
 
     def _hits(self, session: Session, wanted: str) -> Iterator[SearchHit | None]:
-        """The hits in a session, and None after each page of messages, for the caller to look at the time."""
+        """The hits in a session; None after each page of messages and at the end, for the caller to watch the time."""
         for field, text in (("label", session.label), ("task", session.task)):
             if text is not None and (snippet := _snippet(text, wanted)) is not None:
                 yield SearchHit(
                     session_key=session.key, field=field, seq=None, at_ms=session.created_ms, snippet=snippet
                 )
-        before = None
-        while page := self._run(
-            history,
-            session.key,
-            limit=PAGE,
-            include_tools=True,
-            after_seq=None,
-            before_seq=before,
-            archived=True,
-        ):
+        for page in self._messages(session):
             for message in reversed(page):
                 if (snippet := _snippet(message.content, wanted)) is not None:
                     yield SearchHit(
@@ -105,9 +114,27 @@ class Searching(Runner):
                         snippet=snippet,
                     )
             yield None
-            if len(page) < PAGE:
-                return
-            before = page[0].seq
+        yield None
+
+    def _messages(self, session: Session) -> Iterator[Sequence[Message]]:
+        """The session's messages in pages, the newest first, those of a page oldest first."""
+        page: Sequence[Message] = session.messages
+        is_last = session.message_count == len(page)
+        if page:
+            yield page
+        while not is_last:
+            older = self._run(
+                history,
+                session.key,
+                limit=PAGE,
+                include_tools=True,
+                after_seq=None,
+                before_seq=page[0].seq if page else None,
+                archived=True,
+            )
+            page = older or ()
+            yield page
+            is_last = len(page) < PAGE
 
 
 def _snippet(text: str, wanted: str) -> str | None:

@@ -24,7 +24,7 @@ class Transfer(Runner):
     def export_sessions(
         self,
         *,
-        agent_id: str | None = None,
+        agent_id: str | Collection[str] | None = None,
         kinds: Collection[SessionKind | str] | None = None,
         statuses: Collection[SessionStatus | str] | None = None,
         keys: Collection[str] | None = None,
@@ -37,7 +37,7 @@ class Transfer(Runner):
         `snapshot()`, pages agree with each other. To export to a file, use `sessions_db.transfer.export_lines`.
 
         Args:
-            agent_id: only this agent's.
+            agent_id: only this agent's, or these agents'; an empty collection matches nothing.
             kinds: only these kinds.
             statuses: only these statuses.
             keys: only the sessions with these keys.
@@ -49,7 +49,7 @@ class Transfer(Runner):
         return self._run(
             transferring.export,
             Selection(
-                agent_id=validation.optional_text("agent_id", agent_id),
+                agent_ids=validation.optional_texts("agent_id", agent_id),
                 kinds=validation.optional_choices("kinds", kinds, SessionKind),
                 statuses=validation.optional_choices("statuses", statuses, SessionStatus),
                 keys=None if keys is None else _checked_keys(keys),

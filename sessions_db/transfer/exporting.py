@@ -26,7 +26,7 @@ class Export:
 def export_lines(
     manager: SessionManager,
     *,
-    agent_id: str | None = None,
+    agent_id: str | Collection[str] | None = None,
     kinds: Collection[SessionKind | str] | None = None,
     statuses: Collection[SessionStatus | str] | None = None,
     keys: Collection[str] | None = None,

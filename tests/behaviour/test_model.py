@@ -388,7 +388,7 @@ def test_manager_behaves_like_the_model(
         run_state_machine_as_test(
             OnDatabase,
             settings=settings(
-                max_examples=60,
+                max_examples=40,
                 stateful_step_count=40,
                 deadline=None,
                 suppress_health_check=list(HealthCheck),

@@ -66,6 +66,15 @@ def test_search_reads_every_page_and_says_how_far_it_came(manager: SessionManage
     assert (two.sessions, two.complete, two.reached_ms) == (1, False, START_MS)
 
 
+def test_time_limit_is_looked_at_after_each_session(manager: SessionManager) -> None:
+    for _ in range(3):
+        manager.spawn_cron("main", "Work")
+
+    stopped = manager.search("nothing", timeout=0)
+
+    assert (stopped.sessions, stopped.complete) == (1, False)
+
+
 def test_filters_choose_the_sessions(manager: SessionManager, clock: Clock) -> None:
     main = manager.get_or_create_main("main").key
     manager.send_message(main, "word")

@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 import threading
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -550,3 +551,32 @@ def test_message_as_json_leaves_none_out() -> None:
     message = Message(role=Role.USER, content="hi", timestamp_ms=1, seq=2)
 
     assert message.to_dict() == {"role": "user", "content": "hi", "timestampMs": 1, "seq": 2}
+
+
+def test_filters_take_one_value_or_several(manager: SessionManager) -> None:
+    keys = [manager.get_or_create_main(agent_id).key for agent_id in "abc"]
+    children = [manager.spawn_cron("d", "Work", parent_key=key) for key in keys]
+
+    assert {session.agent_id for session in manager.list(agent_id=["a", "c"])} == {"a", "c"}
+    assert manager.count(agent_id=["a", "a", "d"]) == 4
+    assert {session.key for session in manager.list(parent_key=keys[:2])} == {*children[:2]}
+    assert [session.key for session in manager.list(parent_key=[keys[2]])] == children[2:]
+    assert [hit.session_key for hit in manager.search("work", agent_id=("x", "d"), limit=1).hits] == children[2:]
+    assert {event.session_key for event in manager.events(session_key=keys[1:])} == {*keys[1:]}
+    assert {session.agent_id for session in manager.export_sessions(agent_id=["b", "c"])} == {"b", "c"}
+    nothing: list[str] = []
+    assert manager.list(agent_id=nothing) == manager.list(parent_key=nothing) == []
+    assert manager.events(session_key=nothing) == []
+
+
+def test_sweeps_take_several_agents(manager: SessionManager, clock: Clock) -> None:
+    for agent_id in "abc":
+        manager.spawn_cron(agent_id, "Work")
+    clock.now_ms += 10
+
+    ended = manager.timeout_idle(timedelta(milliseconds=5), agent_id=["a", "b"])
+    clock.now_ms += 10
+    pruned = manager.prune(timedelta(milliseconds=5), agent_id=["b", "c"])
+
+    assert [key.split(":")[1] for key in ended] == ["a", "b"]
+    assert [key.split(":")[1] for key in pruned] == ["b"]

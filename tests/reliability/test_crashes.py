@@ -144,7 +144,7 @@ def test_database_whose_creation_was_killed_is_created_by_the_next_to_open_it(
 def test_killed_import_leaves_whole_lines_and_is_finished_by_the_next(
     url: str, kind: str, tmp_path: Path, full: bool, figures: Counter[str]
 ) -> None:
-    file, count, size = tmp_path / "lines.jsonl", 600 if full else 300, 10
+    file, count, size = tmp_path / "lines.jsonl", 600 if full else 200, 10
     chat = [{"role": "user", "content": f"text {number}"} for number in range(size)]
     lines = [json.dumps({"messages": chat, "task": str(number)}) + "\n" for number in range(count)]
     if kind == "sessions":

@@ -60,6 +60,7 @@ READS: dict[str, Callable[[SessionManager], object]] = {
     "get": lambda m: [m.get(session.key) for session in m.list(limit=1000)],
     "get_by_label": lambda m: m.get_by_label("label 3"),
     "children": lambda m: m.children(MAIN),
+    "find_keys": lambda m: m.find_keys("main"),
     "search": lambda m: m.search("a", limit=1000),
     "descendants": lambda m: m.descendants(MAIN),
     "history": lambda m: [m.history(session.key, include_tools=True) for session in m.list(limit=1000)],

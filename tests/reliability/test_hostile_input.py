@@ -467,7 +467,7 @@ def check_stored(operation: str, argument: str, value: Any, state: State) -> Non
         assert as_json(value) in [
             json.loads(row["metadata"])["redacted"] for row in state["messages"] if row["metadata"]
         ]
-    elif argument in STORED and value is not None:
+    elif argument in STORED and value is not None and operation not in ("prune", "timeout_idle"):
         table, column = STORED[argument]
         assert as_json(value) in [row[column] for row in state[table]]
 
@@ -490,7 +490,9 @@ def test_anything_is_stored_exactly_or_refused_by_name(
     refused = 0
     faults: list[str] = []
 
-    for value in EVERYTHING:
+    # In a quick run each argument gets another third of the values.
+    values = EVERYTHING if FACTOR > 1 else EVERYTHING[ARGUMENTS.index((operation, argument)) % 3 :: 3]
+    for value in values:
         try:
             outcome = both.outcome(partial(attempt, call, argument, value, rest))
             if isinstance(outcome, Failure):
@@ -509,7 +511,8 @@ def test_anything_is_stored_exactly_or_refused_by_name(
 
     note(request, "calls", both.calls - start)
     assert faults == []
-    assert 0 < refused < len(EVERYTHING)
+    assert refused > 0
+    assert FACTOR == 1 or refused < len(values)
 
 
 def test_every_argument_of_the_public_methods_is_tried() -> None:

@@ -35,14 +35,20 @@ def ok_json(*arguments: str, db: str) -> Any:
 
 
 def process(
-    *arguments: str, db: str, stdin: int = subprocess.PIPE, stdout: int = subprocess.PIPE, stderr: int = subprocess.PIPE
+    *arguments: str,
+    db: str,
+    stdin: int = subprocess.PIPE,
+    stdout: int = subprocess.PIPE,
+    stderr: int = subprocess.PIPE,
+    columns: int | None = 80,
 ) -> Any:
+    settled = {**SETTLED, "COLUMNS": "" if columns is None else str(columns)}
     return subprocess.Popen(
         [sys.executable, "-m", "sessions_db", "--db", db, *arguments],
         stdin=stdin,
         stdout=stdout,
         stderr=stderr,
-        env={name: value for name, value in os.environ.items() if name not in ALTERING} | SETTLED,
+        env={name: value for name, value in os.environ.items() if name not in ALTERING} | settled,
     )
 
 

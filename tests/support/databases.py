@@ -112,3 +112,43 @@ class PostgresDatabases:
         with psycopg.connect(driver_url(database), autocommit=True) as connection:
             cursor = connection.execute(sql)
             return cursor.fetchall() if cursor.description else []
+
+
+class DistributedSchemas(PostgresDatabases):
+    """Distributed schemas of a Citus cluster, each in the place of a database."""
+
+    def create(self, *, at_head: bool) -> str:
+        if at_head and self._free:
+            return self._free.pop()
+        name = f"test_{os.getpid()}_{next(_counter)}"
+        if at_head:
+            SessionManager(self._server, schema=name).close()
+        else:
+            self._execute(self._server, f"SET citus.enable_schema_based_sharding = on; CREATE SCHEMA {name}")
+        url = self._server.update_query_dict({"options": f"-csearch_path={name}"}).render_as_string(hide_password=False)
+        if at_head:
+            self._at_head.add(url)
+        return url
+
+    def drop(self, url: str) -> None:
+        if url not in self._at_head:
+            self._drop(url)
+            return
+        with psycopg.connect(driver_url(make_url(url))) as connection:
+            # Sent on to the node that the schema is on.
+            connection.execute("SET citus.propagate_set_commands = local")
+            connection.execute("SET LOCAL session_replication_role = replica")
+            for table in _TABLES:
+                connection.execute(f"DELETE FROM {table}")
+            connection.execute("UPDATE log_policy SET retention_days = 180")
+            # The coordinator numbers what a client inserts there.
+            connection.execute("SELECT setval('session_events_id_seq', 1, false)")
+        self._free.append(url)
+
+    def close(self) -> None:
+        for url in self._at_head:
+            self._drop(url)
+
+    def _drop(self, url: str) -> None:
+        name = str(make_url(url).query["options"]).removeprefix("-csearch_path=")
+        self._execute(self._server, f"DROP SCHEMA {name} CASCADE")

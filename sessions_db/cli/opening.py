@@ -1,0 +1,155 @@
+"""Which database a command works on, how long it waits for it, and what it opens it for."""
+
+from __future__ import annotations
+
+import re
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, TypeAlias, TypeVar
+
+import click
+from sqlalchemy import URL
+
+from sessions_db.cli import interruption, terminal
+from sessions_db.cli.durations import Duration
+from sessions_db.database.urls import file_of
+from sessions_db.default import DEFAULT_URL, default_url
+from sessions_db.manager import SessionManager
+
+Database: TypeAlias = str | URL | None
+"""What the command line names; None for what the environment names, or the default."""
+
+_F = TypeVar("_F", bound=Callable[..., Any])
+
+_WAIT = "sessions_db.wait_s"
+_SCHEMA = "sessions_db.schema"
+_WAIT_S = 10.0
+_QUIET_S = 3.0
+
+# A letter and a colon are a drive of Windows.
+_URL = re.compile(r"[A-Za-z][\w+]+:")
+
+
+def _name_database(ctx: click.Context, _parameter: click.Parameter, value: str | None) -> None:
+    if value is not None:
+        ctx.obj = value if _URL.match(value) else URL.create("sqlite", database=value)
+
+
+def _set_wait(ctx: click.Context, _parameter: click.Parameter, value: timedelta | None) -> None:
+    if value is not None:
+        ctx.meta[_WAIT] = value.total_seconds()
+
+
+def _name_schema(ctx: click.Context, _parameter: click.Parameter, name: str | None) -> None:
+    if name is not None:
+        ctx.meta[_SCHEMA] = name
+
+
+def database_or(default: str) -> Callable[[_F], _F]:
+    """The options that name the database, for a command that takes `default` without them."""
+    db = click.option(
+        "--db",
+        metavar="DATABASE",
+        expose_value=False,
+        callback=_name_database,
+        help=f"The database: a path, sqlite:///FILE or postgresql://USER:PASSWORD@HOST/NAME.  [default: {default}]",
+    )
+    wait = click.option(
+        "--wait",
+        metavar="DURATION",
+        type=Duration(),
+        expose_value=False,
+        callback=_set_wait,
+        help=f"How long to wait for the database, such as 2s.  [default: {_WAIT_S:.0f}s]",
+    )
+    schema = click.option(
+        "--schema",
+        metavar="NAME",
+        expose_value=False,
+        callback=_name_schema,
+        help="On Postgres, the schema that holds the sessions.  [default: the first of search_path]",
+    )
+    return lambda command: db(schema(wait(command)))
+
+
+# Before the command or after it: people write both.
+database = database_or(f"$SESSIONS_DB_URL, or {DEFAULT_URL}")
+
+
+def wait_s() -> float:
+    """For how many seconds the command waits for the database."""
+    ctx = click.get_current_context(silent=True)
+    return _WAIT_S if ctx is None else float(ctx.meta.get(_WAIT, _WAIT_S))
+
+
+def named_schema() -> str | None:
+    """The schema that the command line names."""
+    ctx = click.get_current_context(silent=True)
+    return None if ctx is None else ctx.meta.get(_SCHEMA)
+
+
+def existing(database: Database) -> str | URL:
+    """The database, unless it is a file that is not there.
+
+    Raises:
+        ClickException: it is. The message says what creates it.
+    """
+    found = database or default_url()
+    file = file_of(found)
+    if file is not None and not file.exists():
+        hint = "" if database else " (--db and SESSIONS_DB_URL name another)"
+        raise click.ClickException(
+            f"{_shown(file)} does not exist{hint}. `sessions-db upgrade` creates it, and so does `sessions-db import`."
+        )
+    return found
+
+
+def reader(database: Database) -> SessionManager:
+    """A read-only manager of the database."""
+    return _open(existing(database), read_only=True)
+
+
+def writer(database: Database, actor: str | None = None) -> SessionManager:
+    """A manager for a command that changes what is there: it creates neither a database nor a schema."""
+    # A manager that writes would create the schema in an empty database.
+    with reader(database):
+        pass
+    interruption.will_change()
+    return _open(existing(database), actor=actor)
+
+
+def creator(database: Database, actor: str | None = None, *, migrate: bool = False) -> SessionManager:
+    """A manager for a command that needs nothing to be there: a database is created, and in an empty one the schema."""
+    found = database or default_url()
+    file = file_of(found)
+    if file is not None and not file.parent.is_dir():
+        raise click.ClickException(f"The directory {_shown(file.parent)} does not exist.")
+    interruption.will_change()
+    return _open(found, actor=actor, migrate=migrate)
+
+
+def _open(database: str | URL, **options: Any) -> SessionManager:
+    with _told(wait_s()):
+        return SessionManager(database, schema=named_schema(), retry_budget_s=wait_s(), **options)
+
+
+@contextmanager
+def _told(wait_s: float) -> Iterator[None]:
+    """Say on stderr that the database does not answer, if it has not within seconds."""
+    told = threading.Timer(
+        min(_QUIET_S, wait_s / 2),
+        lambda: click.echo(f"Waiting for the database, {wait_s:.0f} s at most (--wait).", err=True),
+    )
+    told.daemon = True
+    told.start()
+    try:
+        yield
+    finally:
+        told.cancel()
+
+
+def _shown(file: Path) -> str:
+    return terminal.one_line(str(file))

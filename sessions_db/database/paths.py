@@ -1,0 +1,44 @@
+"""Paths of SQLite's files, and URLs with them."""
+
+from __future__ import annotations
+
+import os
+from urllib.parse import quote, unquote, urlsplit
+
+from sqlalchemy import URL
+from sqlalchemy.util import asbool
+
+from sessions_db.errors import InvalidInput, Shown
+
+
+def path_of(database: str) -> str:
+    """The path of a file that is given to SQLite as a path or a URI, absolute and without symbolic links."""
+    return os.path.realpath(unquote(urlsplit(database).path) if database.startswith("file:") else database)
+
+
+def with_resolved_path(url: URL) -> URL:
+    """The same file, even if the working directory or a symbolic link changes before a later connection.
+
+    Raises:
+        InvalidInput: no file can have this name.
+    """
+    database = str(url.database)
+    try:
+        if not (database.startswith("file:") and asbool(url.query.get("uri"))):
+            return url.set(database=os.path.realpath(database))
+        uri = urlsplit(database)
+        # SQLite takes "localhost" for no host, and refuses others.
+        if not uri.path or uri.netloc not in ("", "localhost") or "mode=memory" in uri.query:
+            return url
+        return url.set(database=uri._replace(netloc="", path=quote(path_of(database))).geturl())
+    except ValueError:
+        # Of the operating system, about NUL or a lone surrogate.
+        raise InvalidInput("database", "must be a URL that the driver takes", Shown("another")) from None
+
+
+def without_writing(url: URL) -> URL:
+    """The URL of the same file, which SQLite then neither creates nor changes (https://sqlite.org/uri.html)."""
+    database = str(url.database)
+    if not database.startswith("file:"):
+        database = f"file:{quote(database)}"
+    return url.set(database=database).update_query_dict({"mode": "ro", "uri": "true"})

@@ -1,0 +1,88 @@
+"""The calls of tools in a message's metadata, in the forms in which model APIs and agent frameworks store them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from sessions_db.models import Message
+from sessions_db.validation import JsonValue
+
+_TYPES = frozenset({"function", "function_call", "tool_call", "tool_use", "tool-call"})
+_NAMES = ("name", "tool_name")
+_ARGUMENTS = ("arguments", "args", "input")
+
+# Deeper than any format has them, and what an agent stored can't make it costly.
+_DEPTH = 8
+
+
+@dataclass(frozen=True, slots=True)
+class ToolCall:
+    """The name of the tool, and its arguments: an object, or the text that was to be one."""
+
+    name: str
+    arguments: JsonValue
+
+    def __str__(self) -> str:
+        """As in a program: `search(query="flights", limit=3)`."""
+        if self.arguments is None:
+            return f"{self.name}()"
+        if not isinstance(self.arguments, Mapping):
+            return f"{self.name}({_text(self.arguments)})"
+        return f"{self.name}({', '.join(f'{name}={_text(value)}' for name, value in self.arguments.items())})"
+
+
+def tool_calls(message: Message) -> list[ToolCall]:
+    """The calls that the message asks for, in their order.
+
+    They are found by their form wherever they are in the metadata: chat completions, the APIs of OpenAI, Anthropic and
+    Google, and what the adapters of this package keep.
+    """
+    return calls_in(message.metadata)
+
+
+def calls_in(metadata: JsonValue) -> list[ToolCall]:
+    """The calls in a message's metadata, likewise."""
+    return [*_calls(metadata, _DEPTH)]
+
+
+def _calls(value: JsonValue, depth: int) -> Iterator[ToolCall]:
+    if not depth:
+        return
+    if isinstance(value, Mapping):
+        call = _call(value)
+        if call is not None:
+            yield call
+            return
+        for inner in value.values():
+            yield from _calls(inner, depth - 1)
+    elif isinstance(value, list | tuple):
+        for inner in value:
+            yield from _calls(inner, depth - 1)
+
+
+def _call(value: Mapping[str, JsonValue]) -> ToolCall | None:
+    kind = value.get("type", value.get("part_kind"))
+    function = value.get("function", value.get("function_call", value.get("functionCall")))
+    if isinstance(function, Mapping):
+        value, kind = function, "function"
+    name = next((value[each] for each in _NAMES if isinstance(value.get(each), str)), None)
+    given = [value[each] for each in _ARGUMENTS if each in value]
+    if kind not in _TYPES or not isinstance(name, str) or not given:
+        return None
+    return ToolCall(name, _parsed(given[0]))
+
+
+def _parsed(arguments: JsonValue) -> JsonValue:
+    if not isinstance(arguments, str):
+        return arguments
+    try:
+        parsed: JsonValue = json.loads(arguments)
+    except (ValueError, RecursionError):
+        return arguments
+    return parsed if isinstance(parsed, dict) else arguments
+
+
+def _text(value: JsonValue) -> str:
+    return json.dumps(value, ensure_ascii=False)

@@ -1,0 +1,125 @@
+"""A conversation from rows: turns, the tool calls and usage in their metadata, and what is missing between them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from sqlalchemy import Row
+
+from sessions_db.integrations.calls import ToolCall, calls_in
+
+# Adapters keep the object of their framework in the metadata, at different depths.
+_DEPTH: Final = 8
+_USAGE: Final = ("usage", "usage_metadata", "usageMetadata", "usage_details")
+_TOKENS_IN: Final = ("input_tokens", "prompt_tokens", "input_token_count", "prompt_token_count", "promptTokenCount")
+_TOKENS_OUT: Final = (
+    *("output_tokens", "completion_tokens", "output_token_count", "candidates_token_count", "candidatesTokenCount"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Tokens that the model read and wrote."""
+
+    read: int = 0
+    written: int = 0
+
+    def __add__(self, other: Usage) -> Usage:
+        return Usage(self.read + other.read, self.written + other.written)
+
+    def __bool__(self) -> bool:
+        return bool(self.read or self.written)
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """A message, and what was found in its metadata."""
+
+    row: Row[Any]
+    metadata: str | None
+    reason: str | None
+    calls: Sequence[ToolCall] = ()
+    usage: Usage = field(default_factory=Usage)
+
+
+@dataclass(frozen=True, slots=True)
+class Gap:
+    """Messages that are no longer there: removed, as the log says, or trimmed."""
+
+    first: int
+    last: int
+    removal: Row[Any] | None = None
+
+
+def turn(row: Row[Any]) -> Turn:
+    """The message with what its metadata says."""
+    if row.metadata is None:
+        return Turn(row, None, None)
+    try:
+        parsed = json.loads(row.metadata)
+        readable = json.dumps(parsed, ensure_ascii=False, indent=2)
+    except (ValueError, RecursionError):  # SQL that bypasses the library may have stored anything
+        return Turn(row, row.metadata, None)
+    reason = parsed.get("redacted") if row.redacted and isinstance(parsed, dict) else None
+    return Turn(row, readable, reason, calls_in(parsed), sum(_usages(parsed), Usage()))
+
+
+def with_gaps(turns: Sequence[Turn], removals: Sequence[Row[Any]], first: int, last: int) -> Iterator[Turn | Gap]:
+    """The turns, and between them what is missing of the numbers from `first` to `last`."""
+    expected = first
+    for each in turns:
+        if each.row.seq > expected:
+            yield from _gaps(expected, each.row.seq - 1, removals)
+        yield each
+        expected = each.row.seq + 1
+    if expected <= last:
+        yield from _gaps(expected, last, removals)
+
+
+def _gaps(first: int, last: int, removals: Sequence[Row[Any]]) -> Iterator[Gap]:
+    found: list[Gap] = []
+    for removal in removals:
+        begin, end = max(first, removal.first_seq), min(last, removal.last_seq)
+        if begin > end:
+            continue
+        if begin > first:
+            found.append(Gap(first, begin - 1))
+        before = found[-1] if found else None
+        if before is not None and before.removal is not None and _is_alike(before.removal, removal):
+            # SQLite logs each message that is removed by itself.
+            found[-1] = Gap(before.first, end, removal)
+        else:
+            found.append(Gap(begin, end, removal))
+        first = end + 1
+    if first <= last:
+        found.append(Gap(first, last))
+    yield from found
+
+
+def _is_alike(removal: Row[Any], other: Row[Any]) -> bool:
+    return (removal.actor, removal.reason, removal.at) == (other.actor, other.reason, other.at)
+
+
+def _objects(value: Any, depth: int = _DEPTH) -> Iterator[dict[str, Any]]:
+    """The value, if it is an object, and those within."""
+    if depth and isinstance(value, dict):
+        yield value
+        for each in value.values():
+            yield from _objects(each, depth - 1)
+    elif depth and isinstance(value, list):
+        for each in value:
+            yield from _objects(each, depth - 1)
+
+
+def _usages(metadata: Any) -> Iterator[Usage]:
+    for each in _objects(metadata):
+        for name in _USAGE:
+            if isinstance(found := each.get(name), dict):
+                yield Usage(_tokens(found, _TOKENS_IN), _tokens(found, _TOKENS_OUT))
+
+
+def _tokens(usage: dict[str, Any], names: Sequence[str]) -> int:
+    return next((usage[name] for name in names if type(usage.get(name)) is int), 0)

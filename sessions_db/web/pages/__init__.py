@@ -1,0 +1,1 @@
+"""The pages, a module each: what it reads, and what its template gets."""

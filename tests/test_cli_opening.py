@@ -1,0 +1,101 @@
+"""Which database a command works on, what it says where there is none, and what it says when it is interrupted."""
+
+from __future__ import annotations
+
+import socket
+import sys
+from pathlib import Path
+
+import pytest
+
+from sessions_db import SessionManager
+from tests.support.client import PlainClient
+from tests.support.commands import ok, run
+from tests.support.interrupting import AtCall
+from tests.support.rows import insert
+
+WRITING = [
+    ["stop", "nobody", "--yes"],
+    ["send", "nobody", "Hello", "--yes"],
+    ["prune", "--older-than", "1d", "--yes"],
+    ["timeout-idle", "--older-than", "1d", "--yes"],
+    ["log-retention", "--days", "7"],
+    ["audit", "seal"],
+]
+READING = [["list"], ["show", "nobody"], ["search", "x"], ["stats"], ["export"], ["audit", "verify"]]
+
+
+def test_a_database_may_be_a_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for path in ("plain.db", "100% odd?#name.db", f"{tmp_path}/whole.db"):
+        assert ok("upgrade", db=path).startswith("The database was empty")
+        assert ok("list", db=path) == "No sessions.\n"
+        assert Path(path).is_file()
+
+    assert run("list", db="sqlite:plain.db").stderr.startswith("Error: database must be a database URL")
+    assert {path.name.partition(".db")[0] for path in tmp_path.iterdir()} == {"plain", "100% odd?#name", "whole"}
+
+
+@pytest.mark.parametrize("command", [*WRITING, *READING], ids=" ".join)
+def test_a_missing_file_is_not_created_and_the_error_says_what_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: list[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    named, default = run(*command, db="none.db"), run(*command)
+
+    said = "does not exist{}. `sessions-db upgrade` creates it, and so does `sessions-db import`.\n"
+    assert (named.exit_code, named.stdout, default.exit_code) == (1, "", 1)
+    assert named.stderr == f"Error: {tmp_path.resolve()}/none.db {said.format('')}"
+    hint = " (--db and SESSIONS_DB_URL name another)"
+    assert default.stderr == f"Error: {tmp_path.resolve()}/sessions.db {said.format(hint)}"
+    assert [*tmp_path.iterdir()] == []
+
+
+def test_a_missing_directory_is_named(tmp_path: Path) -> None:
+    result = run("upgrade", db=f"{tmp_path}/none/sessions.db")
+
+    assert (result.exit_code, result.stderr) == (1, f"Error: The directory {tmp_path}/none does not exist.\n")
+
+
+def test_a_command_says_that_it_waits_for_a_server_that_is_down() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    result = run("list", "--wait", "2s", db=f"postgresql://127.0.0.1:{port}/x")
+
+    waiting, error = result.stderr.splitlines()
+    assert result.exit_code == 1
+    assert waiting == "Waiting for the database, 2 s at most (--wait)."
+    assert error.startswith("Error: Database unavailable after 2.")
+    assert run("list", "--wait", "soon").exit_code == 2
+
+
+@pytest.mark.parametrize(
+    ("command", "told"),
+    [
+        (["list"], "Nothing was changed."),
+        (["stop", "agent:a:cron:1", "--yes"], "It was done or it was not; repeating it is safe."),
+        (
+            ["send", "agent:a:cron:1", "Hello", "--yes"],
+            "It was sent or it was not: `sessions-db history agent:a:cron:1` shows which.",
+        ),
+        (["prune", "--older-than", "1d", "--yes"], "0 sessions were deleted; repeating it does the rest."),
+    ],
+    ids=lambda value: value[0] if isinstance(value, list) else "",
+)
+def test_interruption_says_what_was_done(url: str, plain: PlainClient, command: list[str], told: str) -> None:
+    insert(plain, "agent:a:cron:1")
+    method = {"list": "list", "stop": "stop_session", "send": "send_message", "prune": "prune"}[command[0]]
+    code = getattr(SessionManager, method).__code__
+
+    def interrupt(frame: object, _event: str, _argument: object) -> None:
+        if getattr(frame, "f_code", None) is code:
+            AtCall(1, KeyboardInterrupt)(frame, "call", None)
+
+    sys.settrace(interrupt)
+    try:
+        result = run(*command, db=url)
+    finally:
+        sys.settrace(None)
+
+    assert (result.exit_code, result.stdout) == (130, "")
+    assert result.stderr == f"\nInterrupted. {told}\n"
