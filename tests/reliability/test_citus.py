@@ -6,6 +6,7 @@ import random
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack, closing
+from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
@@ -159,19 +160,47 @@ def test_schemas_move_under_writers_and_nothing_is_lost(
 def test_worker_is_killed_under_writers_and_nothing_is_lost(
     cluster: Cluster, schema: str, full: bool, figures: Counter[str]
 ) -> None:
-    with SessionManager(cluster.url, schema=schema, message_cap=1_000_000, retry_budget_s=30) as manager:
+    worker, other_worker = cluster.workers
+    other_schema = f"{schema}_elsewhere"
+    with (
+        SessionManager(cluster.url, schema=schema, message_cap=1_000_000, retry_budget_s=30) as manager,
+        SessionManager(cluster.url, schema=other_schema) as other,
+    ):
+        cluster.place(schema, worker)
+        cluster.place(other_schema, other_worker)
         keys = [manager.spawn_subagent("clerk", "Test") for _ in range(8)]
-        (worker,) = [each for each in cluster.workers if each.port == cluster.node_of(schema)]
+        key = other.get_or_create_main("clerk").key
         with RetryingWriters(manager, keys, figures) as writers:
             for _ in range(4 if full else 1):
                 writers.go_on(100)
                 worker.kill()
+                other.send_message(key, "Hello")
                 worker.start()
                 figures["kills"] += 1
             writers.go_on(100)
 
         with closing(in_schema(cluster, schema)) as plain:
             writers.check(plain)
+        check_log(manager)
+    cluster.execute(f"DROP SCHEMA {other_schema} CASCADE")
+
+
+def test_dumped_schema_is_restored_and_distributed_again(cluster: Cluster, schema: str, tmp_path: Path) -> None:
+    with SessionManager(cluster.url, schema=schema, message_cap=2, archive_trimmed=True) as manager:
+        key = manager.spawn_subagent("clerk", "Look", label="look")
+        manager.add_messages(key, [NewMessage("user", str(number)) for number in range(5)])
+        manager.seal_log()
+        before = [*manager.export_sessions()], manager.events(), manager.seals()
+
+    file = str(tmp_path / "dump")
+    cluster.run("pg_dump", "--format=custom", "--schema", schema, "--file", file)
+    cluster.execute(f"DROP SCHEMA {schema} CASCADE")
+    cluster.run("pg_restore", "--no-owner", "--exit-on-error", "--single-transaction", file)
+
+    assert distribute_schema(cluster.url, schema) == f"127.0.0.1:{cluster.node_of(schema)}"
+    with SessionManager(cluster.url, schema=schema) as manager:
+        assert ([*manager.export_sessions()], manager.events(), manager.seals()) == before
+        manager.complete_session(key)
         check_log(manager)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -12,7 +13,8 @@ import pytest
 from tests.support.servers import Server, postgres
 
 VERSION = 15
-_LIBRARY = Path(f"/usr/lib/postgresql/{VERSION}/lib/citus.so")
+_INSTALLED = Path(f"/usr/lib/postgresql/{VERSION}")
+_LIBRARY = _INSTALLED / "lib" / "citus.so"
 
 # What docs/operations.md tells to set on every node.
 SETTINGS = {
@@ -37,6 +39,10 @@ class Cluster:
     def execute(self, sql: str) -> list[tuple[object, ...]]:
         """The rows of a statement on the coordinator."""
         return self.coordinator.execute(sql)
+
+    def run(self, command: str, *arguments: str) -> None:
+        """Run a client of the coordinator's release."""
+        subprocess.run([_INSTALLED / "bin" / command, "--dbname", self.url, *arguments], check=True)
 
     def node_of(self, schema: str) -> int:
         """The port of the node that a schema is on."""
