@@ -43,6 +43,12 @@ COMMANDS = [
     "web",
     "schemas",
     "demo",
+    "stop",
+    "reopen",
+    "delete",
+    "send",
+    "redact",
+    "log-retention",
 ]
 
 

@@ -48,8 +48,8 @@ def test_seal_prints_the_digest_that_verify_expects(url: str, key: str, manager:
 
     assert ok("audit", "verify", "--expect", digest, db=url).splitlines() == [
         "Verified: 3 events (sealed through 3)",
-        "Deleted: 0 sealed events, which is allowed once they are older than the log's retention",
-        "Not sealed yet: 1 events, 0 messages",
+        "Deleted: 0 sealed events, which is allowed beyond the log's retention",
+        "Not sealed yet: 1 event, 0 messages",
         "Messages as they were sealed: 1 (redacted: 0, trimmed or removed as the log says: 0)",
     ]
     seal = ok_json("audit", "seal", "--actor", "operator", db=url)

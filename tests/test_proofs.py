@@ -262,10 +262,10 @@ def test_command_exports_with_proof_and_verifies_without_a_database(url: str, se
     assert ok_json(*options, db=url)["exported"] == 1
 
     assert ok("audit", "verify-export", str(file), "--expect", seals[1], db="sqlite:////nowhere/x.db").splitlines() == [
-        "Proved: 6 messages of 1 sessions",
+        "Proved: 6 messages of 1 session",
         "Redacted: 0 messages",
-        "Absent: 0 messages that were sealed",
-        "Not proved: 1 messages that were sealed later than that, or not at all",
+        "Absent: 0 sealed messages",
+        "Not proved: 1 message, sealed later than that or not at all",
     ]
     file.write_text(re.sub("ünïcode 0 b", "x", file.read_text(encoding="utf-8")), encoding="utf-8")
     result = run("audit", "verify-export", str(file), "--expect", seals[1])

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from sessions_db import NewMessage, Session, SessionKind, SessionManager, SessionStatus
+from sessions_db import NewMessage, Session, SessionKind, SessionManager, SessionStatus, SpawnLimits
 from sessions_db.operations.waiting import changes
 from tests.support.client import PlainClient
 from tests.support.clock import at, ms
@@ -20,6 +20,9 @@ TARGET = "agent:agent-7:subagent:7"
 
 # A hundred of those that are there.
 KEYS = [f"agent:agent-7:subagent:{number}" for number in range(7, 10_000, 100)]
+
+# Limits that nothing here reaches.
+FAR = {"max_depth": 100, "max_children": 10_000, "max_active": 10_000}
 
 # The last session of some page.
 LAST = Session(
@@ -106,6 +109,11 @@ READS: dict[str, tuple[Callable[[SessionManager], object], list[str]]] = {
     "prune of an agent's failures": (
         lambda m: m.prune(before=at(20), agent_id="agent-7", status="error", dry_run=True),
         ["ix_sessions_"],
+    ),
+    "list of keys": (lambda m: m.list(keys=[TARGET, "agent:agent-7:subagent:107"]), ["pk_sessions"]),
+    "spawn within limits": (
+        lambda m: m.spawn_subagent("agent-7", "Test", parent_key=TARGET, limits=SpawnLimits(**FAR)),
+        ["pk_sessions", "ix_sessions_parent_created"],
     ),
     "list under a session": (lambda m: m.list(under=TARGET, limit=20), ["ix_sessions_parent_created"]),
     "list of a span of time": (

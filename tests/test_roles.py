@@ -17,7 +17,7 @@ from psycopg.errors import InsufficientPrivilege
 from sqlalchemy import URL, make_url
 from starlette.testclient import TestClient
 
-from sessions_db import Message, NewMessage, SessionManager, SessionsError, SessionStatus, doctor, schema
+from sessions_db import Message, NewMessage, SessionManager, SessionsError, SessionStatus, SpawnLimits, doctor, schema
 from sessions_db.database.migrate import VERSION_TABLE
 from sessions_db.enums import Severity
 from sessions_db.store import SessionStore
@@ -128,7 +128,8 @@ def finished(store: SessionStore, clock: Clock) -> str:
 
 def active(store: SessionStore, clock: Clock) -> str:
     """The key of a session that has been idle for a while."""
-    key = store.spawn_cron("assistant", "Look", parent_key=store.get_or_create_main("assistant").key)
+    limits = SpawnLimits(max_depth=100, max_children=100, max_active=100)
+    key = store.spawn_cron("assistant", "Look", parent_key=store.get_or_create_main("assistant").key, limits=limits)
     clock.now_ms += 1000
     return key
 

@@ -42,6 +42,7 @@ def test_call_is_found_and_shown_as_a_call(url: str, manager: SessionManager, me
         ({"calls": [{"type": "tool_use", "name": "f", "input": "1"}]}, ['f("1")']),
         ({"type": "tool_use", "name": 1, "input": {}}, []),
         ({"type": "text", "name": "f", "arguments": {}}, []),
+        ({"schema": {"type": ["object", "null"], "function": 1, "functionCall": [{}]}}, []),
         (None, []),
     ],
 )

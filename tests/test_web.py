@@ -104,6 +104,7 @@ def test_each_filter_leaves_the_sessions_that_pass_it(
     [
         ("/", {"kind": "man"}, "kind must be one of"),
         ("/", {"since": "yesterday"}, "since must be a time"),
+        ("/search", {"text": "x", "since": "0001-01-01T00:00+14:00"}, "since must be a time"),
         ("/", {"before": "9" * 30 + ":x"}, "before must be a whole number"),
         ("/", {"agent": "a\0"}, "agent"),
         ("/session", {}, "key must be given"),

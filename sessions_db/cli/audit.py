@@ -11,6 +11,7 @@ from sessions_db.cli import tables, terminal
 from sessions_db.cli.group import acting, as_json, cli, one_of
 from sessions_db.cli.naming import complete_names, find_also_past
 from sessions_db.cli.opening import Database, database, reader, writer
+from sessions_db.cli.terminal import counted
 from sessions_db.enums import EventKind
 from sessions_db.transfer import verify_export
 
@@ -98,11 +99,11 @@ def verify(ctx: click.Context, db: Database, expect: str | None, since: str | No
         click.echo("Not verified")
     else:
         through = "nothing is sealed" if verdict.seal is None else f"sealed through {verdict.seal.through_event_id}"
-        click.echo(f"Verified: {verdict.verified:,} events ({through})")
+        click.echo(f"Verified: {counted(verdict.verified, 'event')} ({through})")
+        click.echo(f"Deleted: {counted(verdict.expired, 'sealed event')}, which is allowed beyond the log's retention")
         click.echo(
-            f"Deleted: {verdict.expired:,} sealed events, which is allowed once they are older than the log's retention"
+            f"Not sealed yet: {counted(verdict.unsealed, 'event')}, {counted(verdict.messages_unsealed, 'message')}"
         )
-        click.echo(f"Not sealed yet: {verdict.unsealed:,} events, {verdict.messages_unsealed:,} messages")
         click.echo(
             f"Messages as they were sealed: {verdict.messages_verified:,} (redacted: {verdict.messages_redacted:,}, "
             f"trimmed or removed as the log says: {verdict.messages_gone:,})"
@@ -131,10 +132,10 @@ def verify_export_(ctx: click.Context, file: IO[bytes], expect: str, as_json: bo
     elif verdict.fault is not None:
         click.echo("Not verified")
     else:
-        click.echo(f"Proved: {verdict.proved:,} messages of {verdict.sessions:,} sessions")
-        click.echo(f"Redacted: {verdict.redacted:,} messages")
-        click.echo(f"Absent: {verdict.absent:,} messages that were sealed")
-        click.echo(f"Not proved: {verdict.unproved:,} messages that were sealed later than that, or not at all")
+        click.echo(f"Proved: {counted(verdict.proved, 'message')} of {counted(verdict.sessions, 'session')}")
+        click.echo(f"Redacted: {counted(verdict.redacted, 'message')}")
+        click.echo(f"Absent: {counted(verdict.absent, 'sealed message')}")
+        click.echo(f"Not proved: {counted(verdict.unproved, 'message')}, sealed later than that or not at all")
     if verdict.fault is not None:
         where = _place(verdict.session_key, verdict.seq) or "The file"
         click.echo(terminal.one_line(f"{where}: {verdict.fault}"), err=True)

@@ -4,22 +4,31 @@ from __future__ import annotations
 
 import asyncio
 import os
-import socket
+from contextlib import closing
 from typing import IO, Final
 
 import click
 
 from sessions_db.aio import AsyncSessionManager
+from sessions_db.cli import interruption
 from sessions_db.cli.group import acting, cli, one_of
+from sessions_db.cli.naming import complete_agents, complete_names, find
 from sessions_db.cli.opening import Database, database, existing, named_schema, reader, wait_s
+from sessions_db.cli.serving import extra, listen, long_enough
 from sessions_db.tools import SessionTools, Visibility
 
 TOKEN_VARIABLE: Final = "SESSIONS_DB_MCP_TOKEN"  # noqa: S105  # its name
-_SHORTEST_TOKEN: Final = 16
 
 
 @cli.command()
-@click.option("--as", "caller", metavar="KEY", required=True, help="The session in whose name the tools act.")
+@click.option(
+    "--as",
+    "caller",
+    metavar="KEY",
+    required=True,
+    shell_complete=complete_names,
+    help="The session in whose name the tools act.",
+)
 @click.option(
     "--visibility",
     type=one_of(Visibility),
@@ -27,7 +36,14 @@ _SHORTEST_TOKEN: Final = 16
     show_default=True,
     help="Which sessions they show: itself, those below it too, its agent's, or all.",
 )
-@click.option("--agent", "agents", metavar="ID", multiple=True, help="An agent for sessions_spawn; may be repeated.")
+@click.option(
+    "--agent",
+    "agents",
+    metavar="ID",
+    multiple=True,
+    shell_complete=complete_agents,
+    help="An agent for sessions_spawn; may be repeated.",
+)
 @click.option("--write", "writing", is_flag=True, help="With the tools that send, spawn and kill.")
 @click.option(
     "--http",
@@ -59,16 +75,13 @@ def mcp(
     A client starts this command and talks to it over its input and output; with --http it is a server for several.
     Without --write the database is only read.
     """
-    try:
+    with extra("mcp", "The command needs"):
         from sessions_db.mcp import serving  # noqa: PLC0415  # its packages are an extra
-    except ModuleNotFoundError as error:
-        missing = (error.name or "").partition(".")[0]
-        if missing == "sessions_db":
-            raise
-        raise click.ClickException(f"The command needs {missing}: pip install 'sessions-db[mcp]'") from error
     # One that writes would create the schema in an empty database.
-    with reader(url):
-        pass
+    with reader(url) as reading:
+        caller = find(reading, caller)
+    if writing:
+        interruption.will_change("What the tools did by then stays.")
     manager = AsyncSessionManager(
         existing(url), schema=named_schema(), read_only=not writing, actor=actor, retry_budget_s=wait_s()
     )
@@ -77,7 +90,7 @@ def mcp(
         asyncio.run(serving.serve(manager, tools, caller, serving.over_stdio, writing=writing))
         return
     token = _token(token_file)
-    with socket.create_server(("127.0.0.1", port)) as listening:
+    with closing(listen("127.0.0.1", port)) as listening:
         click.echo(f"http://127.0.0.1:{listening.getsockname()[1]}/mcp (Ctrl-C ends it)", err=True)
         over_http = serving.over_http(listening, token)
         asyncio.run(serving.serve(manager, tools, caller, over_http, writing=writing))
@@ -89,6 +102,4 @@ def _token(file: IO[str] | None) -> str:
         raise click.UsageError(f"HTTP needs a token: --token-file FILE, or {TOKEN_VARIABLE} in the environment.")
     if not token.isascii():
         raise click.UsageError("The token has characters beyond ASCII, which no header takes.")
-    if len(token) < _SHORTEST_TOKEN:
-        raise click.UsageError(f"The token has {len(token)} characters: take at least {_SHORTEST_TOKEN}.")
-    return token
+    return long_enough(token)

@@ -6,13 +6,14 @@ import re
 import threading
 from collections.abc import Callable, Iterable
 from contextlib import suppress
+from inspect import cleandoc
 from typing import TypeVar
 
 import click
 from sqlalchemy import Connection
 
 from sessions_db.cli import terminal
-from sessions_db.cli.opening import existing
+from sessions_db.cli.opening import existing, named_schema
 from sessions_db.errors import SessionNotFound
 from sessions_db.manager import SessionManager
 from sessions_db.operations import naming
@@ -78,7 +79,9 @@ def _completing(offers: Callable[[Connection, str], list[str]]) -> _Complete:
         def read() -> None:
             with (
                 suppress(Exception),
-                SessionManager(existing(ctx.obj), read_only=True, retry_budget_s=_COMPLETION_S) as manager,
+                SessionManager(
+                    existing(ctx.obj), schema=named_schema(ctx), read_only=True, retry_budget_s=_COMPLETION_S
+                ) as manager,
                 manager.snapshot() as tx,
             ):
                 found.extend(filter(_OFFERABLE.fullmatch, offers(tx.connection, incomplete)))
@@ -102,7 +105,13 @@ def _agents(conn: Connection, prefix: str) -> list[str]:
 complete_names = _completing(_names)
 complete_agents = _completing(_agents)
 
-key_argument = click.argument("key", shell_complete=complete_names)
+_KEY_HELP = "KEY is a session's key, its label, or as much of the end of its key as is unique."
+
+
+def key_argument(command: _F) -> _F:
+    """The argument that names a session, explained in the command's help."""
+    command.__doc__ = f"{cleandoc(command.__doc__ or '')}\n\n{_KEY_HELP}"
+    return click.argument("key", shell_complete=complete_names)(command)
 
 
 def agents_option(help_: str) -> Callable[[_F], _F]:

@@ -85,9 +85,9 @@ def wait_s() -> float:
     return _WAIT_S if ctx is None else float(ctx.meta.get(_WAIT, _WAIT_S))
 
 
-def named_schema() -> str | None:
-    """The schema that the command line names."""
-    ctx = click.get_current_context(silent=True)
+def named_schema(ctx: click.Context | None = None) -> str | None:
+    """The schema that the command line names; `ctx` is needed where no command runs."""
+    ctx = ctx or click.get_current_context(silent=True)
     return None if ctx is None else ctx.meta.get(_SCHEMA)
 
 

@@ -235,7 +235,7 @@ def log_retention(db: Database, days: int | None, as_json: bool, actor: str | No
     if as_json:
         click.echo(terminal.to_json({"days": kept}))
     else:
-        click.echo(f"Each event is kept for {kept:,} days.")
+        click.echo(f"Each event is kept for {terminal.counted(kept, 'day')}.")
 
 
 @cli.command()

@@ -43,13 +43,12 @@ def search(
         click.echo(terminal.to_json(result.to_dict()))
         return
     tables.print_hits(terminal.console(), result.hits)
-    plural = "" if result.sessions == 1 else "s"
+    sessions = terminal.counted(result.sessions, "session")
     if result.complete:
-        click.echo(f"Read {result.sessions:,} session{plural}, all there are.", err=True)
+        click.echo(f"Read {sessions}, all there are.", err=True)
     elif result.reached_ms is not None:
         reached = terminal.utc(result.reached_ms)
         click.echo(
-            f"Stopped after {result.sessions:,} session{plural}, in one created at {reached} UTC; "
-            "a higher --limit or --timeout reads on.",
+            f"Stopped after {sessions}, in one created at {reached} UTC; a higher --limit or --timeout reads on.",
             err=True,
         )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 from contextlib import closing
 from typing import IO
 
@@ -10,9 +9,9 @@ import click
 
 from sessions_db.cli.group import cli
 from sessions_db.cli.opening import Database, database, reader
+from sessions_db.cli.serving import extra, listen, long_enough
 
 _LOOPBACK = ("127.0.0.1", "::1", "localhost")
-_SHORTEST_TOKEN = 16
 
 
 @cli.command()
@@ -32,39 +31,18 @@ def web(url: Database, port: int, host: str, token_file: IO[str] | None, names: 
     The pages are read-only. They answer until Ctrl-C. They are there for this machine only, unless another --host is
     given: then whoever knows the token sees everything, and --name says what the machine is called.
     """
-    try:
+    with extra("web", "The pages need"):
         import uvicorn  # noqa: PLC0415  # its packages are an extra
 
         from sessions_db.web.app import LOOPBACK, create_app  # noqa: PLC0415
-    except ModuleNotFoundError as error:
-        missing = (error.name or "").partition(".")[0]
-        if missing == "sessions_db":
-            raise
-        raise click.ClickException(f"The pages need {missing}: pip install 'sessions-db[web]'") from error
-    token = None if token_file is None else token_file.read().strip()
+    token = None if token_file is None else long_enough(token_file.read().strip())
     if token is None and host not in _LOOPBACK:
         raise click.UsageError(f"{host} can be reached by others: give --token-file, so that only some of them see it.")
-    if token is not None and len(token) < _SHORTEST_TOKEN:
-        raise click.UsageError(f"The token has {len(token)} characters: take at least {_SHORTEST_TOKEN}.")
     own = f"[{host}]" if ":" in host else host
-    with reader(url) as manager, closing(_listening(host, port)) as listening:
+    with reader(url) as manager, closing(listen(host, port)) as listening:
         app = create_app(manager, token=token, hosts=[*LOOPBACK, own, *names])
         # On stderr: stdout is for results.
         click.echo(f"http://{own}:{listening.getsockname()[1]}/ (Ctrl-C ends it)", err=True)
         # A browser may keep a connection open.
         config = uvicorn.Config(app, log_level="warning", access_log=False, timeout_graceful_shutdown=1)
         uvicorn.Server(config).run([listening])
-
-
-def _listening(host: str, port: int) -> socket.socket:
-    family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-    listening = socket.socket(family, kind, protocol)
-    try:
-        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listening.bind(address)
-        # Whoever reads the address may ask at once.
-        listening.listen()
-    except OSError:
-        listening.close()
-        raise
-    return listening

@@ -9,7 +9,9 @@ from dataclasses import dataclass
 from sessions_db.models import Message
 from sessions_db.validation import JsonValue
 
-_TYPES = frozenset({"function", "function_call", "tool_call", "tool_use", "tool-call"})
+_WITHIN = ("function", "function_call", "functionCall")
+# Not a set: what agents store under these names need not be hashable.
+_TYPES = ("function", "function_call", "tool_call", "tool_use", "tool-call")
 _NAMES = ("name", "tool_name")
 _ARGUMENTS = ("arguments", "args", "input")
 
@@ -63,15 +65,14 @@ def _calls(value: JsonValue, depth: int) -> Iterator[ToolCall]:
 
 
 def _call(value: Mapping[str, JsonValue]) -> ToolCall | None:
-    kind = value.get("type", value.get("part_kind"))
-    function = value.get("function", value.get("function_call", value.get("functionCall")))
-    if isinstance(function, Mapping):
-        value, kind = function, "function"
-    name = next((value[each] for each in _NAMES if isinstance(value.get(each), str)), None)
-    given = [value[each] for each in _ARGUMENTS if each in value]
-    if kind not in _TYPES or not isinstance(name, str) or not given:
+    # OpenAI's chat completions and Google's parts have the call in an object of its own.
+    inner = next((each for name in _WITHIN if isinstance(each := value.get(name), Mapping)), None)
+    if inner is None and not any(value.get(name) in _TYPES for name in ("type", "part_kind")):
         return None
-    return ToolCall(name, _parsed(given[0]))
+    found = value if inner is None else inner
+    name = next((each for name in _NAMES if isinstance(each := found.get(name), str)), None)
+    given = [found[each] for each in _ARGUMENTS if each in found]
+    return ToolCall(name, _parsed(given[0])) if name is not None and given else None
 
 
 def _parsed(arguments: JsonValue) -> JsonValue:

@@ -58,10 +58,12 @@ def _check(conn: Connection, limits: SpawnLimits, new: NewSession) -> None:
 
 def _is_deeper(conn: Connection, parent_key: str | None, depth: int) -> bool:
     """Whether a session with this parent has more than `depth` sessions above it."""
-    # One by one and no further than needed: that ends in a cycle too, which only SQL by hand can make.
-    for _ in range(depth):
-        if parent_key is None:
-            return False
+    # One by one and no further than needed, because a session has few above it.
+    met = set[str]()
+    while parent_key is not None and len(met) < depth:
+        if parent_key in met:  # a cycle, which only SQL by hand can make, has no top
+            return True
+        met.add(parent_key)
         rows = _PARENT.rows(conn, {"key": parent_key})
         parent_key = rows[0][0] if rows else None
     return parent_key is not None

@@ -11,7 +11,8 @@ from typing import Final
 
 from sessions_db.models import Message, Session
 
-# Models of results are made from these, and before 3.12 pydantic can't read those of `typing`.
+# Frameworks read these with pydantic, which before 3.12 can't read those of `typing`. The other package came with
+# SQLAlchemy.
 if sys.version_info >= (3, 12):
     from typing import TypedDict
 else:

@@ -64,6 +64,6 @@ def moment_ms(request: Request, name: str) -> int | None:
         return None
     try:
         at = datetime.fromisoformat(found)
-    except ValueError:
+        return clock.to_ms(at.astimezone(UTC) if at.tzinfo else at.replace(tzinfo=UTC))
+    except (ValueError, OverflowError):
         raise InvalidInput(name, "must be a time such as 2026-01-31T23:59", found) from None
-    return clock.to_ms(at if at.tzinfo else at.replace(tzinfo=UTC))
