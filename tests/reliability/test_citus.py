@@ -57,7 +57,8 @@ def test_schema_keeps_every_promise_on_each_node_that_it_moves_to(cluster: Clust
     url = cluster.url
     with SessionManager(url, schema=schema, message_cap=3, archive_trimmed=True, actor="bill'ing \\ 100%") as manager:
         first = cluster.node_of(schema)
-        for worker in sorted(cluster.workers, key=lambda worker: worker.port != first) * 2:
+        here, there = sorted(cluster.workers, key=lambda worker: worker.port != first)
+        for worker in (here, there, here):
             cluster.place(schema, worker)
             keys = [manager.spawn_subagent("clerk", "Look", label="look") for _ in range(2)]
             manager.add_messages(keys[0], [NewMessage("user", str(number)) for number in range(5)])

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from sessions_db import SessionManager
+from sessions_db import SchemaMismatch, SessionManager
 from tests.support.client import PlainClient
 from tests.support.retrying import RetryingWriters
 from tests.support.servers import pgbouncer, postgres
@@ -62,6 +62,21 @@ def test_behaviour_is_the_same_through_pgbouncer_in_transaction_mode(files: list
     # Connections to the server are closed soon, because databases are dropped at the end of a test.
     with postgres() as server, pgbouncer("127.0.0.1", server.port, server_idle_timeout=0.2) as bouncer:
         behaviour_passes(bouncer.url(), files, figures)
+
+
+def test_behind_pgbouncer_a_schema_is_checked_and_not_pinned() -> None:
+    with postgres() as server, pgbouncer("127.0.0.1", server.port) as bouncer:
+        SessionManager(server.url(), schema="Team A").close()
+        with pytest.raises(SchemaMismatch) as caught:
+            SessionManager(bouncer.url(), schema="Team A")
+        server.execute("ALTER ROLE postgres SET search_path = 'Team A'")
+        server.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid <> pg_backend_pid()")
+        with SessionManager(bouncer.url(), schema="Team A") as manager:
+            manager.get_or_create_main("clerk")
+
+        leads = 'behind PgBouncer, search_path leads to public and not to "Team A"'
+        assert caught.value.cure == f'{leads}: ALTER ROLE … SET search_path = "Team A"'
+        assert server.execute('SELECT agent_id FROM "Team A".sessions') == [("clerk",)]
 
 
 @pytest.mark.parametrize("face", ["sync", "async"])

@@ -53,16 +53,16 @@ class Cluster:
         assert isinstance(port, int)
         return port
 
-    def place(self, schema: str, worker: Server) -> None:
+    def place(self, schema: str, worker: Server, mode: str = "block_writes") -> None:
         """Move a schema to a worker, unless it is there."""
         if self.node_of(schema) != worker.port:
-            self.execute(f"SELECT citus_schema_move('{schema}', '127.0.0.1', {worker.port}, 'auto')")
+            self.execute(f"SELECT citus_schema_move('{schema}', '127.0.0.1', {worker.port}, '{mode}')")
 
     def move(self, schema: str) -> None:
-        """Move a schema to the other worker."""
+        """Move a schema to the other worker, while others write to it: they wait for a moment at the end only."""
         here = self.node_of(schema)
         (other,) = [worker for worker in self.workers if worker.port != here]
-        self.place(schema, other)
+        self.place(schema, other, "force_logical")
 
 
 @contextmanager
