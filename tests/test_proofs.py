@@ -62,6 +62,17 @@ def test_export_is_proved_up_to_the_expected_seal(manager: SessionManager, seals
     assert verified(lines, "0" * 64)[0] == f"no seal has the digest {'0' * 64}"
 
 
+def test_export_while_messages_are_being_sealed_is_proved_up_to_the_last_seal(
+    manager: SessionManager, seals: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as interrupted:
+        interrupted.setattr("sessions_db.operations.sealing.seal", None)
+        with pytest.raises(AttributeError):
+            manager.seal_log()
+
+    assert verified(exported(manager), seals[1]) == (None, None, 6, 1, 0, 0)
+
+
 def message(lines: Lines, position: int) -> dict[str, Any]:
     found: dict[str, Any] = lines[1]["messages"][position]
     return found

@@ -82,6 +82,9 @@ READS: dict[str, tuple[Callable[[SessionManager], object], list[str]]] = {
     "list, next page": (lambda m: m.list(limit=20, before=LAST), ["ix_sessions_created"]),
     "get": (lambda m: m.get(TARGET), ["pk_sessions", "pk_messages"]),
     "get_by_label": (lambda m: m.get_by_label("label-7"), ["pk_labels", "pk_sessions", "pk_messages"]),
+    "find_keys": (lambda m: m.find_keys(TARGET), ["pk_sessions"]),
+    "find_keys by label": (lambda m: m.find_keys("label-70"), ["pk_sessions", "pk_labels"]),
+    "list of two agents": (lambda m: m.list(limit=20, agent_id=["agent-7", "agent-8"]), ["ix_sessions_"]),
     "history": (lambda m: m.history(TARGET, 50), ["pk_messages"]),
     "history of a page": (lambda m: m.history(TARGET, 50, after_seq=0, before_seq=9), ["pk_messages"]),
     "history with the archive": (

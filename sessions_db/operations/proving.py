@@ -34,9 +34,11 @@ def _proof(conn: Connection, key: str, trees: dict[int, Tree]) -> Proof:
     transcripts = [
         Transcript(**row) for row in conn.execute(query.order_by(sealed_transcripts.c.number)).mappings().all()
     ]
+    # A seal that is being made, or was interrupted, has left digests that prove nothing yet.
+    sealed = {transcript.number for transcript in transcripts}
     return Proof(
         session_key=key,
-        digests=tuple((seq, number, digest) for seq, number, digest in found),
+        digests=tuple((seq, number, digest) for seq, number, digest in found if number in sealed),
         transcripts=tuple(_proved(conn, each, trees) for each in transcripts),
     )
 
