@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import shutil
+import signal
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -21,6 +23,16 @@ from tests.support.client import PlainClient, driver_url
 from tests.support.clock import Clock
 from tests.support.databases import DistributedSchemas, PostgresDatabases, SQLiteDatabases
 from tests.support.distribution import Distribution
+
+
+# A shell has the jobs that it starts in the background ignore SIGINT, and what they start inherits that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_collection_finish() -> None:
+    """Have no garbage collection look at the modules of the frameworks, which are most of the memory."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.hookimpl(optionalhook=True)

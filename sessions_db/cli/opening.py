@@ -27,7 +27,6 @@ _F = TypeVar("_F", bound=Callable[..., Any])
 _WAIT = "sessions_db.wait_s"
 _SCHEMA = "sessions_db.schema"
 _WAIT_S = 10.0
-_QUIET_S = 3.0
 
 # A letter and a colon are a drive of Windows.
 _URL = re.compile(r"[A-Za-z][\w+]+:")
@@ -140,7 +139,7 @@ def _open(database: str | URL, **options: Any) -> SessionManager:
 def _told(wait_s: float) -> Iterator[None]:
     """Say on stderr that the database does not answer, if it has not within seconds."""
     told = threading.Timer(
-        min(_QUIET_S, wait_s / 2),
+        wait_s / 2,
         lambda: click.echo(f"Waiting for the database, {wait_s:.0f} s at most (--wait).", err=True),
     )
     told.daemon = True

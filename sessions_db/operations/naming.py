@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from sqlalchemy import Connection, func, select
 
+from sessions_db.keys import MAX_KEY_BYTES
 from sessions_db.operations.labels import owner
 from sessions_db.operations.operation import Needs, needs
 from sessions_db.schema import labels, sessions
@@ -20,6 +21,9 @@ def named(conn: Connection, name: str, limit: int) -> list[str]:
         return [name]
     if (labelled := owner(conn, name)) is not None:
         return [labelled]
+    if len(name) > MAX_KEY_BYTES:
+        # SQLite refuses long patterns.
+        return []
     of = sessions.c
     # LIKE takes half the time of `substr`, but SQLite's takes upper and lower case for the same.
     ends_so = (of.key.endswith(name, autoescape=True), func.substr(of.key, func.length(of.key) - len(name) + 1) == name)

@@ -618,6 +618,7 @@ def test_metadata_that_is_deep_and_has_long_keys_is_refused_in_little_memory(bot
 
 
 OPTIONS = [
+    "schema",
     "migrate",
     "message_cap",
     "archive_trimmed",
