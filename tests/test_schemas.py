@@ -111,6 +111,10 @@ def test_pin_outweighs_the_search_path_that_the_role_gets_later(empty_url: str, 
         assert new_connections(manager) == 1
     with SessionManager(empty_url) as manager:
         assert manager.list() == []
+    owner("CREATE SCHEMA before")
+    owner(f"ALTER DATABASE {database} SET search_path = before, team_a")
+    with SessionManager(empty_url, schema="team_a") as manager:
+        assert len(manager.list()) == 1
 
 
 def test_managers_that_open_a_new_schema_at_once_make_it_once(empty_url: str) -> None:

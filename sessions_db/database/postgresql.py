@@ -104,8 +104,11 @@ class PostgreSQL(Backend):
             nonlocal first
             pid, lock_timeout, citus, found, named = connection.execute(_STATE, [options.schema]).fetchone()
             is_pooled = pid != connection.info.backend_pid
-            if named is not None and found != named:
-                _pin(connection, named, None if not is_pooled else found or "no schema")
+            if named is not None:
+                if not is_pooled:
+                    connection.execute(f"SET search_path = {named}")
+                elif found != named:
+                    raise _led_elsewhere(connection, named, found)
                 found = named
             first = first or found
             if found != first:
@@ -120,13 +123,8 @@ class PostgreSQL(Backend):
                 connection.prepare_threshold = None
                 _log.info("PgBouncer noticed: connections prepare no statements and set no lock_timeout")
                 return
-            if lock_timeout == "0":
-                connection.execute(f"SET lock_timeout = {max(1, math.ceil(options.retry_budget_s * 1000))}")
-            if citus is not None:
-                # The actor is a setting, and the triggers that log it run on other nodes.
-                connection.execute("SET citus.propagate_set_commands = 'local'")
-            if options.read_only:
-                connection.execute("SET default_transaction_read_only = on")
+            for setting in _settings(options, lock_timeout, citus):
+                connection.execute(f"SET {setting}")
 
         @event.listens_for(engine, "handle_error")
         def leave_a_standby(context: ExceptionContext) -> None:
@@ -251,14 +249,22 @@ class PostgreSQL(Backend):
         return NUMBER_TAKEN if taken else None
 
 
-def _pin(connection: Any, schema: str, otherwise: str | None) -> None:
-    """Have a new connection use this schema, unless PgBouncer has it use the other one: a setting would leak."""
-    if otherwise is None:
-        connection.execute(f"SET search_path = {schema}")
-        return
+def _settings(options: EngineOptions, lock_timeout: str, citus: str | None) -> Iterator[str]:
+    """What is set on a new connection."""
+    if lock_timeout == "0":
+        yield f"lock_timeout = {max(1, math.ceil(options.retry_budget_s * 1000))}"
+    if citus is not None:
+        # The actor is a setting, and the triggers that log it run on other nodes.
+        yield "citus.propagate_set_commands = 'local'"
+    if options.read_only:
+        yield "default_transaction_read_only = on"
+
+
+def _led_elsewhere(connection: Any, schema: str, found: str | None) -> SchemaMismatch:
+    """Close a connection through PgBouncer, where a search_path would leak to other clients; the error to raise."""
     connection.close()
-    cure = f"ALTER ROLE … SET search_path = {schema}"
-    raise SchemaMismatch(None, None, f"behind PgBouncer, search_path leads to {otherwise} and not to {schema}: {cure}")
+    cure = f"{found or 'no schema'} and not to {schema}: ALTER ROLE … SET search_path = {schema}"
+    return SchemaMismatch(None, None, f"behind PgBouncer, search_path leads to {cure}")
 
 
 def _transaction_status(conn: Connection) -> str:
