@@ -62,8 +62,8 @@ $$;
 
 REVOKE ALL ON
   sessions, messages, labels, archived_messages, session_events, event_digests, event_seals, log_policy,
-  event_numbers, message_digests, sealed_transcripts, sessions_db_version, audit_sessions, audit_messages, audit_events, audit_seals,
-  audit_transcripts, audit_lineage
+  event_numbers, message_digests, sealed_transcripts, sessions_db_version,
+  audit_sessions, audit_messages, audit_events, audit_seals, audit_transcripts, audit_lineage
 FROM PUBLIC, :"service", :"auditor";
 REVOKE ALL ON SEQUENCE session_events_id_seq FROM PUBLIC, :"service", :"auditor";
 

@@ -69,17 +69,19 @@ class FoundSchema:
         return camel_case(self)
 
 
-def find_schemas(url: str | URL) -> list[FoundSchema]:
+def find_schemas(url: str | URL, *, retry_budget_s: float = 10.0) -> list[FoundSchema]:
     """The schemas of a Postgres database that hold sessions, by name.
+
+    For a lock, and for a server that does not answer, it waits `retry_budget_s` seconds; so do the others.
 
     Raises:
         InvalidInput: it is not on Postgres.
         DatabaseUnavailable: it can't be reached.
     """
-    return _run(url, Operation(_find, Needs.READ))
+    return _run(url, Operation(_find, Needs.READ), retry_budget_s)
 
 
-def make_audit_views(url: str | URL, into: str = DEFAULT_INTO) -> list[str]:
+def make_audit_views(url: str | URL, into: str = DEFAULT_INTO, *, retry_budget_s: float = 10.0) -> list[str]:
     """Make, or make anew, the views `all_sessions`, `all_messages` and so on in the schema `into`.
 
     Each has the columns of the view `audit_…` of that name after `schema_name`, and the rows of all schemas that hold
@@ -94,10 +96,11 @@ def make_audit_views(url: str | URL, into: str = DEFAULT_INTO) -> list[str]:
         DatabaseUnavailable: the database can't be reached.
     """
     name = validation.optional_schema_name(into)
-    return _run(url, Operation(lambda conn: _make_views(conn, name or DEFAULT_INTO), Needs.TRANSACTION))
+    making = Operation(lambda conn: _make_views(conn, name or DEFAULT_INTO), Needs.TRANSACTION)
+    return _run(url, making, retry_budget_s)
 
 
-def distribute_schema(url: str | URL, name: str) -> str | None:
+def distribute_schema(url: str | URL, name: str, *, retry_budget_s: float = 10.0) -> str | None:
     """The node that a schema is on, if the database is a Citus cluster's: it is distributed unless it is already.
 
     Its sessions and its log go with it as they are. Writers to it wait.
@@ -107,14 +110,14 @@ def distribute_schema(url: str | URL, name: str) -> str | None:
         StatementRefused: Citus can't distribute it.
         DatabaseUnavailable: the database can't be reached.
     """
-    return _run(url, Operation(lambda conn: _distribute(conn, name), Needs.TRANSACTION))
+    return _run(url, Operation(lambda conn: _distribute(conn, name), Needs.TRANSACTION), retry_budget_s)
 
 
-def _run(url: str | URL, operation: Operation[[], _T]) -> _T:
-    engine = open_engine(url, EngineOptions(pool_size=1))
+def _run(url: str | URL, operation: Operation[[], _T], retry_budget_s: float) -> _T:
+    engine = open_engine(url, EngineOptions(pool_size=1, retry_budget_s=retry_budget_s))
     if not BACKENDS[engine.dialect.name].is_on_a_server:
         raise InvalidInput("database", "must be on Postgres: SQLite has no schemas", shown(engine.url))
-    calls = Calls(engine, owned=True, actor=None, read_only=False, retry_budget_s=EngineOptions().retry_budget_s)
+    calls = Calls(engine, owned=True, actor=None, read_only=False, retry_budget_s=retry_budget_s)
     try:
         return calls.run(operation)
     finally:

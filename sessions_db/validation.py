@@ -70,11 +70,6 @@ def name(argument: str, value: object) -> str:
     return checked
 
 
-def optional_name(argument: str, value: object) -> str | None:
-    """Like `name`, or None."""
-    return None if value is None else name(argument, value)
-
-
 def nonempty_name(argument: str, value: object) -> str:
     """A non-empty name.
 

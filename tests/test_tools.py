@@ -145,6 +145,8 @@ def test_a_refused_call_says_why(url: str) -> None:
                 SessionTools(manager, caller)
         with pytest.raises(InvalidInput, match="visibility"):
             SessionTools(manager, MAIN, visibility="mine")
+        with pytest.raises(InvalidInput, match="manager"):
+            SessionTools(None, MAIN)  # type: ignore[arg-type]
 
     run(url, test)
 

@@ -21,7 +21,7 @@ from sessions_db.aio.waiting import AsyncWaiting, CheckedWait, Waits
 from sessions_db.database.connections import PoolStatus
 from sessions_db.database.fork import in_child
 from sessions_db.database.retry import begun_at
-from sessions_db.errors import ManagerClosed
+from sessions_db.errors import InvalidInput, ManagerClosed
 from sessions_db.manager import SessionManager
 from sessions_db.operations.appending_together import Append
 from sessions_db.store import SessionStore
@@ -223,3 +223,14 @@ async def _leave(stack: ExitStack, thread: ThreadPoolExecutor, error: BaseExcept
     # A contextmanager uses the traceback that the error itself carries.
     kind = None if error is None else type(error)
     await outcome(thread.submit(stack.__exit__, kind, error, None), skippable=False)
+
+
+def async_manager(given: object) -> AsyncSessionManager:
+    """The manager that an adapter is given.
+
+    Raises:
+        InvalidInput: it is none, or one for synchronous calls.
+    """
+    if not isinstance(given, AsyncSessionManager):
+        raise InvalidInput("manager", "must be an AsyncSessionManager", given)
+    return given

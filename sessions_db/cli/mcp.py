@@ -61,7 +61,7 @@ TOKEN_VARIABLE: Final = "SESSIONS_DB_MCP_TOKEN"  # noqa: S105  # its name
 @database
 @click.pass_obj
 def mcp(
-    url: Database,
+    db: Database,
     caller: str,
     visibility: str,
     agents: tuple[str, ...],
@@ -78,12 +78,12 @@ def mcp(
     with extra("mcp", "The command needs"):
         from sessions_db.mcp import serving  # noqa: PLC0415  # its packages are an extra
     # One that writes would create the schema in an empty database.
-    with reader(url) as reading:
+    with reader(db) as reading:
         caller = find(reading, caller)
     if writing:
         interruption.will_change("What the tools did by then stays.")
     manager = AsyncSessionManager(
-        existing(url), schema=named_schema(), read_only=not writing, actor=actor, retry_budget_s=wait_s()
+        existing(db), schema=named_schema(), read_only=not writing, actor=actor, retry_budget_s=wait_s()
     )
     tools = SessionTools(manager, caller, visibility=visibility, agents=agents)
     if port is None:

@@ -124,7 +124,7 @@ def _to_dict(found: Statistics) -> dict[str, JsonValue]:
         if found.longest_idle is None
         else {"key": found.longest_idle[0], "lastActivityMs": found.longest_idle[1]},
     }
-    return terminal.there(counts)
+    return terminal.without_none(counts)
 
 
 def _fields(found: Statistics) -> dict[str, str | None]:

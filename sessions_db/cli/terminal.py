@@ -10,12 +10,12 @@ import json
 import os
 import sys
 from collections.abc import Mapping
-from datetime import UTC, datetime, timedelta
 
 from rich.console import Console, RenderableType
 from rich.filesize import decimal
 from rich.text import Text
 
+from sessions_db import clock
 from sessions_db.escaping import UNSAFE, printable
 from sessions_db.models import Session
 from sessions_db.validation import JsonValue
@@ -77,7 +77,7 @@ def safe_json(text: bytes) -> bytes:
     return UNSAFE.sub(lambda found: f"\\u{ord(found[0]):04x}", text.decode()).encode()
 
 
-def there(fields: Mapping[str, JsonValue]) -> dict[str, JsonValue]:
+def without_none(fields: Mapping[str, JsonValue]) -> dict[str, JsonValue]:
     """The fields that are not None: JSON has no names for what is not there."""
     return {name: value for name, value in fields.items() if value is not None}
 
@@ -97,13 +97,10 @@ def size(count: int) -> str:
     return decimal(count)
 
 
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-
-
 def utc(at_ms: int) -> str:
     """The time in UTC, for people."""
     try:
-        at = _EPOCH + timedelta(milliseconds=at_ms)
+        at = clock.to_datetime(at_ms)
     except OverflowError:  # SQL that bypasses the library may have stored any number
         return f"{at_ms} ms"
     return at.strftime("%Y-%m-%d %H:%M:%S")

@@ -25,7 +25,7 @@ _LOOPBACK = ("127.0.0.1", "::1", "localhost")
 @click.option("--name", "names", multiple=True, help="A name by which browsers reach it; may be repeated.")
 @database
 @click.pass_obj
-def web(url: Database, port: int, host: str, token_file: IO[str] | None, names: tuple[str, ...]) -> None:
+def web(db: Database, port: int, host: str, token_file: IO[str] | None, names: tuple[str, ...]) -> None:
     """Show the sessions in a browser.
 
     The pages are read-only. They answer until Ctrl-C. They are there for this machine only, unless another --host is
@@ -39,7 +39,7 @@ def web(url: Database, port: int, host: str, token_file: IO[str] | None, names: 
     if token is None and host not in _LOOPBACK:
         raise click.UsageError(f"{host} can be reached by others: give --token-file, so that only some of them see it.")
     own = f"[{host}]" if ":" in host else host
-    with reader(url) as manager, closing(listen(host, port)) as listening:
+    with reader(db) as manager, closing(listen(host, port)) as listening:
         app = create_app(manager, token=token, hosts=[*LOOPBACK, own, *names])
         # On stderr: stdout is for results.
         click.echo(f"http://{own}:{listening.getsockname()[1]}/ (Ctrl-C ends it)", err=True)

@@ -14,6 +14,7 @@ from agent_framework import Message as ChatMessage
 
 from sessions_db import keys, validation
 from sessions_db.aio import AsyncSessionManager
+from sessions_db.aio.manager import async_manager
 from sessions_db.enums import Role
 from sessions_db.errors import InvalidInput, SessionNotFound
 from sessions_db.integrations.payloads import json_text, payload, with_payload
@@ -46,6 +47,9 @@ class StoredHistoryProvider(HistoryProvider):
         store_outputs: whether to store what it answered.
         store_context_messages: whether to store what other context providers added.
         store_context_from: only those with these `source_id`s.
+
+    Raises:
+        InvalidInput: `manager` is no `AsyncSessionManager`, or `agent_id` can't be one.
     """
 
     def __init__(
@@ -68,7 +72,7 @@ class StoredHistoryProvider(HistoryProvider):
             store_context_messages=store_context_messages,
             store_context_from=store_context_from,
         )
-        self._manager = manager
+        self._manager = async_manager(manager)
         self._agent_id = validation.agent_id(agent_id)
 
     async def get_messages(

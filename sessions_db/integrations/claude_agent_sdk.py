@@ -16,6 +16,7 @@ from claude_agent_sdk.types import SessionListSubkeysKey, SessionStoreListEntry,
 
 from sessions_db import keys, validation
 from sessions_db.aio import AsyncSessionManager
+from sessions_db.aio.manager import async_manager
 from sessions_db.enums import Role, SessionKind
 from sessions_db.errors import IdempotencyConflict, InvalidInput, SessionChanged, SessionNotFound
 from sessions_db.integrations.payloads import json_text, payload, with_payload
@@ -53,9 +54,7 @@ class StoredSessionStore(SessionStore):
     """
 
     def __init__(self, manager: AsyncSessionManager, agent_id: str = "main") -> None:
-        if not isinstance(manager, AsyncSessionManager):
-            raise InvalidInput("manager", "must be an AsyncSessionManager", manager)
-        self._manager = manager
+        self._manager = async_manager(manager)
         self._agent_id = validation.agent_id(agent_id)
 
     async def append(self, key: SessionKey, entries: list[SessionStoreEntry]) -> None:

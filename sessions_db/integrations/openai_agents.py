@@ -13,6 +13,7 @@ from agents import SessionSettings, TResponseInputItem
 
 from sessions_db import keys, validation
 from sessions_db.aio import AsyncSessionManager
+from sessions_db.aio.manager import async_manager
 from sessions_db.enums import Role
 from sessions_db.errors import InvalidInput, SessionNotFound
 from sessions_db.integrations import openai_responses
@@ -51,11 +52,9 @@ class StoredSession:
         agent_id: str = "main",
         session_settings: SessionSettings | dict[str, Any] | None = None,
     ) -> None:
-        if not isinstance(manager, AsyncSessionManager):
-            raise InvalidInput("manager", "must be an AsyncSessionManager", manager)
         self.session_id = session_id
         self.session_settings = _settings(session_settings)
-        self._manager = manager
+        self._manager = async_manager(manager)
         self._agent_id = validation.agent_id(agent_id)
         self._name: str | None = None
         if validation.text("session_id", session_id).startswith("agent:"):

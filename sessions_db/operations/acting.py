@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from sqlalchemy import Connection
 
 from sessions_db.database.statement import Statement, rows_of
-from sessions_db.schema import ACT_AS, LEFT_OVER, STOP_ACTING, naming
+from sessions_db.schema import ACT_AS, LEFT_OVER, STOP_ACTING, set_actor
 
 _ACT_AS = Statement(lambda dialect: ACT_AS[dialect])
 _STOP_ACTING = Statement(lambda dialect: STOP_ACTING[dialect])
@@ -25,7 +25,7 @@ def acting_as(conn: Connection, actor: str | None) -> Iterator[None]:
     if conn.dialect.name in ACT_AS:
         _ACT_AS.rows(conn, {"actor": actor})
     else:
-        rows_of(conn, naming(actor), {})
+        rows_of(conn, set_actor(actor), {})
     yield
     _stop(conn)
 

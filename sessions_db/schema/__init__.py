@@ -23,8 +23,8 @@ from sessions_db.schema.expressions import (
     is_one_of,
     json_pairs,
     json_rows,
-    naming,
     near,
+    set_actor,
 )
 from sessions_db.schema.json import Json, from_json, to_json
 from sessions_db.schema.log_tables import (
@@ -77,11 +77,11 @@ __all__ = [
     "message_removals",
     "messages",
     "metadata",
-    "naming",
     "near",
     "sealed_transcripts",
     "session_events",
     "sessions",
+    "set_actor",
     "tables_of",
     "to_json",
     "trigger_faults",

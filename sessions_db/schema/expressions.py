@@ -123,11 +123,11 @@ def near(dialect: str, table: Table) -> list[ColumnElement[bool]]:
 ACT_AS: Final[Mapping[str, ClauseElement]] = {"sqlite": insert(event_actor).values(name=bindparam("actor"))}
 """The statement that names who is acting, as the parameter `actor`, for the triggers that write the log.
 
-Where there is none, `naming` gives it.
+Where there is none, `set_actor` gives it.
 """
 
 
-def naming(actor: str) -> str:
+def set_actor(actor: str) -> str:
     """The statement for Postgres that names who is acting.
 
     Local to the transaction: behind PgBouncer the next one may be another client's. Not set_config(), which Citus does

@@ -9,7 +9,7 @@ from datetime import datetime
 from sessions_db import clock, validation
 from sessions_db.enums import SessionKind, SessionStatus
 from sessions_db.errors import InvalidInput
-from sessions_db.limits import MAX_INTEGER, PAGE
+from sessions_db.limits import MAX_INTEGER
 from sessions_db.models import Session
 from sessions_db.operations import reading
 from sessions_db.operations.selecting import Selection
@@ -110,15 +110,6 @@ class Listing(Runner):
             created_before,
         )
         return self._pages(selection, validation.integer("message_limit", message_limit, minimum=0))
-
-    def _pages(self, selection: Selection, message_limit: int) -> Iterator[Session]:
-        last = None
-        while True:
-            page = self._run(reading.page, selection, before=last, limit=PAGE, message_limit=message_limit)
-            yield from page
-            if len(page) < PAGE:
-                return
-            last = page[-1]
 
     def count(
         self,

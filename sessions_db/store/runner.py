@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import ParamSpec, TypeVar
 
 from sessions_db import validation
 from sessions_db.enums import SessionKind
-from sessions_db.models import Message, NewSession
+from sessions_db.limits import PAGE
+from sessions_db.models import Message, NewSession, Session
+from sessions_db.operations import reading
 from sessions_db.operations.appending import append
 from sessions_db.operations.appending_together import Append
 from sessions_db.operations.operation import Operation
+from sessions_db.operations.selecting import Selection
 from sessions_db.validation import JsonValue
 
 _P = ParamSpec("_P")
@@ -50,6 +53,16 @@ class Runner(ABC):
             message_cap=self._message_cap if message_cap is None else message_cap,
             archive_trimmed=self._archive_trimmed if archive_trimmed is None else archive_trimmed,
         )
+
+    def _pages(self, selection: Selection, message_limit: int) -> Iterator[Session]:
+        """The sessions, newest first, in pages of a call each."""
+        last = None
+        while True:
+            page = self._run(reading.page, selection, before=last, limit=PAGE, message_limit=message_limit)
+            yield from page
+            if len(page) < PAGE:
+                return
+            last = page[-1]
 
     def _append(self, new: Append) -> list[Message]:
         stored = self._run(append, new)

@@ -11,7 +11,7 @@ from sessions_db.enums import SessionKind
 from sessions_db.errors import InvalidInput
 from sessions_db.limits import PAGE
 from sessions_db.models import Message, SearchHit, SearchResult, Session
-from sessions_db.operations import naming, reading
+from sessions_db.operations import naming
 from sessions_db.operations.history import history
 from sessions_db.operations.selecting import Selection
 from sessions_db.store.runner import Runner
@@ -76,7 +76,7 @@ class Searching(Runner):
         limit = validation.integer("limit", limit, minimum=1)
         deadline = time.monotonic() + validation.seconds("timeout", timeout)
         hits, read, last = list[SearchHit](), 0, None
-        for session in self._newest(selection):
+        for session in self._pages(selection, _MESSAGES_AT_FIRST):
             read, last = read + 1, session
             for hit in self._hits(session, wanted):
                 if hit is not None:
@@ -86,15 +86,6 @@ class Searching(Runner):
         return SearchResult(
             hits=tuple(hits), sessions=read, complete=True, reached_ms=None if last is None else last.created_ms
         )
-
-    def _newest(self, selection: Selection) -> Iterator[Session]:
-        last = None
-        while True:
-            page = self._run(reading.page, selection, before=last, limit=PAGE, message_limit=_MESSAGES_AT_FIRST)
-            yield from page
-            if len(page) < PAGE:
-                return
-            last = page[-1]
 
     def _hits(self, session: Session, wanted: str) -> Iterator[SearchHit | None]:
         """The hits in a session; None after each page of messages and at the end, for the caller to watch the time."""

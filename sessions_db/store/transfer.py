@@ -104,12 +104,12 @@ def _checked_keys(given: Collection[str]) -> list[str]:
 
 def _checked(argument: str, session: ExportedSession) -> ExportedSession:
     if not isinstance(session, ExportedSession):
-        raise InvalidInput(argument, "must be a ExportedSession", session)
+        raise InvalidInput(argument, "must be an ExportedSession", session)
     return session.checked()
 
 
 def _check_position(after: ExportedSession) -> None:
     if not isinstance(after, ExportedSession):
-        raise InvalidInput("after", "must be a ExportedSession", after)
+        raise InvalidInput("after", "must be an ExportedSession", after)
     keys.checked_key("after.key", after.key)
     validation.integer("after.created_ms", after.created_ms, minimum=-MAX_INTEGER)

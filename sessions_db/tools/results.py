@@ -38,21 +38,21 @@ class Outcome(_Rule, total=False):
     error: str
 
 
-class _StoredMessage(TypedDict):
+class _MessageInfo(TypedDict):
     seq: int
     role: str
     content: str
     timestampMs: int
 
 
-class StoredMessage(_StoredMessage, total=False):
+class MessageInfo(_MessageInfo, total=False):
     """A message. `sentBy` names the session that sent it with `sessions_send`."""
 
     toolName: str
     sentBy: str
 
 
-class _StoredSession(TypedDict):
+class _SessionInfo(TypedDict):
     key: str
     agentId: str
     kind: str
@@ -63,7 +63,7 @@ class _StoredSession(TypedDict):
     messageCount: int
 
 
-class StoredSession(_StoredSession, total=False):
+class SessionInfo(_SessionInfo, total=False):
     """A session. `messageCount` counts all messages it ever had; `messages` are its newest, oldest first."""
 
     label: str
@@ -71,14 +71,14 @@ class StoredSession(_StoredSession, total=False):
     parentKey: str
     finishedMs: int
     endReason: str
-    messages: list[StoredMessage]
+    messages: list[MessageInfo]
 
 
 class SessionsListed(Outcome, total=False):
     """Sessions, the newest first."""
 
     note: str
-    sessions: list[StoredSession]
+    sessions: list[SessionInfo]
 
 
 class SessionHistory(Outcome, total=False):
@@ -86,7 +86,7 @@ class SessionHistory(Outcome, total=False):
 
     note: str
     sessionKey: str
-    messages: list[StoredMessage]
+    messages: list[MessageInfo]
 
 
 class MessageSent(Outcome, total=False):
@@ -115,7 +115,7 @@ class SessionsStatus(Outcome, total=False):
     """One session, or how many there are."""
 
     note: str
-    session: StoredSession
+    session: SessionInfo
     activeSessions: int
     totalSessions: int
 
@@ -138,9 +138,9 @@ def sender_of(message: Message) -> str | None:
     return sender if isinstance(sender, str) else None
 
 
-def stored_session(session: Session, seen: Container[str], *, with_messages: bool = False) -> StoredSession:
+def session_info(session: Session, seen: Container[str], *, with_messages: bool = False) -> SessionInfo:
     """The session for a reader who sees the sessions with these keys."""
-    shown = StoredSession(
+    shown = SessionInfo(
         key=session.key,
         agentId=session.agent_id,
         kind=session.kind.value,
@@ -161,13 +161,13 @@ def stored_session(session: Session, seen: Container[str], *, with_messages: boo
     if session.end_reason is not None:
         shown["endReason"] = session.end_reason
     if with_messages:
-        shown["messages"] = [stored_message(message, seen) for message in session.messages]
+        shown["messages"] = [message_info(message, seen) for message in session.messages]
     return shown
 
 
-def stored_message(message: Message, seen: Container[str]) -> StoredMessage:
+def message_info(message: Message, seen: Container[str]) -> MessageInfo:
     """The message for a reader who sees the sessions with these keys."""
-    shown = StoredMessage(
+    shown = MessageInfo(
         seq=message.seq, role=message.role.value, content=message.content, timestampMs=message.timestamp_ms
     )
     if message.tool_name is not None:

@@ -8,6 +8,7 @@ from typing import Any, Final, Literal, TypeAlias
 
 from sessions_db import validation
 from sessions_db.aio import AsyncSessionManager
+from sessions_db.aio.manager import async_manager
 from sessions_db.errors import LabelInUse, SessionNotActive, SessionNotFound
 from sessions_db.limits import MAX_INTEGER, PAGE
 from sessions_db.models import Message, Session, SpawnLimits
@@ -23,10 +24,10 @@ from sessions_db.tools.results import (
     SessionsListed,
     SessionSpawned,
     SessionsStatus,
+    message_info,
     related,
     sender_of,
-    stored_message,
-    stored_session,
+    session_info,
 )
 from sessions_db.tools.visibility import Scope, Visibility
 
@@ -72,7 +73,7 @@ class SessionTools:
         on_message: Hook | None = None,
         on_spawn: Hook | None = None,
     ) -> None:
-        self._manager = manager
+        self._manager = async_manager(manager)
         self._scope = Scope(manager, caller, visibility)
         others = map(validation.agent_id, validation.texts("agents", agents))
         self._agents = [*dict.fromkeys((self._scope.agent_id, *others))]
@@ -119,7 +120,7 @@ class SessionTools:
         seen = await self._scope.seen({key for session in sessions for key in related(session)}, sessions)
         return SessionsListed(
             note=NOTE,
-            sessions=[stored_session(session, seen, with_messages=messageLimit > 0) for session in sessions],
+            sessions=[session_info(session, seen, with_messages=messageLimit > 0) for session in sessions],
             message=f"Sessions: {len(sessions)}" if sessions else "No active sessions.",
             visibility=self.rule,
         )
@@ -141,7 +142,7 @@ class SessionTools:
         return SessionHistory(
             note=NOTE,
             sessionKey=session.key,
-            messages=[stored_message(message, seen) for message in messages],
+            messages=[message_info(message, seen) for message in messages],
             message=f"History for {session.key}" if messages else f"No messages in session: {session.key}",
             visibility=self.rule,
         )
@@ -237,7 +238,7 @@ class SessionTools:
         session = await self._found(sessionKey, None)
         return SessionsStatus(
             note=NOTE,
-            session=stored_session(session, await self._scope.seen(related(session), [session])),
+            session=session_info(session, await self._scope.seen(related(session), [session])),
             message=f"Session is {session.status}: {session.key}",
             visibility=self.rule,
         )

@@ -201,6 +201,8 @@ def test_wrong_input_is_refused_and_nothing_is_stored(url: str) -> None:
             await history.get_messages(None)
         with pytest.raises(InvalidInput):
             StoredHistoryProvider(manager, "a:b")
+        with pytest.raises(InvalidInput, match="manager"):
+            StoredHistoryProvider(None)  # type: ignore[arg-type]
 
         assert await manager.list() == []
 

@@ -18,6 +18,7 @@ from google.adk.sessions.base_session_service import GetSessionConfig, ListSessi
 
 from sessions_db import validation
 from sessions_db.aio import AsyncSessionManager, AsyncTransaction
+from sessions_db.aio.manager import async_manager
 from sessions_db.enums import SessionKind
 from sessions_db.errors import InvalidInput, SessionChanged, SessionNotFound
 from sessions_db.integrations.google_adk.events import (
@@ -44,9 +45,7 @@ class StoredSessionService(BaseSessionService):
     """
 
     def __init__(self, manager: AsyncSessionManager) -> None:
-        if not isinstance(manager, AsyncSessionManager):
-            raise InvalidInput("manager", "must be an AsyncSessionManager", manager)
-        self._manager = manager
+        self._manager = async_manager(manager)
         # Appends to one session take turns, because each must see the count that the one before it has left there.
         self._turns = WeakValueDictionary[tuple[AbstractEventLoop, str], asyncio.Lock]()
 
