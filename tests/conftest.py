@@ -24,7 +24,6 @@ from tests.support.clock import Clock
 from tests.support.databases import DistributedSchemas, PostgresDatabases, SQLiteDatabases
 from tests.support.distribution import Distribution
 
-
 # A shell has the jobs that it starts in the background ignore SIGINT, and what they start inherits that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
