@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 from contextlib import closing
 from typing import IO, Final
 
@@ -87,6 +88,8 @@ def mcp(
     )
     tools = SessionTools(manager, caller, visibility=visibility, agents=agents)
     if port is None:
+        # The SDK reads the input on a thread that nothing interrupts: Python's handler would wait for the client.
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
         asyncio.run(serving.serve(manager, tools, caller, serving.over_stdio, writing=writing))
         return
     token = _token(token_file)
