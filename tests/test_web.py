@@ -83,7 +83,7 @@ def test_each_filter_leaves_the_sessions_that_pass_it(
     prices = manager.spawn_subagent("researcher", "Find 100% of the PRICES", "prices")
     manager.complete_session(prices)
     clock.now_ms += 60_000
-    nightly = manager.spawn_cron("timer", "Tidy up")
+    nightly = manager.spawn_cron("timer", "Tidy up, ÄPFEL")
 
     def found(**filters: str) -> list[str]:
         return keys(get("/", html=True, **filters))
@@ -95,6 +95,7 @@ def test_each_filter_leaves_the_sessions_that_pass_it(
     assert found(text="100% of the pri") == [prices]
     assert found(text="1%0") == []
     assert found(since="2023-11-14T22:14") == [nightly, prices]
+    assert found(text="ÄPFEL") == [nightly]
     assert found(since="2023-11-14T22:14", until="2023-11-14T22:15") == [prices]
     assert "No session passes" in get("/", agent="nobody")
 
@@ -109,6 +110,7 @@ def test_each_filter_leaves_the_sessions_that_pass_it(
         ("/", {"agent": "a\0"}, "agent"),
         ("/session", {}, "key must be given"),
         ("/session", {"key": "x", "before": "-1"}, "before"),
+        ("/questions/what-ran-for-more-than-30-minutes", {"minutes": "9" * 18}, "minutes must be a whole number"),
     ],
 )
 def test_what_can_not_be_asked_is_named(
@@ -481,7 +483,7 @@ def test_answer_is_a_table_csv_and_json_at_a_stable_address(manager: SessionMana
     assert "1 row." in page
     assert keys(page) == [key]
     assert f'href="{path}.csv?word=Price%27s+100%25%3A+IT"' in page
-    assert "LIKE '%price''s 100%: it%'" in words(page)
+    assert "LIKE lower('%Price''s 100%: IT%')" in words(page)
     assert list(csv.reader(io.StringIO(files["csv"])))[1] == [
         key,
         "1",
@@ -515,6 +517,7 @@ def test_overview_counts_sessions_failures_messages_and_idle_ones(
 ) -> None:
     assert get("/overview").count("None.") == 4
     for number in range(4):
+    manager.add_messages(top, [NewMessage("assistant", "ÄPFEL"), NewMessage("assistant", "\uff1dwide")])
         key = manager.spawn_subagent("<b>\ufffe\u202e", f"task {number}")
         manager.send_message(key, "Hello")
         if number:
@@ -533,6 +536,8 @@ def test_overview_counts_sessions_failures_messages_and_idle_ones(
 
 
 def test_statement_that_takes_too_long_is_ended(manager: SessionManager) -> None:
+    assert "1 row." in get(path, word="ÄPFEL")
+    assert get(f"{path}.csv", html=True, word="wide").splitlines()[1].endswith(",'\uff1dwide")
     client = TestClient(create_app(manager, time_limit_s=0.01))
     slow = "WITH RECURSIVE n(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM n) SELECT count(*) FROM n"
     title = "Does it end?"

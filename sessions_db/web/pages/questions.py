@@ -28,7 +28,7 @@ _CHARACTERS: Final = 50_000_000
 _SHOWN: Final = 2_000
 
 # Spreadsheets take a cell that begins so for a formula.
-_FORMULA: Final = ("=", "+", "-", "@", "\t", "\r")
+_FORMULA: Final = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20")  # the last: full width
 
 
 def index(request: Request) -> Response:
