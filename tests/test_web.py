@@ -17,7 +17,8 @@ from starlette.applications import Starlette
 from starlette.routing import Mount
 from starlette.testclient import TestClient
 
-from sessions_db import NewMessage, SessionManager
+from sessions_db import InvalidInput, NewMessage, SessionManager
+from sessions_db.limits import MAX_INTEGER
 from sessions_db.validation import JsonValue
 from sessions_db.web import create_app
 from sessions_db.web.questions import PARAMETERS, Question, questions
@@ -162,6 +163,37 @@ def test_conversation_shows_turns_calls_usage_and_what_is_missing(
     assert "Status completed Why it ended found Task Look" in shown
     assert "9 in all, 5 retained, 3 trimmed, 1 removed" in shown
     assert keys(get("/session", html=True, key=key)) == [main, below]
+
+
+def test_address_past_the_last_message_invents_no_gap(manager: SessionManager, get: Callable[..., str]) -> None:
+    key = manager.get_or_create_main("planner").key
+    manager.send_message(key, "the only one")
+
+    for parameters, there in (
+        ({"before": 1_000}, True),
+        ({"before": MAX_INTEGER}, True),
+        ({"after": MAX_INTEGER}, False),
+    ):
+        shown = get("/session", key=key, **parameters)
+        assert ("the only one" in shown, "trimmed" in shown) == (there, False)
+
+
+def test_what_indenting_would_blow_up_is_shown_on_one_line(manager: SessionManager, get: Callable[..., str]) -> None:
+    key = manager.get_or_create_main("planner").key
+    deep: JsonValue = [0] * 5_000
+    for _ in range(90):
+        deep = [deep]
+    call: JsonValue = {"type": "function", "function": {"name": "search", "arguments": {"in": deep}}}
+    manager.add_message(key, "assistant", "", metadata={"deep": deep, "tool_calls": [call]})
+
+    assert len(get("/session", html=True, key=key)) < 100_000
+
+
+def test_number_that_no_model_counts_is_no_usage(manager: SessionManager, get: Callable[..., str]) -> None:
+    key = manager.get_or_create_main("planner").key
+    manager.add_message(key, "assistant", "", metadata={"usage": {"prompt_tokens": 10**4_000, "output_tokens": -1}})
+
+    assert "tokens read" not in get("/session", key=key)
 
 
 def test_long_conversation_is_paged_through_archive_and_session(
