@@ -338,6 +338,12 @@ def basic(text: str) -> str:
     return "Basic " + base64.b64encode(text.encode()).decode()
 
 
+@pytest.mark.parametrize("host", ["aud*it.example", "*", "audit.example.com:443", "https://audit.example.com", ""])
+def test_name_that_no_request_can_have_is_refused(manager: SessionManager, host: str) -> None:
+    with pytest.raises(InvalidInput, match="hosts must be names alone"):
+        create_app(manager, hosts=["localhost", host])
+
+
 @pytest.mark.parametrize(
     ("authorization", "status"),
     [
@@ -596,8 +602,10 @@ def test_command_says_why_it_does_not_listen(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     Path("short").write_text("12345\n")
+        (["--token-file", "random"], "The token file does not hold text"),
 
     result = run("web", *arguments, db="sqlite:///sessions.db")
 
     assert result.exit_code == 2
     assert says in " ".join(result.stderr.split())
+    Path("random").write_bytes(bytes(range(128, 160)))
