@@ -95,8 +95,8 @@ def test_each_filter_leaves_the_sessions_that_pass_it(
     assert found(label="prices", kind="", status="") == [prices]
     assert found(text="100% of the pri") == [prices]
     assert found(text="1%0") == []
-    assert found(since="2023-11-14T22:14") == [nightly, prices]
     assert found(text="ÄPFEL") == [nightly]
+    assert found(since="2023-11-14T22:14") == [nightly, prices]
     assert found(since="2023-11-14T22:14", until="2023-11-14T22:15") == [prices]
     assert "No session passes" in get("/", agent="nobody")
 
@@ -110,8 +110,8 @@ def test_each_filter_leaves_the_sessions_that_pass_it(
         ("/", {"before": "9" * 30 + ":x"}, "before must be a whole number"),
         ("/", {"agent": "a\0"}, "agent"),
         ("/session", {}, "key must be given"),
-        ("/session", {"key": "x", "before": "-1"}, "before"),
         ("/questions/what-ran-for-more-than-30-minutes", {"minutes": "9" * 18}, "minutes must be a whole number"),
+        ("/session", {"key": "x", "before": "-1"}, "before"),
     ],
 )
 def test_what_can_not_be_asked_is_named(
@@ -225,7 +225,11 @@ def test_sessions_above_and_below_are_a_tree_that_a_cycle_does_not_trap(
     first, second = (manager.spawn_subagent("planner", "Below", parent_key=middle) for _ in range(2))
     last = manager.spawn_subagent("planner", "Last", parent_key=first)
 
-    assert keys(get("/session", html=True, key=middle)) == [top, first, last, second]
+    assert keys(page := get("/session", html=True, key=middle)) == [top, first, last, second]
+    assert "<summary>It spawned" not in page
+    for number in range(13):
+        manager.spawn_subagent("planner", f"One of many: {number}", parent_key=last)
+    assert "<details><summary>It spawned 13 sessions</summary>" in get("/session", html=True, key=last)
 
     manager.complete_session(top)
     manager.delete_session(top)
@@ -334,14 +338,14 @@ def test_only_names_of_this_machine_are_answered_where_names_are_given(manager: 
     }
 
 
-def basic(text: str) -> str:
-    return "Basic " + base64.b64encode(text.encode()).decode()
-
-
 @pytest.mark.parametrize("host", ["aud*it.example", "*", "audit.example.com:443", "https://audit.example.com", ""])
 def test_name_that_no_request_can_have_is_refused(manager: SessionManager, host: str) -> None:
     with pytest.raises(InvalidInput, match="hosts must be names alone"):
         create_app(manager, hosts=["localhost", host])
+
+
+def basic(text: str) -> str:
+    return "Basic " + base64.b64encode(text.encode()).decode()
 
 
 @pytest.mark.parametrize(
@@ -512,6 +516,7 @@ def test_answer_is_a_table_csv_and_json_at_a_stable_address(manager: SessionMana
     top = manager.get_or_create_main("planner").key
     key = manager.spawn_subagent("planner", "Plan", parent_key=top)
     said = "=1+1 PRICE's 100%: it\nends"
+    manager.add_messages(top, [NewMessage("assistant", "ÄPFEL"), NewMessage("assistant", "\uff1dwide")])
     manager.add_message(key, "assistant", said)
     path, word = "/questions/who-mentioned-something", "Price's 100%: IT"
 
@@ -530,6 +535,8 @@ def test_answer_is_a_table_csv_and_json_at_a_stable_address(manager: SessionMana
         "'=1+1 PRICE's 100%: it\nends",
     ]
     assert json.loads(files["json"])["rows"] == [[key, 1, "live", "assistant", said]]
+    assert "1 row." in get(path, word="ÄPFEL")
+    assert get(f"{path}.csv", html=True, word="wide").splitlines()[1].endswith(",'\uff1dwide")
     assert "Give a value" in get(path)
     assert "must be given" in get(f"{path}.csv", code=400)
     assert "whole number" in get("/questions/which-sessions-are-the-largest", code=400, limit="3; DROP TABLE sessions")
@@ -555,7 +562,6 @@ def test_overview_counts_sessions_failures_messages_and_idle_ones(
 ) -> None:
     assert get("/overview").count("None.") == 4
     for number in range(4):
-    manager.add_messages(top, [NewMessage("assistant", "ÄPFEL"), NewMessage("assistant", "\uff1dwide")])
         key = manager.spawn_subagent("<b>\ufffe\u202e", f"task {number}")
         manager.send_message(key, "Hello")
         if number:
@@ -567,7 +573,9 @@ def test_overview_counts_sessions_failures_messages_and_idle_ones(
     assert re.search(r"Hour Messages \d{4}-\d\d-\d\d \d\d:00 \d", words(page))
     assert re.search(r"Day active completed error timeout stopped \d{4}-\d\d-\d\d 1 2 1 0 0", words(page))
     charts = re.findall(r'src="data:image/svg\+xml;base64,([^"]*)"', page)
-    assert [ET.fromstring(base64.b64decode(chart)).tag for chart in charts] == ["{http://www.w3.org/2000/svg}svg"] * 4
+    drawn = [ET.fromstring(base64.b64decode(chart)) for chart in charts]
+    assert [chart.tag for chart in drawn] == ["{http://www.w3.org/2000/svg}svg"] * 4
+    assert "100" in {text.strip() for text in drawn[1].itertext()}
 
 
 # Limits and logins
@@ -594,6 +602,7 @@ def test_statement_that_takes_too_long_is_ended(manager: SessionManager, column:
         (["--host", "0.0.0.0"], "0.0.0.0 can be reached by others: give --token-file"),
         (["--host", "::"], ":: can be reached by others: give --token-file"),
         (["--token-file", "short"], "The token has 5 characters: take at least 16."),
+        (["--token-file", "random"], "The token file does not hold text"),
     ],
 )
 def test_command_says_why_it_does_not_listen(
@@ -601,10 +610,9 @@ def test_command_says_why_it_does_not_listen(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     Path("short").write_text("12345\n")
-        (["--token-file", "random"], "The token file does not hold text"),
+    Path("random").write_bytes(bytes(range(128, 160)))
 
     result = run("web", *arguments, db="sqlite:///sessions.db")
 
     assert result.exit_code == 2
     assert says in " ".join(result.stderr.split())
-    Path("random").write_bytes(bytes(range(128, 160)))
