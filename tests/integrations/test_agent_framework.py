@@ -205,10 +205,10 @@ def test_wrong_input_is_refused_and_nothing_is_stored(url: str) -> None:
             await history.get_messages(None)
         for messages in ("text", None, 5):
             with pytest.raises(InvalidInput):
-                await history.save_messages("s", messages)
+                await history.save_messages("s", messages)  # type: ignore[arg-type]
         for arguments in ((manager, "a:b"), (None, "a")):
             with pytest.raises(InvalidInput):
-                StoredHistoryProvider(*arguments)  # type: ignore[arg-type]
+                StoredHistoryProvider(*arguments)
 
         assert await manager.list() == []
 
