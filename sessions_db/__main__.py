@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import os
 import sys
+from pathlib import Path
 
 
 def main() -> None:
@@ -15,6 +17,9 @@ def main() -> None:
         if missing not in ("click", "rich"):
             raise
         sys.exit(f"The command needs {missing}: pip install 'sessions-db[cli]'")
+    # Click prints nothing where the caller has closed it (`>&-`); Rich would fail.
+    if sys.stdout is None:
+        sys.stdout = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115  # until the process ends
     # Replace characters that the terminal can't show, instead of failing.
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")

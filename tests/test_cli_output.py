@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import io
 import json
+import subprocess
+import sys
 
 import pytest
 
@@ -50,6 +52,14 @@ def test_fields_are_chosen_and_ordered(url: str, key: str) -> None:
 @pytest.mark.parametrize("options", [["--fields", "key,messages"], ["--fields", ""], ["--csv", "--json"]], ids=" ".join)
 def test_fields_that_are_not_there_are_wrong_usage(url: str, options: list[str]) -> None:
     assert run("list", *options, db=url).exit_code == 2
+
+
+@pytest.mark.usefixtures("key")
+def test_list_prints_nothing_where_its_output_is_closed(url: str) -> None:
+    command = (sys.executable, "-m", "sessions_db", "--db", url, "list")
+    result = subprocess.run(["sh", "-c", '"$@" >&-', "sh", *command], capture_output=True, check=False)
+
+    assert (result.returncode, result.stderr) == (0, b"")
 
 
 def test_history_in_full_keeps_line_breaks_and_cuts_nothing(url: str, manager: SessionManager, key: str) -> None:
