@@ -137,7 +137,7 @@ def _open(database: str | URL, **options: Any) -> SessionManager:
 
 @contextmanager
 def _told(wait_s: float) -> Iterator[None]:
-    """Say on stderr that the database does not answer, if it has not within seconds."""
+    """Say on stderr that the database does not answer, once half the time is over."""
     told = threading.Timer(
         wait_s / 2,
         lambda: click.echo(f"Waiting for the database, {wait_s:.0f} s at most (--wait).", err=True),
