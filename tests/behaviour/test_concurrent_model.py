@@ -114,7 +114,6 @@ def test_answers_of_concurrent_callers_are_those_of_some_order_of_their_calls(
     open_manager: Callable[..., SessionManager], url: str, plain: PlainClient, clock: Clock
 ) -> None:
     with open_manager(url, message_cap=CAP) as manager:
-
         # The orders of five callers' calls can take a minute to try.
         @examples(30)
         @given(st.lists(st.lists(calls, min_size=1, max_size=4), min_size=2, max_size=4))
