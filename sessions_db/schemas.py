@@ -23,6 +23,8 @@ _T = TypeVar("_T")
 DEFAULT_INTO: Final = "audit"
 """The schema for the views over all schemas, unless told otherwise."""
 
+_RETRY_BUDGET_S: Final = EngineOptions().retry_budget_s
+
 _FOUND: Final = f"""\
 SELECT n.nspname, quote_ident(n.nspname), quote_literal(n.nspname),
   has_schema_privilege(n.oid, 'USAGE') AND has_table_privilege(c.oid, 'SELECT'),
@@ -69,10 +71,10 @@ class FoundSchema:
         return camel_case(self)
 
 
-def find_schemas(url: str | URL, *, retry_budget_s: float = 10.0) -> list[FoundSchema]:
+def find_schemas(url: str | URL, *, retry_budget_s: float = _RETRY_BUDGET_S) -> list[FoundSchema]:
     """The schemas of a Postgres database that hold sessions, by name.
 
-    For a lock, and for a server that does not answer, it waits `retry_budget_s` seconds; so do the others.
+    Tries for `retry_budget_s` seconds to reach it, like the others here.
 
     Raises:
         InvalidInput: it is not on Postgres.
@@ -81,7 +83,7 @@ def find_schemas(url: str | URL, *, retry_budget_s: float = 10.0) -> list[FoundS
     return _run(url, Operation(_find, Needs.READ), retry_budget_s)
 
 
-def make_audit_views(url: str | URL, into: str = DEFAULT_INTO, *, retry_budget_s: float = 10.0) -> list[str]:
+def make_audit_views(url: str | URL, into: str = DEFAULT_INTO, *, retry_budget_s: float = _RETRY_BUDGET_S) -> list[str]:
     """Make, or make anew, the views `all_sessions`, `all_messages` and so on in the schema `into`.
 
     Each has the columns of the view `audit_…` of that name after `schema_name`, and the rows of all schemas that hold
@@ -96,11 +98,10 @@ def make_audit_views(url: str | URL, into: str = DEFAULT_INTO, *, retry_budget_s
         DatabaseUnavailable: the database can't be reached.
     """
     name = validation.optional_schema_name(into)
-    making = Operation(lambda conn: _make_views(conn, name or DEFAULT_INTO), Needs.TRANSACTION)
-    return _run(url, making, retry_budget_s)
+    return _run(url, Operation(lambda conn: _make_views(conn, name or DEFAULT_INTO), Needs.TRANSACTION), retry_budget_s)
 
 
-def distribute_schema(url: str | URL, name: str, *, retry_budget_s: float = 10.0) -> str | None:
+def distribute_schema(url: str | URL, name: str, *, retry_budget_s: float = _RETRY_BUDGET_S) -> str | None:
     """The node that a schema is on, if the database is a Citus cluster's: it is distributed unless it is already.
 
     Its sessions and its log go with it as they are. Writers to it wait.
@@ -114,10 +115,11 @@ def distribute_schema(url: str | URL, name: str, *, retry_budget_s: float = 10.0
 
 
 def _run(url: str | URL, operation: Operation[[], _T], retry_budget_s: float) -> _T:
-    engine = open_engine(url, EngineOptions(pool_size=1, retry_budget_s=retry_budget_s))
+    options = EngineOptions(pool_size=1, retry_budget_s=validation.seconds("retry_budget_s", retry_budget_s))
+    engine = open_engine(url, options)
     if not BACKENDS[engine.dialect.name].is_on_a_server:
         raise InvalidInput("database", "must be on Postgres: SQLite has no schemas", shown(engine.url))
-    calls = Calls(engine, owned=True, actor=None, read_only=False, retry_budget_s=retry_budget_s)
+    calls = Calls(engine, owned=True, actor=None, read_only=False, retry_budget_s=options.retry_budget_s)
     try:
         return calls.run(operation)
     finally:

@@ -102,7 +102,8 @@ def conversation_name(value: object) -> str:
 def optional_schema_name(value: object) -> str | None:
     """The name of a Postgres schema that is not the server's own; or None."""
     checked = None if value is None else _short_name("schema", value, limits.MAX_SCHEMA_NAME_BYTES)
-    if checked is not None and (checked.startswith("pg_") or checked == "information_schema"):
+    # In a search_path "$user" is the schema that has the role's name, however it is quoted.
+    if checked is not None and (checked.startswith("pg_") or checked in ("information_schema", "$user")):
         raise InvalidInput("schema", "must not be one of the server's own", value)
     return checked
 

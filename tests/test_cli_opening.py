@@ -57,10 +57,11 @@ def test_a_missing_directory_is_named(tmp_path: Path) -> None:
     assert (result.exit_code, result.stderr) == (1, f"Error: The directory {tmp_path}/none does not exist.\n")
 
 
-def test_a_command_says_that_it_waits_for_a_server_that_is_down() -> None:
+@pytest.mark.parametrize("command", ["list", "schemas", "audit all-schemas"])
+def test_a_command_says_that_it_waits_for_a_server_that_is_down(command: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
-    result = run("list", "--wait", "2s", db=f"postgresql://127.0.0.1:{port}/x")
+    result = run(*command.split(), "--wait", "2s", db=f"postgresql://127.0.0.1:{port}/x")
 
     waiting, error = result.stderr.splitlines()
     assert result.exit_code == 1

@@ -83,7 +83,9 @@ def test_any_name_that_postgres_takes_is_created_and_found_again(empty_url: str,
 
 
 @pytest.mark.parametrize(
-    "name", ["", "pg_team", "information_schema", "a\x00b", "a\nb", "ä" * 32, 1], ids=lambda name: repr(name)[:20]
+    "name",
+    ["", "pg_team", "information_schema", "$user", "a\x00b", "a\nb", "ä" * 32, 1],
+    ids=lambda name: repr(name)[:20],
 )
 def test_name_that_no_schema_can_have_is_refused(empty_url: str, name: str) -> None:
     with pytest.raises(InvalidInput, match=r"^schema must"):

@@ -175,8 +175,21 @@ def test_a_session_whose_run_could_not_be_started_ends(url: str) -> None:
 
         with pytest.raises(OSError, match="no worker"):
             await SessionTools(manager, MAIN, on_spawn=start).sessions_spawn("Test")
-        (session,) = await manager.children(MAIN)
-        assert (session.status, session.end_reason) == ("error", "could not be started: OSError")
+        starting = asyncio.Event()
+
+        async def hang(_: Session) -> None:
+            starting.set()
+            await asyncio.Event().wait()
+
+        call = asyncio.create_task(SessionTools(manager, MAIN, on_spawn=hang).sessions_spawn("Test"))
+        await starting.wait()
+        call.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await call
+        assert [(each.status, each.end_reason) for each in await manager.children(MAIN)] == [
+            ("error", "could not be started: OSError"),
+            ("error", "could not be started: CancelledError"),
+        ]
 
     run(url, test)
 

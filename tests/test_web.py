@@ -17,7 +17,8 @@ from starlette.applications import Starlette
 from starlette.routing import Mount
 from starlette.testclient import TestClient
 
-from sessions_db import NewMessage, SessionManager
+from sessions_db import InvalidInput, NewMessage, SessionManager
+from sessions_db.limits import MAX_INTEGER
 from sessions_db.validation import JsonValue
 from sessions_db.web import create_app
 from sessions_db.web.questions import PARAMETERS, Question, questions
@@ -83,7 +84,7 @@ def test_each_filter_leaves_the_sessions_that_pass_it(
     prices = manager.spawn_subagent("researcher", "Find 100% of the PRICES", "prices")
     manager.complete_session(prices)
     clock.now_ms += 60_000
-    nightly = manager.spawn_cron("timer", "Tidy up")
+    nightly = manager.spawn_cron("timer", "Tidy up, ÄPFEL")
 
     def found(**filters: str) -> list[str]:
         return keys(get("/", html=True, **filters))
@@ -94,6 +95,7 @@ def test_each_filter_leaves_the_sessions_that_pass_it(
     assert found(label="prices", kind="", status="") == [prices]
     assert found(text="100% of the pri") == [prices]
     assert found(text="1%0") == []
+    assert found(text="ÄPFEL") == [nightly]
     assert found(since="2023-11-14T22:14") == [nightly, prices]
     assert found(since="2023-11-14T22:14", until="2023-11-14T22:15") == [prices]
     assert "No session passes" in get("/", agent="nobody")
@@ -108,6 +110,7 @@ def test_each_filter_leaves_the_sessions_that_pass_it(
         ("/", {"before": "9" * 30 + ":x"}, "before must be a whole number"),
         ("/", {"agent": "a\0"}, "agent"),
         ("/session", {}, "key must be given"),
+        ("/questions/what-ran-for-more-than-30-minutes", {"minutes": "9" * 18}, "minutes must be a whole number"),
         ("/session", {"key": "x", "before": "-1"}, "before"),
     ],
 )
@@ -162,6 +165,37 @@ def test_conversation_shows_turns_calls_usage_and_what_is_missing(
     assert keys(get("/session", html=True, key=key)) == [main, below]
 
 
+def test_address_past_the_last_message_invents_no_gap(manager: SessionManager, get: Callable[..., str]) -> None:
+    key = manager.get_or_create_main("planner").key
+    manager.send_message(key, "the only one")
+
+    for parameters, there in (
+        ({"before": 1_000}, True),
+        ({"before": MAX_INTEGER}, True),
+        ({"after": MAX_INTEGER}, False),
+    ):
+        shown = get("/session", key=key, **parameters)
+        assert ("the only one" in shown, "trimmed" in shown) == (there, False)
+
+
+def test_what_indenting_would_blow_up_is_shown_on_one_line(manager: SessionManager, get: Callable[..., str]) -> None:
+    key = manager.get_or_create_main("planner").key
+    deep: JsonValue = [0] * 5_000
+    for _ in range(90):
+        deep = [deep]
+    call: JsonValue = {"type": "function", "function": {"name": "search", "arguments": {"in": deep}}}
+    manager.add_message(key, "assistant", "", metadata={"deep": deep, "tool_calls": [call]})
+
+    assert len(get("/session", html=True, key=key)) < 100_000
+
+
+def test_number_that_no_model_counts_is_no_usage(manager: SessionManager, get: Callable[..., str]) -> None:
+    key = manager.get_or_create_main("planner").key
+    manager.add_message(key, "assistant", "", metadata={"usage": {"prompt_tokens": 10**4_000, "output_tokens": -1}})
+
+    assert "tokens read" not in get("/session", key=key)
+
+
 def test_long_conversation_is_paged_through_archive_and_session(
     manager: SessionManager, get: Callable[..., str]
 ) -> None:
@@ -191,7 +225,11 @@ def test_sessions_above_and_below_are_a_tree_that_a_cycle_does_not_trap(
     first, second = (manager.spawn_subagent("planner", "Below", parent_key=middle) for _ in range(2))
     last = manager.spawn_subagent("planner", "Last", parent_key=first)
 
-    assert keys(get("/session", html=True, key=middle)) == [top, first, last, second]
+    assert keys(page := get("/session", html=True, key=middle)) == [top, first, last, second]
+    assert "<summary>It spawned" not in page
+    for number in range(13):
+        manager.spawn_subagent("planner", f"One of many: {number}", parent_key=last)
+    assert "<details><summary>It spawned 13 sessions</summary>" in get("/session", html=True, key=last)
 
     manager.complete_session(top)
     manager.delete_session(top)
@@ -298,6 +336,12 @@ def test_only_names_of_this_machine_are_answered_where_names_are_given(manager: 
         **dict.fromkeys(["localhost", "LOCALHOST:1", "127.0.0.1:8321", "[::1]:8321"], 200),
         **dict.fromkeys(["evil.example", "127.0.0.1.evil.example"], 400),
     }
+
+
+@pytest.mark.parametrize("host", ["aud*it.example", "*", "audit.example.com:443", "https://audit.example.com", ""])
+def test_name_that_no_request_can_have_is_refused(manager: SessionManager, host: str) -> None:
+    with pytest.raises(InvalidInput, match="hosts must be names alone"):
+        create_app(manager, hosts=["localhost", host])
 
 
 def basic(text: str) -> str:
@@ -472,6 +516,7 @@ def test_answer_is_a_table_csv_and_json_at_a_stable_address(manager: SessionMana
     top = manager.get_or_create_main("planner").key
     key = manager.spawn_subagent("planner", "Plan", parent_key=top)
     said = "=1+1 PRICE's 100%: it\nends"
+    manager.add_messages(top, [NewMessage("assistant", "ÄPFEL"), NewMessage("assistant", "\uff1dwide")])
     manager.add_message(key, "assistant", said)
     path, word = "/questions/who-mentioned-something", "Price's 100%: IT"
 
@@ -481,7 +526,7 @@ def test_answer_is_a_table_csv_and_json_at_a_stable_address(manager: SessionMana
     assert "1 row." in page
     assert keys(page) == [key]
     assert f'href="{path}.csv?word=Price%27s+100%25%3A+IT"' in page
-    assert "LIKE '%price''s 100%: it%'" in words(page)
+    assert "LIKE lower('%Price''s 100%: IT%')" in words(page)
     assert list(csv.reader(io.StringIO(files["csv"])))[1] == [
         key,
         "1",
@@ -490,6 +535,8 @@ def test_answer_is_a_table_csv_and_json_at_a_stable_address(manager: SessionMana
         "'=1+1 PRICE's 100%: it\nends",
     ]
     assert json.loads(files["json"])["rows"] == [[key, 1, "live", "assistant", said]]
+    assert "1 row." in get(path, word="ÄPFEL")
+    assert get(f"{path}.csv", html=True, word="wide").splitlines()[1].endswith(",'\uff1dwide")
     assert "Give a value" in get(path)
     assert "must be given" in get(f"{path}.csv", code=400)
     assert "whole number" in get("/questions/which-sessions-are-the-largest", code=400, limit="3; DROP TABLE sessions")
@@ -526,15 +573,18 @@ def test_overview_counts_sessions_failures_messages_and_idle_ones(
     assert re.search(r"Hour Messages \d{4}-\d\d-\d\d \d\d:00 \d", words(page))
     assert re.search(r"Day active completed error timeout stopped \d{4}-\d\d-\d\d 1 2 1 0 0", words(page))
     charts = re.findall(r'src="data:image/svg\+xml;base64,([^"]*)"', page)
-    assert [ET.fromstring(base64.b64decode(chart)).tag for chart in charts] == ["{http://www.w3.org/2000/svg}svg"] * 4
+    drawn = [ET.fromstring(base64.b64decode(chart)) for chart in charts]
+    assert [chart.tag for chart in drawn] == ["{http://www.w3.org/2000/svg}svg"] * 4
+    assert "100" in {text.strip() for text in drawn[1].itertext()}
 
 
 # Limits and logins
 
 
-def test_statement_that_takes_too_long_is_ended(manager: SessionManager) -> None:
-    client = TestClient(create_app(manager, time_limit_s=0.01))
-    slow = "WITH RECURSIVE n(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM n) SELECT count(*) FROM n"
+@pytest.mark.parametrize("column", ["count(*)", "n"], ids=["in one piece", "row by row"])
+def test_statement_that_takes_too_long_is_ended(manager: SessionManager, column: str) -> None:
+    client = TestClient(create_app(manager, time_limit_s=0.01, row_limit=10_000_000))
+    slow = f"WITH RECURSIVE n(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM n) SELECT {column} FROM n"
     title = "Does it end?"
     asked = Question("does-it-end", title, "Time", (), {"": slow}, ())
     with pytest.MonkeyPatch.context() as patch:
@@ -552,6 +602,7 @@ def test_statement_that_takes_too_long_is_ended(manager: SessionManager) -> None
         (["--host", "0.0.0.0"], "0.0.0.0 can be reached by others: give --token-file"),
         (["--host", "::"], ":: can be reached by others: give --token-file"),
         (["--token-file", "short"], "The token has 5 characters: take at least 16."),
+        (["--token-file", "random"], "The token file does not hold text"),
     ],
 )
 def test_command_says_why_it_does_not_listen(
@@ -559,6 +610,7 @@ def test_command_says_why_it_does_not_listen(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     Path("short").write_text("12345\n")
+    Path("random").write_bytes(bytes(range(128, 160)))
 
     result = run("web", *arguments, db="sqlite:///sessions.db")
 

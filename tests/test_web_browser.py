@@ -177,6 +177,25 @@ def test_active_session_is_followed_until_it_ends(shown: tuple[SessionManager, s
     assert page.evaluate("window.hacked") is None
 
 
+def test_followed_session_that_outgrows_its_page_links_to_the_older_messages(
+    shown: tuple[SessionManager, str], page: Page
+) -> None:
+    manager, at = shown
+    key = manager.spawn_subagent("planner", "Grow", message_cap=1_000)
+    manager.add_messages(key, [NewMessage("user", f"more {number}") for number in range(100)])
+    page.goto(f"{at}/session?key={key}")
+    expect(page.locator("#live")).to_have_text("Following.")
+    expect(page.get_by_role("link", name="Older messages")).to_have_count(0)
+
+    for seq in (101, 102):
+        manager.add_message(key, "user", "one more")
+        expect(page.locator(f"#message-{seq}")).to_be_visible()
+
+        expect(page.get_by_role("link", name="Older messages")).to_have_attribute(
+            "href", re.compile(f"before={seq - 99}$")
+        )
+
+
 def test_hostile_content_in_every_field_does_nothing(shown: tuple[SessionManager, str], page: Page) -> None:
     manager, at = shown
     name = HOSTILE[:255]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 from contextlib import closing
 from typing import IO, Final
 
@@ -14,7 +15,7 @@ from sessions_db.cli import interruption
 from sessions_db.cli.group import acting, cli, one_of
 from sessions_db.cli.naming import complete_agents, complete_names, find
 from sessions_db.cli.opening import Database, database, existing, named_schema, reader, wait_s
-from sessions_db.cli.serving import extra, listen, long_enough
+from sessions_db.cli.serving import extra, listen, long_enough, token_in
 from sessions_db.tools import SessionTools, Visibility
 
 TOKEN_VARIABLE: Final = "SESSIONS_DB_MCP_TOKEN"  # noqa: S105  # its name
@@ -87,6 +88,8 @@ def mcp(
     )
     tools = SessionTools(manager, caller, visibility=visibility, agents=agents)
     if port is None:
+        # The SDK reads the input on a thread that nothing interrupts: Python's handler would wait for the client.
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
         asyncio.run(serving.serve(manager, tools, caller, serving.over_stdio, writing=writing))
         return
     token = _token(token_file)
@@ -97,7 +100,7 @@ def mcp(
 
 
 def _token(file: IO[str] | None) -> str:
-    token = (os.environ.get(TOKEN_VARIABLE, "") if file is None else file.read()).strip()
+    token = (os.environ.get(TOKEN_VARIABLE, "") if file is None else token_in(file)).strip()
     if not token:
         raise click.UsageError(f"HTTP needs a token: --token-file FILE, or {TOKEN_VARIABLE} in the environment.")
     if not token.isascii():

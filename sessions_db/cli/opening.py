@@ -131,21 +131,22 @@ def creator(database: Database, actor: str | None = None, *, migrate: bool = Fal
 
 
 def _open(database: str | URL, **options: Any) -> SessionManager:
-    with _told(wait_s()):
-        return SessionManager(database, schema=named_schema(), retry_budget_s=wait_s(), **options)
+    with waiting() as seconds:
+        return SessionManager(database, schema=named_schema(), retry_budget_s=seconds, **options)
 
 
 @contextmanager
-def _told(wait_s: float) -> Iterator[None]:
-    """Say on stderr that the database does not answer, once half the time is over."""
+def waiting() -> Iterator[float]:
+    """How many seconds the block may wait for the database; stderr says so once half of them are over."""
+    seconds = wait_s()
     told = threading.Timer(
-        wait_s / 2,
-        lambda: click.echo(f"Waiting for the database, {wait_s:.0f} s at most (--wait).", err=True),
+        seconds / 2,
+        lambda: click.echo(f"Waiting for the database, {seconds:.0f} s at most (--wait).", err=True),
     )
     told.daemon = True
     told.start()
     try:
-        yield
+        yield seconds
     finally:
         told.cancel()
 

@@ -7,7 +7,7 @@ import click
 from sessions_db.cli import interruption, tables, terminal
 from sessions_db.cli.audit import audit
 from sessions_db.cli.group import as_json, cli
-from sessions_db.cli.opening import Database, database, wait_s
+from sessions_db.cli.opening import Database, database, waiting
 from sessions_db.default import default_url
 from sessions_db.schemas import DEFAULT_INTO, find_schemas, make_audit_views
 
@@ -18,7 +18,8 @@ from sessions_db.schemas import DEFAULT_INTO, find_schemas, make_audit_views
 @click.pass_obj
 def schemas(db: Database, as_json: bool) -> None:
     """List the schemas of a Postgres database that hold sessions."""
-    found = find_schemas(db or default_url(), retry_budget_s=wait_s())
+    with waiting() as seconds:
+        found = find_schemas(db or default_url(), retry_budget_s=seconds)
     if as_json:
         click.echo(terminal.to_json([each.to_dict() for each in found]))
     elif found:
@@ -42,7 +43,8 @@ def all_schemas(db: Database, into: str, as_json: bool) -> None:
     all_messages, all_events and the others. Run it again when a schema was added.
     """
     interruption.will_change()
-    covered = make_audit_views(db or default_url(), into, retry_budget_s=wait_s())
+    with waiting() as seconds:
+        covered = make_audit_views(db or default_url(), into, retry_budget_s=seconds)
     if as_json:
         click.echo(terminal.to_json({"into": into, "schemas": covered}))
     else:

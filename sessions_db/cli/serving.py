@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Final
+from typing import IO, Final
 
 import click
 
@@ -22,6 +22,20 @@ def extra(name: str, what: str) -> Iterator[None]:
         if missing == "sessions_db":
             raise
         raise click.ClickException(f"{what} {missing}: pip install 'sessions-db[{name}]'") from error
+
+
+def token_in(file: IO[str]) -> str:
+    """What the file holds, without the space around it.
+
+    Raises:
+        UsageError: it is not text.
+    """
+    try:
+        return file.read().strip()
+    except UnicodeDecodeError as error:
+        raise click.UsageError(
+            "The token file does not hold text, which a browser could send: `openssl rand -hex 32` makes a token."
+        ) from error
 
 
 def long_enough(token: str) -> str:

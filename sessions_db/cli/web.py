@@ -9,7 +9,7 @@ import click
 
 from sessions_db.cli.group import cli
 from sessions_db.cli.opening import Database, database, reader
-from sessions_db.cli.serving import extra, listen, long_enough
+from sessions_db.cli.serving import extra, listen, long_enough, token_in
 
 _LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
@@ -35,7 +35,7 @@ def web(db: Database, port: int, host: str, token_file: IO[str] | None, names: t
         import uvicorn  # noqa: PLC0415  # its packages are an extra
 
         from sessions_db.web.app import LOOPBACK, create_app  # noqa: PLC0415
-    token = None if token_file is None else long_enough(token_file.read().strip())
+    token = None if token_file is None else long_enough(token_in(token_file))
     if token is None and host not in _LOOPBACK:
         raise click.UsageError(f"{host} can be reached by others: give --token-file, so that only some of them see it.")
     own = f"[{host}]" if ":" in host else host

@@ -107,10 +107,12 @@ class StoredHistoryProvider(HistoryProvider):
             InvalidInput: the session's id can't be a conversation's name, or a message is not JSON.
         """
         name = _name(session_id)
+        if not isinstance(messages, Sequence) or not all(isinstance(message, ChatMessage) for message in messages):
+            raise InvalidInput("messages", "must be the framework's messages", messages)
         if not messages:
             return
-        if not all(isinstance(message, ChatMessage) for message in messages):
-            raise InvalidInput("messages", "must be the framework's messages", messages)
+        for message in messages:
+            _check_names(message)
         tools = _tools(messages)
         if any(result.call_id not in tools for message in messages for result in _results(message)):
             tools |= _tools(await self.get_messages(session_id))
@@ -126,6 +128,13 @@ def _name(session_id: str | None) -> str:
     if session_id is None:
         raise InvalidInput("session_id", "must be given: pass a session to the agent's run", session_id)
     return validation.conversation_name(session_id)
+
+
+def _check_names(message: ChatMessage) -> None:
+    names: list[object] = [message.role]
+    names += [name for each in message.contents for name in (each.call_id, each.name) if name is not None]
+    if not all(isinstance(name, str) for name in names):
+        raise InvalidInput("messages", "must have a role, ids and names that are texts", message)
 
 
 def _results(message: ChatMessage) -> list[Content]:

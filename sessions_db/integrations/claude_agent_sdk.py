@@ -18,7 +18,7 @@ from sessions_db import keys, validation
 from sessions_db.aio import AsyncSessionManager
 from sessions_db.aio.manager import async_manager
 from sessions_db.enums import Role, SessionKind
-from sessions_db.errors import IdempotencyConflict, InvalidInput, SessionChanged, SessionNotFound
+from sessions_db.errors import IdempotencyConflict, InvalidInput, SessionChanged, SessionNotFound, Shown
 from sessions_db.integrations.payloads import json_text, payload, with_payload
 from sessions_db.limits import MAX_MESSAGE_CAP
 from sessions_db.models import Message, NewMessage, Session
@@ -239,7 +239,10 @@ def _entries(messages: Iterable[Message]) -> Iterator[dict[str, Any]]:
 
 def _to_new(entry: Mapping[str, Any], tools: Mapping[str, str]) -> NewMessage:
     blocks = _blocks(entry.get("message"))
-    content = "\n".join(text for block in blocks for text in _texts(block))
+    try:
+        content = "\n".join(text for block in blocks for text in _texts(block))
+    except RecursionError:
+        raise InvalidInput("entries", "must be nested less deeply", Shown("a deeper one")) from None
     answered = [str(block.get("tool_use_id")) for block in blocks if block.get("type") == "tool_result"]
     match entry.get("type"):
         case "user":

@@ -12,7 +12,7 @@ from typing import Any, Final, cast
 from agents import SessionSettings, TResponseInputItem
 
 from sessions_db import keys, validation
-from sessions_db.aio import AsyncSessionManager
+from sessions_db.aio import AsyncSessionManager, AsyncTransaction
 from sessions_db.aio.manager import async_manager
 from sessions_db.enums import Role
 from sessions_db.errors import InvalidInput, SessionNotFound
@@ -25,7 +25,7 @@ PAYLOAD: Final = "openai_agents"
 """The metadata key of an item of the SDK: an object, or its JSON text if the database can't hold the object."""
 
 CLEARED: Final = "openai_agents_cleared"
-"""The key in a session's metadata that says how many messages it had had when it was last cleared."""
+"""The key in a session's metadata that says how many messages it had had when the last of them was removed."""
 
 
 class StoredSession:
@@ -112,18 +112,25 @@ class StoredSession:
 
     async def pop_item(self) -> TResponseInputItem | None:
         """The newest item, removed from the session; None if there is none."""
-        while popped := self._found(await self._manager.pop_messages(self._key)):
-            # What is no item for the SDK goes as well: it came after the item.
-            for item in _items(popped):
-                return cast(TResponseInputItem, item)
-        return None
+        items, emptied = list[dict[str, Any]](), False
+        async with self._manager.transaction() as tx:
+            while not items and (popped := self._found(await tx.pop_messages(self._key))):
+                # What is no item for the SDK goes as well: it came after the item.
+                items = _items(popped)
+                emptied = not await tx.history(self._key, 1, include_tools=True)
+            if emptied:
+                await self._mark_empty(tx)
+        return cast(TResponseInputItem, items[0]) if items else None
 
     async def clear_session(self) -> None:
         """Remove all items. The session stays, and its log says what was removed."""
         async with self._manager.transaction() as tx:
             if self._found(await tx.pop_messages(self._key, None)):
-                session = cast(Session, await tx.get(self._key))
-                await tx.update_session(self._key, metadata={CLEARED: session.message_count})
+                await self._mark_empty(tx)
+
+    async def _mark_empty(self, tx: AsyncTransaction) -> None:
+        session = cast(Session, await tx.get(self._key))
+        await tx.update_session(self._key, metadata={CLEARED: session.message_count})
 
     async def _all(self) -> list[TResponseInputItem]:
         stored: Sequence[Message] = await self._history()

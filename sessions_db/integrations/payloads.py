@@ -51,7 +51,11 @@ def payload(message: Message, metadata_key: str) -> dict[str, Any] | None:
     """
     stored = (message.metadata or {}).get(metadata_key)
     if isinstance(stored, str):
-        stored = json.loads(stored)
+        try:
+            stored = json.loads(stored)
+        except (ValueError, RecursionError):
+            # Another client's text, which must not make the rest unreadable.
+            return None
     return stored if isinstance(stored, dict) else None
 
 

@@ -56,7 +56,8 @@ class SessionTools:
         agents: the agents for which it may spawn sessions, besides its own.
         limits: for what it spawns.
         on_message: called, and awaited if that can be, with the session and the message after each `sessions_send`.
-        on_spawn: likewise with the new session, to start its run. If it raises, the session ends as `error`.
+        on_spawn: likewise with the new session, to start its run. If it raises or is cancelled, the session ends
+            as `error`.
 
     Raises:
         InvalidInput: an argument can't be accepted.
@@ -268,8 +269,8 @@ class SessionTools:
             raise SessionNotFound(key)
         try:
             await _tell(self._on_spawn, session)
-        except Exception as error:
-            # Nothing runs in it, and nobody else would end it.
+        except BaseException as error:
+            # Nothing runs in it, and nobody else would end it. So too if the call was cancelled.
             await self._manager.error_session(key, f"could not be started: {type(error).__name__}")
             raise
         return session

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 from typing import Final
@@ -30,6 +31,9 @@ from sessions_db.web.rendering import page
 
 LOOPBACK: Final = ("localhost", "127.0.0.1", "[::1]")
 """The names of this machine for itself."""
+
+# A name, all below a name, or an IPv6 address.
+_HOST: Final = re.compile(r"(?:\*\.)?[\w.-]+|\[[^*\]]+\]")
 
 
 def create_app(
@@ -64,6 +68,9 @@ def create_app(
     )
     middleware = [Middleware(Guard, token=token)]
     if hosts is not None:
+        for host in hosts:
+            if not _HOST.fullmatch(host):
+                raise InvalidInput("hosts", "must be names alone, such as audit.example.com", host)
         middleware.insert(0, Middleware(TrustedHostMiddleware, allowed_hosts=[*hosts], www_redirect=False))
     app = Starlette(
         routes=[

@@ -30,12 +30,14 @@ _INK: Final = "inline:svg{color:#1c1f24}@media(prefers-color-scheme:dark){svg{co
 # XML has no place for these.
 _NOT_XML: Final = re.compile("[\ufffe\uffff]")
 _LABEL: Final = 28
+_ROOM: Final = 45
 
 
 def stacked(labels: Sequence[str], series: Mapping[str, Sequence[int]]) -> str:
     """A bar for each label, of a part for each series, as the address of an image."""
     colours = [_COLOURS.get(name, _PLAIN) for name in series]
-    every = max(1, len(labels) // 6)
+    # As many as have room beside each other.
+    every = max(1, len(labels) // min(6, _ROOM // len(labels[0])))
     chart = pygal.StackedBar(
         **_looks(colours, 280),
         show_legend=len(series) > 1,
@@ -50,10 +52,14 @@ def stacked(labels: Sequence[str], series: Mapping[str, Sequence[int]]) -> str:
     return _address(chart)
 
 
-def bars(labels: Sequence[str], values: Sequence[float], colour: str) -> str:
-    """A horizontal bar for each label, the first at the top."""
+def bars(labels: Sequence[str], values: Sequence[float], colour: str, most: float | None = None) -> str:
+    """A horizontal bar for each label, the first at the top; the axis ends at the largest value, or at `most`."""
     # It draws from the bottom up.
-    chart = pygal.HorizontalBar(**_looks([_COLOURS[colour]], 60 + 26 * len(labels)), show_legend=False)
+    chart = pygal.HorizontalBar(
+        **_looks([_COLOURS[colour]], 60 + 26 * len(labels)),
+        show_legend=False,
+        range=None if most is None else (0, most),
+    )
     chart.x_labels = [_label(label) for label in reversed(labels)]
     chart.add("", list(reversed(values)))
     return _address(chart)

@@ -9,7 +9,9 @@ from typing import Any, Final
 
 from sqlalchemy import Row
 
-from sessions_db.integrations.calls import ToolCall, calls_in
+from sessions_db.integrations.calls import calls_in
+from sessions_db.limits import MAX_INTEGER
+from sessions_db.web.rendering import pretty
 
 # Adapters keep the object of their framework in the metadata, at different depths.
 _DEPTH: Final = 8
@@ -36,12 +38,12 @@ class Usage:
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """A message, and what was found in its metadata."""
+    """A message, and what was found in its metadata; of each call its tool and its arguments, to read."""
 
     row: Row[Any]
     metadata: str | None
     reason: str | None
-    calls: Sequence[ToolCall] = ()
+    calls: Sequence[tuple[str, str]] = ()
     usage: Usage = field(default_factory=Usage)
 
 
@@ -60,11 +62,12 @@ def turn(row: Row[Any]) -> Turn:
         return Turn(row, None, None)
     try:
         parsed = json.loads(row.metadata)
-        readable = json.dumps(parsed, ensure_ascii=False, indent=2)
+        readable = pretty(parsed)
+        calls = [(call.name, pretty(call.arguments)) for call in calls_in(parsed)]
     except (ValueError, RecursionError):  # SQL that bypasses the library may have stored anything
         return Turn(row, row.metadata, None)
     reason = parsed.get("redacted") if row.redacted and isinstance(parsed, dict) else None
-    return Turn(row, readable, reason, calls_in(parsed), sum(_usages(parsed), Usage()))
+    return Turn(row, readable, reason, calls, sum(_usages(parsed), Usage()))
 
 
 def with_gaps(turns: Sequence[Turn], removals: Sequence[Row[Any]], first: int, last: int) -> Iterator[Turn | Gap]:
@@ -122,4 +125,6 @@ def _usages(metadata: Any) -> Iterator[Usage]:
 
 
 def _tokens(usage: dict[str, Any], names: Sequence[str]) -> int:
-    return next((usage[name] for name in names if type(usage.get(name)) is int), 0)
+    counts = (usage[name] for name in names if type(usage.get(name)) is int)
+    # Python does not print the sum of numbers as long as JSON may have.
+    return next((count for count in counts if 0 <= count <= MAX_INTEGER), 0)

@@ -12,7 +12,6 @@ from typing import Final
 from sqlalchemy import BigInteger, Text, TextClause, bindparam, text
 
 from sessions_db.errors import InvalidInput
-from sessions_db.limits import MAX_INTEGER
 
 KEY: Final = "key"
 TIME: Final = "time"
@@ -50,9 +49,10 @@ class Parameter:
             InvalidInput: the given value is none of this kind.
         """
         if self.kind != NUMBER:
-            return f"%{given.lower()}%" if self.kind == WORD else given
-        if not re.fullmatch(r"[0-9]{1,18}", given):
-            raise InvalidInput(self.name, f"must be a whole number, at most {MAX_INTEGER}", given)
+            return f"%{given}%" if self.kind == WORD else given
+        # The statements multiply minutes by 60,000, which still has to be a BIGINT.
+        if not re.fullmatch(r"[0-9]{1,12}", given):
+            raise InvalidInput(self.name, "must be a whole number of at most 12 digits", given)
         return int(given)
 
     def sql(self, given: str) -> str:

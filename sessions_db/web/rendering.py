@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Mapping
 from functools import partial
+from typing import Final
 from urllib.parse import urlencode
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -14,6 +15,9 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse
 
 from sessions_db import clock, escaping
+
+_INDENTED: Final = json.JSONEncoder(ensure_ascii=False, indent=2)
+_INDENTING_TIMES: Final = 4
 
 
 def stored(text: object) -> Markup:
@@ -72,8 +76,20 @@ def span(seconds: int | None) -> str:
 
 
 def pretty(value: object) -> str:
-    """JSON to read."""
-    return json.dumps(value, ensure_ascii=False, indent=2)
+    """JSON to read: indented, or on one line where indenting would make several times as much of it.
+
+    Raises:
+        RecursionError: it is nested too deeply.
+    """
+    on_one_line = json.dumps(value, ensure_ascii=False)
+    # Of values that are nested deeply, indenting makes some hundred times as much.
+    pieces, left = list[str](), _INDENTING_TIMES * len(on_one_line)
+    for piece in _INDENTED.iterencode(value):
+        pieces.append(piece)
+        left -= len(piece)
+        if left < 0:
+            return on_one_line
+    return "".join(pieces)
 
 
 def link(root: str, path: str, /, **parameters: object) -> str:
@@ -90,7 +106,7 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    for each in (stored, escaping.printable, at, at_ms, marked, number, counted, span, pretty):
+    for each in (stored, escaping.printable, at, at_ms, marked, number, counted, span):
         environment.filters[each.__name__] = each
     return environment
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any
 
 import pytest
 from agent_framework import (
@@ -193,16 +194,21 @@ def test_wrong_input_is_refused_and_nothing_is_stored(url: str) -> None:
         loop.append(loop)
         no_json = Message("tool", [Content.from_function_result("call-1", result="x")])
         no_json.contents[0].result = object()
-        refused = [(None, good), ("", good), ("s", cyclic), ("s", no_json), ("s", "text"), ("s", None)]
+        unnamed: Any = ["c"]
+        calls = (Content.from_function_call(unnamed, "f"), Content.from_function_call("c", unnamed))
+        named = [Message(unnamed, ["x"]), *(Message("assistant", [call]) for call in calls)]
+        refused = [(None, good), ("", good), *(("s", wrong) for wrong in (cyclic, no_json, "text", None, *named))]
         for session_id, message in refused:
             with pytest.raises(InvalidInput):
                 await history.save_messages(session_id, [good, message])  # type: ignore[list-item]
         with pytest.raises(InvalidInput):
             await history.get_messages(None)
-        with pytest.raises(InvalidInput):
-            StoredHistoryProvider(manager, "a:b")
-        with pytest.raises(InvalidInput, match="manager"):
-            StoredHistoryProvider(None)  # type: ignore[arg-type]
+        for messages in ("text", None, 5):
+            with pytest.raises(InvalidInput):
+                await history.save_messages("s", messages)  # type: ignore[arg-type]
+        for arguments in ((manager, "a:b"), (None, "a")):
+            with pytest.raises(InvalidInput):
+                StoredHistoryProvider(*arguments)
 
         assert await manager.list() == []
 

@@ -270,6 +270,9 @@ def test_a_summary_survives_what_others_do(url: str) -> None:
 def test_wrong_input_is_refused_and_nothing_is_stored(url: str) -> None:
     async def test(manager: AsyncSessionManager, store: StoredSessionStore) -> None:
         good = entry(0)
+        deep: dict[str, object] = {}
+        for _ in range(2000):
+            deep = {"type": "tool_result", "content": [deep]}
         refused: list[tuple[object, object]] = [
             ({**KEY, "project_key": ""}, [good]),
             ({**KEY, "session_id": "a/b"}, [good]),
@@ -279,6 +282,7 @@ def test_wrong_input_is_refused_and_nothing_is_stored(url: str) -> None:
             ({"project_key": "-work"}, [good]),
             ("key", [good]),
             *((KEY, [good, wrong]) for wrong in (None, "text", {"type": "x", "object": object()}, {"uuid": 5})),
+            (KEY, [good, {"type": "user", "message": {"content": [deep]}}]),
             *((KEY, [good, {**good, "uuid": uuid}]) for uuid in ("", "\0", "x" * 256)),
             (KEY, good),
             (KEY, None),

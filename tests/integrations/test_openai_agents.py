@@ -306,6 +306,10 @@ def test_items_are_popped_and_cleared(url: str) -> None:
         assert await session.get_items() == [output(1), answer("1")]
         await session.add_items(typed(3 * [answer("2")]))
         assert await session.get_items() == []
+        while await session.pop_item():
+            pass
+        await session.add_items(typed([answer("3")]))
+        assert await session.get_items() == [answer("3")]
 
     run(url, test, cap=4)
 
@@ -315,7 +319,7 @@ def test_what_others_sent_is_heard_and_what_was_redacted_leaves_a_history_that_t
 
     async def test(manager: AsyncSessionManager, session: Session) -> None:
         await session.add_items(typed([said("user", "1"), *turn, said("user", "2"), *turn]))
-        await manager.send_message(KEY, "Hurry")
+        await manager.send_message(KEY, "Hurry", metadata={PAYLOAD: "no item of the SDK"})
         for seq in (2, 12):
             await manager.redact_message(KEY, seq, reason="private")
 

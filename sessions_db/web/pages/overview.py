@@ -81,7 +81,7 @@ def _failures(conn: Connection) -> tuple[str, Sequence[str], Sequence[Sequence[A
         .limit(_ROWS)
     )
     rows = [[agent, ended, int(failed), int(percent)] for agent, ended, failed, percent in conn.execute(query)]
-    chart = charts.bars([row[0] for row in rows], [row[3] for row in rows], "error")
+    chart = charts.bars([row[0] for row in rows], [row[3] for row in rows], "error", most=100)
     return chart, ["Agent", "Ended", "Failed", "Percent"], rows
 
 

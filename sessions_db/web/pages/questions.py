@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
@@ -18,7 +19,7 @@ from starlette.responses import Response
 
 from sessions_db.web import asking
 from sessions_db.web.questions import Question, questions
-from sessions_db.web.reading import Reading
+from sessions_db.web.reading import OutOfTime, Reading
 from sessions_db.web.rendering import page
 
 _FILE_ROWS: Final = 10
@@ -28,7 +29,7 @@ _CHARACTERS: Final = 50_000_000
 _SHOWN: Final = 2_000
 
 # Spreadsheets take a cell that begins so for a formula.
-_FORMULA: Final = ("=", "+", "-", "@", "\t", "\r")
+_FORMULA: Final = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20")  # the last: full width
 
 
 def index(request: Request) -> Response:
@@ -42,7 +43,9 @@ def question(request: Request) -> Response:
     reading, asked, given = _asked(request)
     with reading.snapshot() as tx:
         dialect = tx.connection.dialect.name
-        answer = None if given is None else _answer(tx.connection, asked.statement(dialect, given), reading.row_limit)
+        answer = None
+        if given is not None:
+            answer = _answer(reading, tx.connection, asked.statement(dialect, given), reading.row_limit)
     return page(
         request,
         "question.html",
@@ -105,18 +108,22 @@ def _whole(request: Request) -> tuple[Question, str, _Answer]:
         given = {each.name: asking.needed(request, each.name) for each in asked.parameters}
     with reading.snapshot() as tx:
         dialect = tx.connection.dialect.name
-        answer = _answer(tx.connection, asked.statement(dialect, given), _FILE_ROWS * reading.row_limit)
+        answer = _answer(reading, tx.connection, asked.statement(dialect, given), _FILE_ROWS * reading.row_limit)
     return asked, asked.shown(dialect, given), answer
 
 
-def _answer(conn: Connection, statement: TextClause, limit: int) -> _Answer:
+def _answer(reading: Reading, conn: Connection, statement: TextClause, limit: int) -> _Answer:
     """The rows up to the limit, or up to a limit on their size."""
+    # Postgres takes the time of each portion of rows by itself.
+    deadline = time.monotonic() + reading.time_limit_s
     rows: list[list[Any]] = []
     size = 0
     # Row by row from the server: a driver would otherwise fetch all of them first.
     with conn.execution_options(stream_results=True, max_row_buffer=100).execute(statement) as result:
         columns = [*result.keys()]
         for row in result:
+            if time.monotonic() > deadline:
+                raise OutOfTime(reading.time_limit_s)
             if len(rows) == limit or size > _CHARACTERS:
                 return _Answer(columns, rows, is_all=False)
             rows.append([int(cell) if isinstance(cell, Decimal) else cell for cell in row])

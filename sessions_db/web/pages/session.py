@@ -26,6 +26,7 @@ _METADATA_SHOWN: Final = 50_000
 _ABOVE: Final = 20
 _LEVELS: Final = 10
 _BELOW: Final = 200
+_UNFOLDED: Final = 12
 _EVENTS: Final = 200
 
 _LONG: Final = ("task", "end_reason", "metadata")
@@ -73,6 +74,8 @@ def session(request: Request) -> Response:
             session=found,
             above=_above(conn, found),
             below=below,
+            below_count=count,
+            unfolded=_UNFOLDED,
             below_limit=_BELOW if count == _BELOW else None,
             shown=_SHOWN,
             talk=talk,
@@ -124,17 +127,18 @@ def _conversation(conn: Connection, session: Row[Any], before: int | None, after
             query = query.where(MESSAGES.c.seq < before)
     rows = conn.execute(query).all()
     more, rows = len(rows) > _MESSAGES, rows[:_MESSAGES]
-    # What no page shows belongs to the one next to it.
+    # What no page shows belongs to the one next to it. Beyond the last number there is nothing, not even a gap.
+    count = session.message_count
     if after is not None:
-        first, last = after + 1, rows[-1].seq if more else session.message_count
+        first, last = min(after, count) + 1, rows[-1].seq if more else count
     else:
         rows = rows[::-1]
-        first, last = rows[0].seq if more else 1, session.message_count if before is None else before - 1
+        first, last = rows[0].seq if more else 1, count if before is None else min(before - 1, count)
     turns = [turn(row) for row in rows]
     return _Talk(
         items=[*with_gaps(turns, _removals(conn, session.session_key, first, last), first, last)],
         older=first if first > 1 else None,
-        newer=last if last < session.message_count else None,
+        newer=last if last < count else None,
         usage=sum((each.usage for each in turns), Usage()),
     )
 

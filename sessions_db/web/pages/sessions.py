@@ -71,7 +71,7 @@ def _conditions(request: Request) -> list[ColumnElement[bool]]:
     conditions = [column == value for column, value in wanted.items() if value is not None]
     if (text := asking.text(request, "text")) is not None:
         texts = (SESSIONS.c.task, SESSIONS.c.label)
-        conditions.append(or_(*(func.lower(each).contains(text.lower(), autoescape=True) for each in texts)))
+        conditions.append(or_(*(each.icontains(text, autoescape=True) for each in texts)))
     if (since_ms := asking.moment_ms(request, "since")) is not None:
         conditions.append(SESSIONS.c.created_ms >= since_ms)
     if (until_ms := asking.moment_ms(request, "until")) is not None:

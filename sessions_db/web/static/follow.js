@@ -34,6 +34,11 @@ function take(page) {
     if (!shown) added += 1;
     before = now;
   }
+  // The first message beyond a page brings the link to those before.
+  const older = page.getElementById("older");
+  const olderShown = document.getElementById("older");
+  if (older && !olderShown) conversation.before(document.importNode(older, true));
+  else if (older && olderShown.innerHTML !== older.innerHTML) olderShown.replaceWith(document.importNode(older, true));
   const facts = page.getElementById("facts");
   const open = document.getElementById("facts");
   const details = open.querySelector("details[open]");
