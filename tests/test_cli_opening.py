@@ -70,16 +70,6 @@ def test_a_command_says_that_it_waits_for_a_server_that_is_down(command: str) ->
     assert run("list", "--wait", "soon").exit_code == 2
 
 
-@pytest.mark.parametrize("command", [["schemas"], ["audit", "all-schemas"]], ids=" ".join)
-def test_a_command_over_all_schemas_waits_as_long_as_it_is_told(command: list[str]) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port = server.getsockname()[1]
-    result = run(*command, "--wait", "1s", db=f"postgresql://127.0.0.1:{port}/x")
-
-    assert (result.exit_code, result.stdout) == (1, "")
-    assert result.stderr.startswith("Error: Database unavailable after 1.")
-
-
 @pytest.mark.parametrize(
     ("command", "told"),
     [
