@@ -137,7 +137,7 @@ def _open(database: str | URL, **options: Any) -> SessionManager:
 
 @contextmanager
 def waiting() -> Iterator[float]:
-    """For how many seconds the block may wait for the database; stderr says so if it does not answer within seconds."""
+    """How many seconds the block may wait for the database; stderr says so once half of them are over."""
     seconds = wait_s()
     told = threading.Timer(
         seconds / 2,
