@@ -17,6 +17,10 @@ def main() -> None:
         if missing not in ("click", "rich"):
             raise
         sys.exit(f"The command needs {missing}: pip install 'sessions-db[cli]'")
+    except KeyboardInterrupt:
+        # Importing takes half a second; later the command tells what it has done.
+        sys.stderr.write("\nInterrupted. Nothing was changed.\n")
+        sys.exit(130)
     # Click prints nothing where the caller has closed it (`>&-`); Rich would fail.
     if sys.stdout is None:
         sys.stdout = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115  # until the process ends

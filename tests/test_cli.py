@@ -148,6 +148,17 @@ def test_import_shows_its_progress_on_a_terminal_only(url: str, file: Path) -> N
     assert ok("import", str(file), "--agent", "sales", db=url).startswith("Imported: 30")
 
 
+def test_interruption_before_the_command_begins_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "click.py").write_text("raise KeyboardInterrupt")
+    command = [sys.executable, "-m", "sessions_db", "list"]
+    environment = os.environ | {"PYTHONPATH": str(tmp_path)}
+
+    result = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+
+    assert (result.returncode, result.stdout) == (130, "")
+    assert result.stderr == "\nInterrupted. Nothing was changed.\n"
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="SIGINT can't be sent to another process there")
 def test_an_interrupted_import_ends_with_130_and_keeps_what_it_imported(url: str) -> None:
     # A process started in the background may ignore SIGINT, and its children inherit that.
