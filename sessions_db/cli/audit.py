@@ -11,9 +11,9 @@ from sessions_db.cli import tables, terminal
 from sessions_db.cli.group import acting, as_json, cli, one_of
 from sessions_db.cli.naming import complete_names, find_also_past
 from sessions_db.cli.opening import Database, database, reader, writer
-from sessions_db.cli.terminal import counted
 from sessions_db.enums import EventKind
 from sessions_db.transfer import verify_export
+from sessions_db.wording import counted
 
 
 @cli.group()

@@ -13,6 +13,7 @@ from sessions_db.cli.naming import find, key_argument
 from sessions_db.cli.opening import Database, database, writer
 from sessions_db.errors import SessionNotFound
 from sessions_db.validation import JsonValue
+from sessions_db.wording import counted
 
 
 def _changing(command: Callable[..., None]) -> Callable[..., None]:
@@ -64,7 +65,7 @@ def delete(db: Database, key: str, is_sure: bool, as_json: bool, actor: str | No
         session = manager.get(find(manager, key))
         if session is None:
             raise SessionNotFound(key)
-        messages = terminal.counted(len(session.messages), "message")
+        messages = counted(len(session.messages), "message")
         ask(f"Delete {session.key} ({session.status}, {messages} retained)?", is_sure=is_sure)
         is_new = manager.delete_session(session.key)
     done = f"{session.key} was deleted." if is_new else f"{session.key} had been deleted meanwhile."

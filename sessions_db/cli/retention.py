@@ -19,6 +19,7 @@ from sessions_db.cli.opening import Database, database, reader, writer
 from sessions_db.enums import SessionKind, SessionStatus
 from sessions_db.limits import MAX_AGE
 from sessions_db.manager import SessionManager
+from sessions_db.wording import counted
 
 # Of what a sweep would take; --json has all.
 _KEYS_SHOWN = 10
@@ -177,7 +178,7 @@ def _swept(
                 return keys
             click.echo(_listed(keys), err=True)
             since = terminal.utc(clock.to_ms(before))
-            ask(words.question.format(terminal.counted(len(keys), "session"), f"{since} UTC"), is_sure=False)
+            ask(words.question.format(counted(len(keys), "session"), f"{since} UTC"), is_sure=False)
         done = 0
 
         def count(number: int, total: int) -> None:
@@ -201,7 +202,7 @@ def _listed(keys: Sequence[str]) -> str:
 
 
 def _were(count: int) -> str:
-    return f"{terminal.counted(count, 'session')} {'was' if count == 1 else 'were'}"
+    return f"{counted(count, 'session')} {'was' if count == 1 else 'were'}"
 
 
 def _report(done: str, keys: Sequence[str], *, dry_run: bool, as_json: bool) -> None:
@@ -210,7 +211,7 @@ def _report(done: str, keys: Sequence[str], *, dry_run: bool, as_json: bool) -> 
     elif dry_run:
         if keys:
             click.echo(_listed(keys))
-        sessions = terminal.counted(len(keys), "session")
+        sessions = counted(len(keys), "session")
         click.echo(f"{sessions} would be {done}; nothing was changed (--dry-run).")
     else:
         click.echo(f"{_were(len(keys))} {done}.")
@@ -235,7 +236,7 @@ def log_retention(db: Database, days: int | None, as_json: bool, actor: str | No
     if as_json:
         click.echo(terminal.to_json({"days": kept}))
     else:
-        click.echo(f"Each event is kept for {terminal.counted(kept, 'day')}.")
+        click.echo(f"Each event is kept for {counted(kept, 'day')}.")
 
 
 @cli.command()

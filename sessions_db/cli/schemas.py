@@ -10,6 +10,7 @@ from sessions_db.cli.group import as_json, cli
 from sessions_db.cli.opening import Database, database, waiting
 from sessions_db.default import default_url
 from sessions_db.schemas import DEFAULT_INTO, find_schemas, make_audit_views
+from sessions_db.wording import counted
 
 
 @cli.command()
@@ -48,4 +49,4 @@ def all_schemas(db: Database, into: str, as_json: bool) -> None:
     if as_json:
         click.echo(terminal.to_json({"into": into, "schemas": covered}))
     else:
-        click.echo(terminal.one_line(f"The views in {into} show {terminal.counted(len(covered), 'schema')}."))
+        click.echo(terminal.one_line(f"The views in {into} show {counted(len(covered), 'schema')}."))

@@ -11,6 +11,7 @@ from sessions_db.cli.group import as_json, cli, one_of
 from sessions_db.cli.naming import agents_option
 from sessions_db.cli.opening import Database, database, reader
 from sessions_db.enums import SessionKind
+from sessions_db.wording import counted
 
 
 @cli.command()
@@ -43,7 +44,7 @@ def search(
         click.echo(terminal.to_json(result.to_dict()))
         return
     tables.print_hits(terminal.console(), result.hits)
-    sessions = terminal.counted(result.sessions, "session")
+    sessions = counted(result.sessions, "session")
     if result.complete:
         click.echo(f"Read {sessions}, all there are.", err=True)
     elif result.reached_ms is not None:

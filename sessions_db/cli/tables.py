@@ -11,10 +11,11 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from sessions_db.cli.terminal import counted, is_limited, line, put, utc
+from sessions_db.cli.terminal import is_limited, line, put, utc
 from sessions_db.enums import SessionStatus
 from sessions_db.escaping import printable
 from sessions_db.models import Archive, SearchHit, Session, SessionEvent
+from sessions_db.wording import counted
 
 _STYLES = {
     SessionStatus.ACTIVE: "green",

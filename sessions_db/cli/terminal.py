@@ -82,11 +82,6 @@ def without_none(fields: Mapping[str, JsonValue]) -> dict[str, JsonValue]:
     return {name: value for name, value in fields.items() if value is not None}
 
 
-def counted(number: int, noun: str) -> str:
-    """The number and what it counts: "1 session", "2,000 sessions"."""
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
-
-
 def without_messages(session: Session) -> dict[str, JsonValue]:
     """The session as JSON where its messages were not read: an empty list would say that there are none."""
     return {name: value for name, value in session.to_dict().items() if name != "messages"}

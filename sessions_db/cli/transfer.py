@@ -23,6 +23,7 @@ from sessions_db.errors import InvalidInput
 from sessions_db.escaping import printable
 from sessions_db.transfer import Line, Outcome, export_lines, import_lines
 from sessions_db.transfer.lines import is_session_line
+from sessions_db.wording import counted
 
 
 @cli.command("import")
@@ -69,8 +70,8 @@ def import_(
 
     def done() -> str:
         return (
-            f"Imported by then: {terminal.counted(outcomes[Outcome.IMPORTED], 'session')} with "
-            f"{terminal.counted(messages, 'message')}. Repeating it imports the rest, and nothing twice."
+            f"Imported by then: {counted(outcomes[Outcome.IMPORTED], 'session')} with "
+            f"{counted(messages, 'message')}. Repeating it imports the rest, and nothing twice."
         )
 
     with (
@@ -96,9 +97,9 @@ def import_(
             )
         )
     else:
-        click.echo(f"Imported: {terminal.counted(imported, 'session')} with {terminal.counted(messages, 'message')}")
-        click.echo(f"Already there: {terminal.counted(already_there, 'session')}")
-        click.echo(f"Refused: {terminal.counted(refused, 'line')}")
+        click.echo(f"Imported: {counted(imported, 'session')} with {counted(messages, 'message')}")
+        click.echo(f"Already there: {counted(already_there, 'session')}")
+        click.echo(f"Refused: {counted(refused, 'line')}")
     if refused:
         ctx.exit(1)
 
@@ -200,7 +201,7 @@ def export(
     if as_json:
         click.echo(terminal.to_json({"exported": written, "bytes": size, "file": str(output)}))
     else:
-        click.echo(f"Exported: {terminal.counted(written, 'session')}, {size:,} bytes, to {printable(str(output))}")
+        click.echo(f"Exported: {counted(written, 'session')}, {size:,} bytes, to {printable(str(output))}")
 
 
 @contextmanager

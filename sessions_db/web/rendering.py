@@ -15,6 +15,7 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse
 
 from sessions_db import clock, escaping
+from sessions_db.wording import counted
 
 _INDENTED: Final = json.JSONEncoder(ensure_ascii=False, indent=2)
 _INDENTING_TIMES: Final = 4
@@ -56,11 +57,6 @@ def marked(text: str, wanted: str) -> Markup:
 def number(value: int) -> str:
     """The number with separators."""
     return f"{value:,}"
-
-
-def counted(value: int, noun: str) -> str:
-    """The number and what it counts: "1 message", "2,000 messages"."""
-    return f"{value:,} {noun}{'' if value == 1 else 's'}"
 
 
 def span(seconds: int | None) -> str:
