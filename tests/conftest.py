@@ -93,14 +93,14 @@ def backend(request: pytest.FixtureRequest) -> str:
 def create_database(request: pytest.FixtureRequest, backend: str) -> Iterator[Callable[..., str]]:
     """A function that creates a database, `at_head` or empty, and returns its URL.
 
-    A test that changes the schema must start from an empty one: Postgres databases at head are reused.
+    A test that changes the schema needs its `own`: other Postgres databases at head are reused.
     """
     fixture = "sqlite_databases" if backend == "sqlite" else "postgres_databases"
     databases: SQLiteDatabases | PostgresDatabases = request.getfixturevalue(fixture)
     created: list[str] = []
 
-    def create(*, at_head: bool = True) -> str:
-        created.append(databases.create(at_head=at_head))
+    def create(*, at_head: bool = True, own: bool = False) -> str:
+        created.append(databases.create(at_head=at_head, own=own))
         return created[-1]
 
     yield create
@@ -112,6 +112,12 @@ def create_database(request: pytest.FixtureRequest, backend: str) -> Iterator[Ca
 def url(create_database: Callable[..., str]) -> str:
     """The URL of a database at head, without sessions."""
     return create_database()
+
+
+@pytest.fixture
+def own_url(create_database: Callable[..., str]) -> str:
+    """The URL of a database at head, without sessions, whose schema the test may change."""
+    return create_database(own=True)
 
 
 @pytest.fixture
