@@ -7,7 +7,8 @@ import os
 import shutil
 import signal
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, cast
 
@@ -23,15 +24,28 @@ from tests.support.client import PlainClient, driver_url
 from tests.support.clock import Clock
 from tests.support.databases import DistributedSchemas, PostgresDatabases, SQLiteDatabases
 from tests.support.distribution import Distribution
+from tests.support.measuring import mark_unmeasured, unmeasured
 
 # A shell has the jobs that it starts in the background ignore SIGINT, and what they start inherits that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    mark_unmeasured(items)
 
 
 def pytest_collection_finish() -> None:
     """Have no garbage collection look at the modules of the frameworks, which are most of the memory."""
     gc.collect()
     gc.freeze()
+    # Tests that wait for something to be collected ask for it.
+    gc.set_threshold(20_000)
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, Any, Any]:
+    with nullcontext() if item.get_closest_marker("no_cover") is None else unmeasured():
+        return (yield)
 
 
 @pytest.hookimpl(optionalhook=True)
