@@ -26,7 +26,7 @@ from sessions_db.schema.expressions import (
     near,
     set_actor,
 )
-from sessions_db.schema.json import Json, from_json, to_json
+from sessions_db.schema.json import Json, each_from_json, from_json, to_json
 from sessions_db.schema.log_tables import (
     event_actor,
     event_digests,
@@ -61,6 +61,7 @@ __all__ = [
     "Json",
     "JsonRows",
     "archived_messages",
+    "each_from_json",
     "event_actor",
     "event_digests",
     "event_seals",
