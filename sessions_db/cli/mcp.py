@@ -10,11 +10,10 @@ from typing import IO, Final
 
 import click
 
-from sessions_db.aio import AsyncSessionManager
 from sessions_db.cli import interruption
 from sessions_db.cli.group import acting, cli, one_of
-from sessions_db.cli.naming import complete_agents, complete_names, find
-from sessions_db.cli.opening import Database, database, existing, named_schema, reader, wait_s
+from sessions_db.cli.naming import complete_agents, complete_names, find_awaiting
+from sessions_db.cli.opening import Database, database, opened_awaiting
 from sessions_db.cli.serving import extra, listen, long_enough, token_in
 from sessions_db.tools import SessionTools, Visibility
 
@@ -78,25 +77,26 @@ def mcp(
     """
     with extra("mcp", "The command needs"):
         from sessions_db.mcp import serving  # noqa: PLC0415  # its packages are an extra
-    # One that writes would create the schema in an empty database.
-    with reader(db) as reading:
-        caller = find(reading, caller)
-    if writing:
-        interruption.will_change("What the tools did by then stays.")
-    manager = AsyncSessionManager(
-        existing(db), schema=named_schema(), read_only=not writing, actor=actor, retry_budget_s=wait_s()
-    )
-    tools = SessionTools(manager, caller, visibility=visibility, agents=agents)
-    if port is None:
-        # The SDK reads the input on a thread that nothing interrupts: Python's handler would wait for the client.
-        signal.signal(signal.SIGINT, signal.SIG_DFL)
-        asyncio.run(serving.serve(manager, tools, caller, serving.over_stdio, writing=writing))
-        return
-    token = _token(token_file)
-    with closing(listen("127.0.0.1", port)) as listening:
-        click.echo(f"http://127.0.0.1:{listening.getsockname()[1]}/mcp (Ctrl-C ends it)", err=True)
-        over_http = serving.over_http(listening, token)
-        asyncio.run(serving.serve(manager, tools, caller, over_http, writing=writing))
+    token = None if port is None else _token(token_file)
+
+    async def serve() -> None:
+        async with opened_awaiting(db, actor, read_only=not writing) as manager:
+            key = await find_awaiting(manager, caller)
+            tools = SessionTools(manager, key, visibility=visibility, agents=agents)
+            if port is None or token is None:
+                await serving.over_stdio(tools, writing=writing)
+                return
+            if writing:
+                interruption.will_change("What the tools did by then stays.")
+            with closing(listen("127.0.0.1", port)) as listening:
+                click.echo(f"http://127.0.0.1:{listening.getsockname()[1]}/mcp (Ctrl-C ends it)", err=True)
+                signal.signal(signal.SIGINT, signal.default_int_handler)
+                await serving.over_http(tools, listening, token, writing=writing)
+
+    # Python's handler would wait: for the database, which a thread opens, and for the client, whose next line the SDK
+    # reads on a thread that nothing interrupts.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    asyncio.run(serve())
 
 
 def _token(file: IO[str] | None) -> str:

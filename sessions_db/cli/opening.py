@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
@@ -13,6 +13,7 @@ from typing import Any, TypeAlias, TypeVar
 import click
 from sqlalchemy import URL
 
+from sessions_db.aio import AsyncSessionManager
 from sessions_db.cli import interruption, terminal
 from sessions_db.cli.durations import Duration
 from sessions_db.database.urls import file_of
@@ -113,11 +114,28 @@ def reader(database: Database) -> SessionManager:
 
 def writer(database: Database, actor: str | None = None) -> SessionManager:
     """A manager for a command that changes what is there: it creates neither a database nor a schema."""
-    # A manager that writes would create the schema in an empty database.
-    with reader(database):
-        pass
+    manager = _open(existing(database), actor=actor, create=False)
     interruption.will_change()
-    return _open(existing(database), actor=actor)
+    return manager
+
+
+@asynccontextmanager
+async def opened_awaiting(
+    database: Database, actor: str | None, *, read_only: bool
+) -> AsyncIterator[AsyncSessionManager]:
+    """A manager for asyncio, while the block runs; it creates neither a database nor a schema."""
+    async with AsyncExitStack() as stack:
+        with waiting() as seconds:
+            manager = AsyncSessionManager(
+                existing(database),
+                schema=named_schema(),
+                create=False,
+                read_only=read_only,
+                actor=actor,
+                retry_budget_s=seconds,
+            )
+            await stack.enter_async_context(manager)
+        yield manager
 
 
 def creator(database: Database, actor: str | None = None, *, migrate: bool = False) -> SessionManager:

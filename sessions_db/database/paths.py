@@ -36,9 +36,10 @@ def with_resolved_path(url: URL) -> URL:
         raise InvalidInput("database", "must be a URL that the driver takes", Shown("another")) from None
 
 
-def without_writing(url: URL) -> URL:
-    """The URL of the same file, which SQLite then neither creates nor changes (https://sqlite.org/uri.html)."""
+def without_creating(url: URL, *, read_only: bool) -> URL:
+    """The URL of the same file, which SQLite then does not create, or change either (https://sqlite.org/uri.html)."""
     database = str(url.database)
     if not database.startswith("file:"):
         database = f"file:{quote(database)}"
-    return url.set(database=database).update_query_dict({"mode": "ro", "uri": "true"})
+    mode = "ro" if read_only or url.query.get("mode") == "ro" else "rw"
+    return url.set(database=database).update_query_dict({"mode": mode, "uri": "true"})
