@@ -67,7 +67,18 @@ def test_a_command_says_that_it_waits_for_a_server_that_is_down(command: str) ->
     assert result.exit_code == 1
     assert waiting == "Waiting for the database, 2 s at most (--wait)."
     assert error.startswith("Error: Database unavailable after 2.")
-    assert run("list", "--wait", "soon").exit_code == 2
+
+
+@pytest.mark.parametrize("option", [["list", "--wait"], ["search", "x", "--timeout"]], ids=" ".join)
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [("10", "is not a duration such as 30d, 2h, 15m or 90s"), ("0s", "is not between 1s and 24d"), ("25d", "24d")],
+)
+def test_a_wait_is_a_duration(option: list[str], value: str, said: str) -> None:
+    result = run(*option, value)
+
+    assert result.exit_code == 2
+    assert said in result.stderr
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from sqlalchemy import URL
 
 from sessions_db.aio import AsyncSessionManager
 from sessions_db.cli import interruption, terminal
-from sessions_db.cli.durations import Duration
+from sessions_db.cli.durations import LONGEST_WAIT, Duration
 from sessions_db.database.urls import file_of
 from sessions_db.default import DEFAULT_URL, default_url
 from sessions_db.manager import SessionManager
@@ -60,7 +60,7 @@ def database_or(default: str) -> Callable[[_F], _F]:
     wait = click.option(
         "--wait",
         metavar="DURATION",
-        type=Duration(),
+        type=Duration(LONGEST_WAIT),
         expose_value=False,
         callback=_set_wait,
         help=f"How long to wait for the database, such as 2s.  [default: {_WAIT_S:.0f}s]",
