@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+from collections.abc import Callable
 from contextlib import closing
-from typing import IO, Final
+from typing import IO, Final, TypeVar
 
 import click
 
@@ -15,9 +16,18 @@ from sessions_db.cli.group import acting, cli, one_of
 from sessions_db.cli.naming import complete_agents, complete_names, find_awaiting
 from sessions_db.cli.opening import Database, database, opened_awaiting
 from sessions_db.cli.serving import extra, listen, long_enough, token_in
+from sessions_db.models import SpawnLimits
 from sessions_db.tools import SessionTools, Visibility
 
+_F = TypeVar("_F", bound=Callable[..., object])
+
 TOKEN_VARIABLE: Final = "SESSIONS_DB_MCP_TOKEN"  # noqa: S105  # its name
+
+
+def _limit(name: str, refused: str) -> Callable[[_F], _F]:
+    return click.option(
+        f"--max-{name}", metavar="NUMBER", type=click.IntRange(min=0), help=f"Refuse a spawn {refused}."
+    )
 
 
 @cli.command()
@@ -45,6 +55,9 @@ TOKEN_VARIABLE: Final = "SESSIONS_DB_MCP_TOKEN"  # noqa: S105  # its name
     help="An agent for sessions_spawn; may be repeated.",
 )
 @click.option("--write", "writing", is_flag=True, help="With the tools that send, spawn and kill.")
+@_limit("depth", "with more sessions than this above the new one")
+@_limit("children", "where the session has this many active children")
+@_limit("active", "where its agent has this many active sub-agent and cron sessions")
 @click.option(
     "--http",
     "port",
@@ -66,6 +79,9 @@ def mcp(
     visibility: str,
     agents: tuple[str, ...],
     writing: bool,
+    max_depth: int | None,
+    max_children: int | None,
+    max_active: int | None,
     port: int | None,
     token_file: IO[str] | None,
     actor: str | None,
@@ -78,11 +94,12 @@ def mcp(
     with extra("mcp", "The command needs"):
         from sessions_db.mcp import serving  # noqa: PLC0415  # its packages are an extra
     token = None if port is None else _token(token_file)
+    limits = SpawnLimits(max_depth=max_depth, max_children=max_children, max_active=max_active)
 
     async def serve() -> None:
         async with opened_awaiting(db, actor, read_only=not writing) as manager:
             key = await find_awaiting(manager, caller)
-            tools = SessionTools(manager, key, visibility=visibility, agents=agents)
+            tools = SessionTools(manager, key, visibility=visibility, agents=agents, limits=limits)
             if port is None or token is None:
                 await serving.over_stdio(tools, writing=writing)
                 return
