@@ -11,7 +11,9 @@ from pathlib import Path
 def main() -> None:
     """Run the command and exit the process with its exit code."""
     try:
-        from sessions_db.cli import cli  # noqa: PLC0415  # its packages are an extra
+        from sessions_db.cli import cli, interruption  # noqa: PLC0415  # its packages are an extra
+
+        interruption.prepare()
     except ModuleNotFoundError as error:
         missing = (error.name or "").partition(".")[0]
         if missing not in ("click", "rich"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import subprocess
 import sys
 from pathlib import Path
 
@@ -111,3 +112,64 @@ def test_interruption_says_what_was_done(url: str, plain: PlainClient, command: 
 
     assert (result.exit_code, result.stdout) == (130, "")
     assert result.stderr == f"\nInterrupted. {told}\n"
+
+
+# What runs before the command: at the call of a function with this name, the process gets a signal.
+_AT_CALL = """
+import atexit, signal, sys
+
+class Finalized:
+    def __del__(self):
+        signal.raise_signal(signal.SIGINT)
+
+def trace(frame, event, argument):
+    if frame.f_code.co_name == {function!r}:
+        sys.settrace(None)
+        {interrupt}
+
+signal.signal(signal.SIGINT, signal.default_int_handler)
+atexit.register(lambda: {at_exit})
+from sessions_db.__main__ import main
+sys.settrace(trace)
+main()
+"""
+
+
+@pytest.mark.parametrize("backend", ["sqlite"])
+@pytest.mark.parametrize(
+    ("function", "interrupt", "command"),
+    [
+        ("parse_args", "signal.raise_signal(signal.SIGINT)", ["list"]),
+        # The pool logs what stops it from taking a connection back.
+        ("_reset", "signal.raise_signal(signal.SIGINT)", ["audit", "verify"]),
+        # Nothing can catch what a finalizer raises, and this command would go on for ever.
+        ("follow", "Finalized()", ["history", "agent:a:main", "--follow"]),
+    ],
+    ids=["parsing", "pool", "finalizer"],
+)
+def test_interruption_is_answered_in_one_line_wherever_it_comes(
+    url: str, manager: SessionManager, function: str, interrupt: str, command: list[str]
+) -> None:
+    manager.get_or_create_main("a")
+
+    result = at_call(url, function, interrupt, command)
+
+    assert (result.returncode, result.stdout, result.stderr) == (130, "", "\nInterrupted. Nothing was changed.\n")
+
+
+@pytest.mark.parametrize("backend", ["sqlite"])
+@pytest.mark.usefixtures("manager")
+def test_interruption_of_a_command_that_is_done_changes_nothing(url: str) -> None:
+    result = at_call(url, "nothing", "", ["list"], at_exit="signal.raise_signal(signal.SIGINT)")
+
+    assert (result.returncode, result.stdout, result.stderr) == (0, "No sessions.\n", "")
+
+
+def at_call(
+    url: str, function: str, interrupt: str, command: list[str], at_exit: str = "None"
+) -> subprocess.CompletedProcess[str]:
+    """Run a command that interrupts itself at the call of a function."""
+    script = _AT_CALL.format(function=function, interrupt=interrupt or "pass", at_exit=at_exit)
+    return subprocess.run(
+        [sys.executable, "-c", script, "--db", url, *command], capture_output=True, text=True, check=False, timeout=60
+    )

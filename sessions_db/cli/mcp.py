@@ -107,12 +107,12 @@ def mcp(
                 interruption.will_change("What the tools did by then stays.")
             with closing(listen("127.0.0.1", port)) as listening:
                 click.echo(f"http://127.0.0.1:{listening.getsockname()[1]}/mcp (Ctrl-C ends it)", err=True)
-                signal.signal(signal.SIGINT, signal.default_int_handler)
+                signal.signal(signal.SIGINT, handler)
                 await serving.over_http(tools, listening, token, writing=writing)
 
     # Python's handler would wait: for the database, which a thread opens, and for the client, whose next line the SDK
     # reads on a thread that nothing interrupts.
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    handler = signal.signal(signal.SIGINT, signal.SIG_DFL)
     asyncio.run(serve())
 
 
