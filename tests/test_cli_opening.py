@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import socket
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
 from sessions_db import SessionManager
+from sessions_db.cli import cli
 from tests.support.client import PlainClient
 from tests.support.commands import ok, run
 from tests.support.interrupting import AtCall
@@ -33,7 +37,7 @@ def test_a_database_may_be_a_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         assert ok("list", db=path) == "No sessions.\n"
         assert Path(path).is_file()
 
-    assert run("list", db="sqlite:plain.db").stderr.startswith("Error: database must be a database URL")
+    assert run("list", db="sqlite:plain.db").stderr.startswith("Error: --db must be a database URL")
     assert {path.name.partition(".db")[0] for path in tmp_path.iterdir()} == {"plain", "100% odd?#name", "whole"}
 
 
@@ -50,6 +54,66 @@ def test_a_missing_file_is_not_created_and_the_error_says_what_does(
     hint = " (--db and SESSIONS_DB_URL name another)"
     assert default.stderr == f"Error: {tmp_path.resolve()}/sessions.db {said.format(hint)}"
     assert [*tmp_path.iterdir()] == []
+
+
+@pytest.mark.parametrize("command", [["list"], ["stop", "nobody", "--yes"], ["import", "-"], ["upgrade"], ["doctor"]])
+@pytest.mark.parametrize(
+    ("database", "said"),
+    [
+        ("sqlite://", "A database in memory begins empty and ends with the command: name a file.\n"),
+        (".", " is a directory.\n"),
+        (
+            "sqlite:///file:a%00b?uri=true",
+            "--db must be a URL that the driver takes, got sqlite+pysqlite:///file%3Aa%00b\n",
+        ),
+        ("mysql://host/x", "--db must be a SQLite or Postgres URL "),
+    ],
+)
+def test_a_database_that_no_command_can_use_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: list[str], database: str, said: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    result = run(*command, db=database)
+
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert said in result.stderr
+    assert result.stderr.count("\n") == 1
+    assert run(*command, db="").exit_code == 2
+    assert [*tmp_path.iterdir()] == []
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="directories have no modes there")
+def test_a_reader_is_told_how_to_read_in_a_directory_that_is_not_writable(tmp_path: Path) -> None:
+    directory = tmp_path / "media"
+    directory.mkdir()
+    file = directory / "sessions.db"
+    SessionManager(f"sqlite:///{file}").close()
+    # To root, modes mean nothing unless it gives this right up.
+    caps = "-dac_override,-dac_read_search"
+    lesser = [] if os.geteuid() else ["setpriv", f"--bounding-set={caps}", f"--inh-caps={caps}"]
+    if lesser and shutil.which("setpriv") is None:
+        pytest.skip("there is no setpriv")
+
+    def listed(db: str) -> subprocess.CompletedProcess[str]:
+        command = [*lesser, sys.executable, "-m", "sessions_db", "--db", db, "list"]
+        return subprocess.run(command, capture_output=True, text=True, check=False)
+
+    directory.chmod(0o555)
+    try:
+        refused, read = listed(str(file)), listed(f"sqlite:///file:{file}?immutable=1&uri=true")
+    finally:
+        directory.chmod(0o755)
+
+    assert (refused.returncode, refused.stdout, refused.stderr.count("\n")) == (1, "", 1)
+    assert f"{file} is in a directory that can't be written to" in refused.stderr
+    assert "add immutable=1" in refused.stderr
+    assert (read.returncode, read.stdout, read.stderr) == (0, "No sessions.\n", "")
+
+
+def test_a_wrong_environment_is_named() -> None:
+    result = CliRunner(env={"SESSIONS_DB_URL": "sessions.db"}).invoke(cli, ["list"])
+
+    assert result.stderr.startswith("Error: SESSIONS_DB_URL must be a database URL such as sqlite:///sessions.db")
 
 
 def test_a_missing_directory_is_named(tmp_path: Path) -> None:

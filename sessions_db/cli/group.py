@@ -11,6 +11,7 @@ from enum import StrEnum
 from typing import Any, TypeVar
 
 import click
+from click.exceptions import Exit
 from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, TextColumn, TimeRemainingColumn
 
@@ -30,6 +31,8 @@ class _Commands(click.Group):
         """The context of a command line."""
         try:
             return super().make_context(info_name, args, parent, **extra)
+        except OSError as error:  # of --help and --version, which print
+            raise _told(error) from error
         except KeyboardInterrupt:
             raise interruption.Interrupted(interruption.NOTHING_CHANGED) from None
 
@@ -48,10 +51,15 @@ class _Commands(click.Group):
         except SessionsError as error:
             raise click.ClickException(terminal.one_line(str(error))) from error
         except OSError as error:
-            _drop_unwritten_output()
-            if error.errno == errno.EPIPE:  # the reader, such as `head`, has seen enough
-                ctx.exit(0)
-            raise click.ClickException(terminal.one_line(str(error))) from error
+            raise _told(error) from error
+
+
+def _told(error: OSError) -> Exit | click.ClickException:
+    """What to raise for an error of the operating system."""
+    _drop_unwritten_output()
+    if error.errno == errno.EPIPE:  # the reader, such as `head`, has seen enough
+        return Exit(0)
+    return click.ClickException(terminal.one_line(str(error)))
 
 
 def _drop_unwritten_output() -> None:

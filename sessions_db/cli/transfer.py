@@ -217,6 +217,8 @@ def _written(output: Path | None) -> Iterator[tuple[IO[bytes], bool]]:
             yield file, file.isatty()
     else:
         target = output.resolve()
+        if not target.parent.is_dir():
+            raise click.ClickException(terminal.one_line(f"The directory {target.parent} does not exist."))
         unfinished = target.with_name(f".export-{uuid.uuid4()}")
         try:
             with unfinished.open("xb") as file:

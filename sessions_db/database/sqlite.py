@@ -12,7 +12,7 @@ from typing import Any, Final
 from sqlalchemy import URL, Connection, Engine, QueuePool, StaticPool, event, exc, text
 
 from sessions_db.database.backend import DROPPED, NOT_OURS, NUMBER_TAKEN, Backend, Check, EngineOptions
-from sessions_db.database.paths import path_of, with_resolved_path, without_creating
+from sessions_db.database.paths import explain, path_of, with_resolved_path, without_creating
 from sessions_db.database.statement import Statement
 from sessions_db.enums import Severity
 from sessions_db.errors import DatabaseUnavailable, InvalidInput
@@ -146,10 +146,14 @@ class SQLite(Backend):
 
         @event.listens_for(engine, "connect")
         def set_pragmas(connection: sqlite3.Connection, _record: object) -> None:
-            connection.execute("PRAGMA foreign_keys = ON")
-            if in_wal_mode and (options.create or connection.execute(_IS_OURS).fetchone()):
-                connection.execute("PRAGMA journal_mode = WAL")
-            connection.execute(f"PRAGMA synchronous = {options.synchronous}")
+            try:
+                connection.execute("PRAGMA foreign_keys = ON")
+                if in_wal_mode and (options.create or connection.execute(_IS_OURS).fetchone()):
+                    connection.execute("PRAGMA journal_mode = WAL")
+                connection.execute(f"PRAGMA synchronous = {options.synchronous}")
+            except sqlite3.DatabaseError as error:
+                explain(error, self.file(engine), read_only=options.read_only)
+                raise
 
     def unfit(self, conn: Connection, *, read_only: bool) -> str | None:
         """What the engine must be: one for the database in its URL, whose transactions are begun by SQL."""
