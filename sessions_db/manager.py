@@ -20,7 +20,7 @@ from sessions_db.database.backend import SCHEMA
 from sessions_db.database.connections import PoolStatus
 from sessions_db.database.engine import open_engine
 from sessions_db.database.urls import shown
-from sessions_db.errors import InvalidInput, SessionsError, Shown
+from sessions_db.errors import DatabaseUnavailable, InvalidInput, SessionsError, Shown, StatementRefused
 from sessions_db.group_commit.storing import GroupCommit
 from sessions_db.limits import DEFAULT_MESSAGE_CAP, DEFAULT_POLL_INTERVAL_S
 from sessions_db.models import Message
@@ -245,6 +245,11 @@ class SessionManager(SessionStore, Waiting):
         retry = self._calls.retry()
         try:
             retry.connect(self._connect_first)
+        except StatementRefused as error:
+            if not self._calls.owned:
+                raise
+            # No statement was sent: libpq does not know an option in the URL.
+            raise DatabaseUnavailable(error.reason, 0.0) from error
         except SessionsError:
             raise
         except (exc.ArgumentError, TypeError, ValueError):

@@ -543,7 +543,8 @@ def test_demo_names_the_default_that_it_has() -> None:
 
 @pytest.mark.parametrize("arguments", [["--help"], *([command, "--help"] for command in COMMANDS)])
 def test_help_is_complete_and_fits_80_columns(arguments: list[str]) -> None:
-    result = run(*arguments)
+    # What Click makes of 80 columns, but not in its runner.
+    result = CliRunner().invoke(cli, arguments, prog_name="sessions-db", terminal_width=78)
 
     assert result.exit_code == 0
     assert "\\b" not in result.stdout

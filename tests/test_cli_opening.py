@@ -82,6 +82,12 @@ def test_a_database_that_no_command_can_use_is_refused(
     assert [*tmp_path.iterdir()] == []
 
 
+def test_an_option_that_libpq_does_not_know_is_named() -> None:
+    result = run("list", db="postgresql://127.0.0.1:1/x?sslmod=require")
+
+    assert result.stderr == 'Error: Database unavailable after 0.0 s: invalid connection option "sslmod"\n'
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="directories have no modes there")
 def test_a_reader_is_told_how_to_read_in_a_directory_that_is_not_writable(tmp_path: Path) -> None:
     directory = tmp_path / "media"

@@ -43,7 +43,7 @@ from sessions_db.wording import counted
 def import_(
     ctx: click.Context, db: Database, file: IO[bytes], agent_id: str | None, as_json: bool, actor: str | None
 ) -> None:
-    """Import exported sessions, or chat-completions conversations.
+    """Import exported sessions or chat-completions conversations.
 
     Each line of FILE.jsonl (- is standard input) is a JSON object of one of two kinds, which may be mixed.
 

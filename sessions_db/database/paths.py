@@ -54,5 +54,5 @@ def without_creating(url: URL, *, read_only: bool) -> URL:
 
 def explain(error: sqlite3.Error, file: str | None, *, read_only: bool) -> None:
     """Have the error of a new connection name the file, and what a reader can do that SQLite asks to write."""
-    refused = read_only and error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_READONLY
+    refused = read_only and getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_READONLY
     error.args = (f"{error}: {file}{_NO_SHM if refused else ''}",)
