@@ -40,7 +40,7 @@ _BASH = """\
             file) compopt -o default ;;
             plain) COMPREPLY+=("${value#"$before"}") ;;
         esac
-    done < <(env COMP_LINE="$line" %(complete_var)s=bash_complete "$1")
+    done < <(env COMP_LINE="$line" %(complete_var)s=bash_complete "$1" 2>/dev/null)
 }
 complete -o nosort -F %(complete_func)s %(prog_name)s
 """
