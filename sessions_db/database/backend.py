@@ -37,6 +37,7 @@ class EngineOptions:
     retry_budget_s: float = 10.0
     pool_size: int = 10
     read_only: bool = False
+    create: bool = True
     schema: str | None = None
 
 

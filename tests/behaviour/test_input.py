@@ -295,6 +295,8 @@ def test_bad_argument_is_refused_by_name(manager: SessionManager, main: Session,
         ("retry_budget_s", {"retry_budget_s": math.nan}),
         ("pool_size", {"pool_size": 0}),
         ("migrate", {"migrate": "yes"}),
+        ("create", {"create": 0}),
+        ("create", {"create": False}),
     ],
 )
 def test_bad_option_of_the_manager_is_refused_by_name(argument: str, options: dict[str, object]) -> None:
