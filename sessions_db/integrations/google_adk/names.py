@@ -61,10 +61,11 @@ def session_place(app_name: object, user_id: object, session_id: object) -> Plac
 def _place(app_name: object, scope: str, user_id: object, *session_id: str) -> Place:
     # Without colons of its own, the user's id ends at the next one.
     user = validation.text("user_id", user_id).replace("%", "%25").replace(":", "%3A")
+    name = ":".join((scope, user, *session_id))
     try:
-        name = validation.conversation_name(":".join((scope, user, *session_id)))
+        validation.conversation_name(name)
     except InvalidInput as error:
-        raise InvalidInput("user_id", f"and the session's id {error.reason}", user_id) from None
+        raise InvalidInput("user_id", f"and the session's id {error.reason}", name) from None
     return Place(agent_id(app_name), name)
 
 

@@ -187,7 +187,8 @@ class StoredSessionService(BaseSessionService):
         if conversation is None:
             raise SessionNotFound(key)
         newest = [event.id for event in to_events(conversation.messages)[-1:]]
-        if newest != [event.id for event in session.events[-1:]] and _updated(conversation) > session.last_update_time:
+        # One that was read in part may have no events. Times need not grow, because callers may set those of events.
+        if newest != [event.id for event in session.events[-1:]] and _updated(conversation) != session.last_update_time:
             raise _stale(session)
         return conversation.message_count
 
@@ -216,7 +217,8 @@ def _updated(conversation: Conversation) -> float:
     """The time of the newest event, or when the session was created, in seconds since the epoch."""
     if conversation.messages:
         return time_of(conversation.messages[-1])
-    return float(details_of(conversation).get("created", conversation.created_ms / 1000))
+    created = details_of(conversation).get("created")
+    return created if isinstance(created, float) else conversation.created_ms / 1000
 
 
 def _stale(session: Session) -> StaleSessionError:
