@@ -6,7 +6,7 @@ for those who read the table.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from hashlib import sha256
 from typing import Any, Final, cast
@@ -20,7 +20,7 @@ from sessions_db.aio.manager import async_manager
 from sessions_db.enums import Role, SessionKind
 from sessions_db.errors import IdempotencyConflict, InvalidInput, SessionChanged, SessionNotFound, Shown
 from sessions_db.integrations.payloads import json_text, payload, with_payload
-from sessions_db.limits import MAX_MESSAGE_CAP
+from sessions_db.limits import MAX_INTEGER, MAX_MESSAGE_CAP
 from sessions_db.models import Message, NewMessage, Session
 
 PAYLOAD: Final = "claude_agent_sdk"
@@ -118,13 +118,13 @@ class StoredSessionStore(SessionStore):
         """The main transcripts of the project, with the times of their last appends."""
         return [
             {"session_id": session_id, "mtime": session.last_activity_ms}
-            async for session_id, session in self._transcripts(project_key)
+            for session_id, session in await self._transcripts(project_key)
         ]
 
     async def list_session_summaries(self, project_key: str) -> list[SessionSummaryEntry]:
         """The SDK's summaries of the main transcripts of the project."""
         found: list[SessionSummaryEntry] = []
-        async for session_id, session in self._transcripts(project_key, message_limit=1):
+        for session_id, session in await self._transcripts(project_key, message_limit=1):
             key = SessionKey(project_key=project_key, session_id=session_id)
             summary = await self._summary(key, session.key, session.messages)
             if summary is not None:
@@ -179,17 +179,13 @@ class StoredSessionStore(SessionStore):
             idempotency_key=_idempotency_key(main_key, subpath),
         )
 
-    async def _transcripts(self, project_key: str, message_limit: int = 0) -> AsyncIterator[tuple[str, Session]]:
+    async def _transcripts(self, project_key: str, message_limit: int = 0) -> list[tuple[str, Session]]:
         """The main transcripts of a project, each with its `session_id`."""
-        project_key = validation.text("project_key", project_key)
-        found = self._manager.iterate(
-            kinds=(SessionKind.CONVERSATION,), agent_id=self._agent_id, message_limit=message_limit
-        )
-        async for session in found:
-            project, _, session_id = (session.name or "").rpartition("/")
-            # One without messages was created for its sub-agents.
-            if project == project_key and session_id and session.message_count:
-                yield session_id, session
+        prefix = keys.conversation_key(self._agent_id, f"{validation.text('project_key', project_key)}/")
+        stored = await self._manager.list(key_prefix=prefix, limit=MAX_INTEGER, message_limit=message_limit)
+        found = [(session.key.removeprefix(prefix), session) for session in stored]
+        # One without messages was created for its sub-agents.
+        return [(id_, session) for id_, session in found if id_ and "/" not in id_ and session.message_count]
 
     async def _summary(
         self, key: SessionKey, session_key: str, newest: Sequence[Message]

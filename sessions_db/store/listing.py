@@ -26,6 +26,7 @@ class Listing(Runner):
         limit: int = 50,
         *,
         keys: Collection[str] | None = None,
+        key_prefix: str | None = None,
         agent_id: str | Collection[str] | None = None,
         parent_key: str | Collection[str] | None = None,
         under: str | None = None,
@@ -43,6 +44,7 @@ class Listing(Runner):
             active_only: only sessions that have not ended.
             limit: at most this many sessions.
             keys: only the sessions with these keys.
+            key_prefix: only those whose keys begin so, such as `agent:main:conversation:telegram:`.
             agent_id: only this agent's, or these agents'; an empty collection matches nothing.
             parent_key: only those that this session spawned, or one of these; an empty collection matches nothing.
             under: only those that this session spawned, directly or indirectly.
@@ -58,6 +60,7 @@ class Listing(Runner):
             kinds,
             active_only,
             keys,
+            key_prefix,
             agent_id,
             parent_key,
             under,
@@ -82,6 +85,7 @@ class Listing(Runner):
         active_only: bool = False,
         *,
         keys: Collection[str] | None = None,
+        key_prefix: str | None = None,
         agent_id: str | Collection[str] | None = None,
         parent_key: str | Collection[str] | None = None,
         under: str | None = None,
@@ -101,6 +105,7 @@ class Listing(Runner):
             kinds,
             active_only,
             keys,
+            key_prefix,
             agent_id,
             parent_key,
             under,
@@ -117,6 +122,7 @@ class Listing(Runner):
         active_only: bool = False,
         *,
         keys: Collection[str] | None = None,
+        key_prefix: str | None = None,
         agent_id: str | Collection[str] | None = None,
         parent_key: str | Collection[str] | None = None,
         under: str | None = None,
@@ -130,6 +136,7 @@ class Listing(Runner):
             kinds,
             active_only,
             keys,
+            key_prefix,
             agent_id,
             parent_key,
             under,
@@ -156,6 +163,7 @@ def _selection(
     kinds: Collection[SessionKind | str] | None,
     active_only: bool,
     keys: Collection[str] | None,
+    key_prefix: str | None,
     agent_id: str | Collection[str] | None,
     parent_key: str | Collection[str] | None,
     under: str | None,
@@ -175,6 +183,7 @@ def _selection(
         keys=None if keys is None else validation.texts("keys", keys),
         kinds=validation.optional_choices("kinds", kinds, SessionKind),
         statuses=statuses,
+        key_prefix=validation.optional_text("key_prefix", key_prefix),
         agent_ids=validation.optional_texts("agent_id", agent_id),
         parent_keys=validation.optional_texts("parent_key", parent_key),
         under=validation.optional_text("under", under),

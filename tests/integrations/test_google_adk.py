@@ -357,7 +357,7 @@ def test_sessions_are_listed_by_user_the_last_updated_last(url: str) -> None:
         await service.create_session(app_name="other", user_id="ann", state={"app:p": 1})
         await service.create_session(app_name="travel", user_id="ann", session_id="gone", state={"app:p": 2})
         await service.delete_session(**WHO, session_id="gone")
-        for name in ("telegram:4711", "session:4711", "user:a:b"):
+        for name in ("telegram:4711", "session:4711", "session:a%:b", "user:a:b"):
             await manager.get_or_create("travel", name, metadata={PAYLOAD: {"state": {"u": [0]}}})
 
         found = (await service.list_sessions(app_name="travel")).sessions
