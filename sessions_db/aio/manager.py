@@ -124,7 +124,8 @@ class AsyncSessionManager(AsyncSessionStore, AsyncWaiting):
     def transaction(self) -> AbstractAsyncContextManager[AsyncTransaction]:
         """Group operations: the block's writes are committed together at its end, or rolled back if it raises.
 
-        Like `SessionManager.transaction`, with `async with`. A cancelled block stores nothing.
+        Like `SessionManager.transaction`, with `async with`. A cancelled block stores nothing, unless it was being
+        committed.
 
             async with manager.transaction() as tx:
                 key = await tx.spawn_subagent("main", "Summarise the report", parent_key=parent)

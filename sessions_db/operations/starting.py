@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Callable
 from dataclasses import fields
 from functools import cache
@@ -16,7 +15,7 @@ from sessions_db.database import backend_of
 from sessions_db.database.statement import Statement
 from sessions_db.enums import EventKind, SessionKind, SessionStatus
 from sessions_db.errors import IdempotencyConflict, SessionNotFound
-from sessions_db.keys import spawned_key
+from sessions_db.keys import repeated_key, spawned_key
 from sessions_db.models import NewSession, Session
 from sessions_db.operations.attempts import attempts
 from sessions_db.operations.labels import assign, take_over
@@ -30,9 +29,6 @@ try:
     from uuid import uuid7  # type: ignore[attr-defined, unused-ignore]
 except ImportError:  # Python before 3.14
     from uuid6 import uuid7
-
-# The namespace of the UUIDs that are derived from idempotency keys.
-_SPAWN_NAMESPACE = uuid.UUID("6f0f5ac2-51d4-4c0f-9f0d-0a3c1f6c7a55")
 
 # The columns that the caller's session fills, and the others.
 _GIVEN: Final = tuple(field.name for field in fields(NewSession))
@@ -123,8 +119,11 @@ def spawned_before(
 
 def _new_key(agent_id: str, kind: SessionKind, idempotency_key: str | None) -> str:
     # The same idempotency key gives the same session key, and the primary key allows only one row with it.
-    session_id = uuid7() if idempotency_key is None else uuid.uuid5(_SPAWN_NAMESPACE, idempotency_key)
-    return spawned_key(agent_id, kind, session_id)
+    return (
+        spawned_key(agent_id, kind, uuid7())
+        if idempotency_key is None
+        else repeated_key(agent_id, kind, idempotency_key)
+    )
 
 
 def _was_spawned(conn: Connection, key: str, idempotency_key: str, again: Callable[[Session], NewSession]) -> bool:
