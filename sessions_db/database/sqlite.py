@@ -12,6 +12,7 @@ from typing import Any, Final
 from sqlalchemy import URL, Connection, Engine, QueuePool, StaticPool, event, exc, text
 
 from sessions_db.database.backend import DROPPED, NOT_OURS, NUMBER_TAKEN, Backend, Check, EngineOptions
+from sessions_db.database.connecting import FilePool
 from sessions_db.database.paths import path_of, with_resolved_path, without_writing
 from sessions_db.database.statement import Statement
 from sessions_db.enums import Severity
@@ -122,7 +123,7 @@ class SQLite(Backend):
                 "read_only", "must be False for a database in memory, which begins empty", options.read_only
             )
         return without_writing(url) if options.read_only else url, {
-            "poolclass": QueuePool,
+            "poolclass": QueuePool if in_memory else FilePool,
             # A database in memory belongs to its connection, so there is only one connection, and threads wait for it.
             "pool_size": 1 if in_memory else options.pool_size,
             "connect_args": {
