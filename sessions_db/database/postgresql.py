@@ -14,6 +14,7 @@ from sqlalchemy import URL, Connection, Engine, ExceptionContext, event, exc, te
 
 from sessions_db.database.backend import DROPPED, NOT_OURS, NUMBER_TAKEN, SCHEMA, Backend, EngineOptions
 from sessions_db.database.postgresql_checks import CHECKS, value
+from sessions_db.database.postgresql_pinning import pin, pin_again
 from sessions_db.errors import InvalidInput, SchemaMismatch
 
 _log = logging.getLogger("sessions_db")
@@ -100,13 +101,13 @@ class PostgreSQL(Backend):
         first: str | None = None
 
         @event.listens_for(engine, "connect")
-        def set_up(connection: Any, _record: object) -> None:
+        def set_up(connection: Any, record: Any) -> None:
             nonlocal first
             pid, lock_timeout, citus, found, named = connection.execute(_STATE, [options.schema]).fetchone()
             is_pooled = pid != connection.info.backend_pid
             if named is not None:
                 if not is_pooled:
-                    connection.execute(f"SET search_path = {named}")
+                    pin(connection, record, named)
                 elif found != named:
                     raise _led_elsewhere(connection, named, found)
                 found = named
@@ -125,6 +126,8 @@ class PostgreSQL(Backend):
                 return
             for setting in _settings(options, lock_timeout, citus):
                 connection.execute(f"SET {setting}")
+
+        event.listen(engine, "checkin", pin_again)
 
         @event.listens_for(engine, "handle_error")
         def leave_a_standby(context: ExceptionContext) -> None:
@@ -211,8 +214,8 @@ class PostgreSQL(Backend):
         conn.exec_driver_sql(f"LOCK TABLE {table} IN {mode} MODE")
 
     def lock_name(self, conn: Connection, name: str) -> None:
-        """Take an advisory lock."""
-        lock = "SELECT pg_advisory_xact_lock(hashtextextended(%s::text, %s::bigint))"
+        """Take an advisory lock, which is of the schema: one for the whole database would be held for its tenants."""
+        lock = "SELECT pg_advisory_xact_lock(hashtextextended(concat(current_schema(), '.', %s::text), %s::bigint))"
         conn.exec_driver_sql(lock, (name, _ADVISORY_LOCK))
 
     def is_rolled_back(self, error: exc.DBAPIError) -> bool:
