@@ -52,8 +52,9 @@ _INSUFFICIENT_PRIVILEGE: Final = "42501"
 # After serialization_failure, deadlock_detected and lock_not_available the server has rolled the statement back. The
 # two time-outs end a connection in which no statement is running.
 _ROLLED_BACK: Final = frozenset({"40001", "40P01", "55P03", "57P05", "25P03", _READ_ONLY_TRANSACTION})
-# Citus reports it on a connection that goes on: its own one to another node failed, perhaps after that had committed.
-_CONNECTION_FAILURE: Final = "08006"
+# Citus reports these on a connection that goes on: its own one to another node failed, perhaps after a commit there.
+_CONNECTION_FAILURES: Final = frozenset({"08006", "57P01", "57P02"})
+_INTERNAL_ERROR: Final = "XX000"
 _UNDEFINED: Final = frozenset({"42P01", "42703"})  # table, column
 _DUPLICATE: Final = frozenset({"42P07", "42710", "42723"})  # table, object, function
 
@@ -232,7 +233,11 @@ class PostgreSQL(Backend):
 
     def is_lost(self, error: exc.DBAPIError) -> bool:
         """Whether the connection broke, or one that Citus has to another node."""
-        return error.connection_invalidated or _state(error.orig) == _CONNECTION_FAILURE
+        return (
+            error.connection_invalidated
+            or _state(error.orig) in _CONNECTION_FAILURES
+            or _is_of_another_node(error.orig)
+        )
 
     def is_transient_refusal(self, error: exc.DBAPIError) -> bool:
         """Whether the server is starting, stopping, full or out of reach."""
@@ -273,6 +278,14 @@ def _led_elsewhere(connection: Any, schema: str, found: str | None) -> SchemaMis
 def _transaction_status(conn: Connection) -> str:
     driver: Any = conn.connection.driver_connection
     return str(driver.info.transaction_status.name)
+
+
+def _is_of_another_node(error: Any) -> bool:
+    """Whether Citus says, without a code of its own, that a statement or a commit failed on another node."""
+    return _state(error) == _INTERNAL_ERROR and (
+        "while executing command on" in (error.diag.context or "")
+        or "could not commit transaction" in (error.diag.message_primary or "")
+    )
 
 
 def _state(error: BaseException | None) -> str | None:
