@@ -12,6 +12,7 @@ from typing import Any, Final
 from sqlalchemy import URL, Connection, Engine, QueuePool, StaticPool, event, exc, text
 
 from sessions_db.database.backend import DROPPED, NOT_OURS, NUMBER_TAKEN, Backend, Check, EngineOptions
+from sessions_db.database.connecting import FilePool
 from sessions_db.database.paths import explain, path_of, with_resolved_path, without_creating
 from sessions_db.database.statement import Statement
 from sessions_db.enums import Severity
@@ -128,7 +129,7 @@ class SQLite(Backend):
                 )
             url = without_creating(url, read_only=options.read_only)
         return url, {
-            "poolclass": QueuePool,
+            "poolclass": QueuePool if in_memory else FilePool,
             # A database in memory belongs to its connection, so there is only one connection, and threads wait for it.
             "pool_size": 1 if in_memory else options.pool_size,
             "connect_args": {
