@@ -106,7 +106,6 @@ class SQLite(Backend):
     name = "sqlite"
     driver = "pysqlite"
     is_on_a_server = False
-    has_writing_ctes = False
     longest_wait_s = 0.02
     groups_at_once = 1
     database_bytes = text("SELECT page_count * page_size FROM pragma_page_count(), pragma_page_size()")
