@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import ExitStack, closing
 from pathlib import Path
 
 import pytest
@@ -511,6 +511,41 @@ def test_child_forked_inside_a_transaction_refuses_that_file(url: str) -> None:
 
     with SessionManager(url) as manager:
         assert manager.get_or_create_main("main").message_count == 1
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
+@pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
+def test_fork_waits_for_a_thread_that_is_about_to_connect(manager: SessionManager) -> None:
+    connects, forked = threading.Event(), threading.Event()
+
+    def hold_back(*_: object) -> None:
+        connects.set()
+        # As long as the fork lets it: it may be the fork that waits.
+        forked.wait(0.1)
+
+    reader = threading.Thread(target=manager.list)
+    # Of the class, because those come before the library's own.
+    sa.event.listen(sa.Engine, "do_connect", hold_back)
+    try:
+        with ExitStack() as stack:
+            while manager.pool_status().idle:
+                stack.enter_context(manager.snapshot())
+            reader.start()
+            connects.wait()
+        child = os.fork()
+        if child == 0:
+            code = 1
+            try:
+                manager.list()
+                code = 0
+            finally:
+                os._exit(code)
+        forked.set()
+        reader.join()
+    finally:
+        sa.event.remove(sa.Engine, "do_connect", hold_back)
+
+    assert os.waitpid(child, 0)[1] == 0
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
