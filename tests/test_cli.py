@@ -251,6 +251,7 @@ def family(manager: SessionManager) -> dict[str, Session]:
         (["--parent", "agent:support:main", "--parent", "agent:sales:main"], ["done"]),
         (["--parent", "agent:support:main"], ["done"]),
         (["--agent", "support", "--status", "active", "--kind", "cron"], ["cron"]),
+        (["--prefix", "agent:support:cron:"], ["cron"]),
         (["--limit", "0"], []),
     ],
 )

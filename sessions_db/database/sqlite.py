@@ -12,6 +12,7 @@ from typing import Any, Final
 from sqlalchemy import URL, Connection, Engine, QueuePool, StaticPool, event, exc, text
 
 from sessions_db.database.backend import DROPPED, NOT_OURS, NUMBER_TAKEN, Backend, Check, EngineOptions
+from sessions_db.database.connecting import FilePool
 from sessions_db.database.paths import explain, path_of, with_resolved_path, without_creating
 from sessions_db.database.statement import Statement
 from sessions_db.enums import Severity
@@ -105,7 +106,6 @@ class SQLite(Backend):
     name = "sqlite"
     driver = "pysqlite"
     is_on_a_server = False
-    has_writing_ctes = False
     longest_wait_s = 0.02
     groups_at_once = 1
     database_bytes = text("SELECT page_count * page_size FROM pragma_page_count(), pragma_page_size()")
@@ -128,7 +128,7 @@ class SQLite(Backend):
                 )
             url = without_creating(url, read_only=options.read_only)
         return url, {
-            "poolclass": QueuePool,
+            "poolclass": QueuePool if in_memory else FilePool,
             # A database in memory belongs to its connection, so there is only one connection, and threads wait for it.
             "pool_size": 1 if in_memory else options.pool_size,
             "connect_args": {
