@@ -14,6 +14,7 @@ from sqlalchemy import URL, Connection, Engine, QueuePool, StaticPool, event, ex
 from sessions_db.database.backend import DROPPED, NOT_OURS, NUMBER_TAKEN, Backend, Check, EngineOptions
 from sessions_db.database.connecting import FilePool
 from sessions_db.database.paths import path_of, with_resolved_path, without_writing
+from sessions_db.database.sqlite_identity import hold_to_file, is_same_file, require_same_file
 from sessions_db.database.statement import Statement
 from sessions_db.enums import Severity
 from sessions_db.errors import DatabaseUnavailable, InvalidInput
@@ -138,6 +139,8 @@ class SQLite(Backend):
     def configure(self, engine: Engine, options: EngineOptions) -> None:
         """Set the pragmas of each new connection."""
         in_wal_mode = not (options.read_only or self.is_in_memory(engine.url))
+        if (file := self.file(engine)) is not None:
+            hold_to_file(engine, file)
 
         @event.listens_for(engine, "connect")
         def set_pragmas(connection: sqlite3.Connection, _record: object) -> None:
@@ -189,6 +192,7 @@ class SQLite(Backend):
 
     def data_version(self, conn: Connection) -> int | None:
         """SQLite's own number, which costs less than a query (https://sqlite.org/pragma.html#pragma_data_version)."""
+        require_same_file(conn)
         return int(_DATA_VERSION.rows(conn, {})[0][0])
 
     def begin(self, conn: Connection, *, read_only: bool) -> None:
@@ -222,6 +226,10 @@ class SQLite(Backend):
         table that does not exist at that moment. See https://sqlite.org/lang_altertable.html#otheralter
         """
         return _with_pragmas(conn, foreign_keys="OFF", legacy_alter_table="ON")
+
+    def is_usable(self, conn: Connection) -> bool:
+        """Whether its file was neither removed nor replaced."""
+        return is_same_file(conn)
 
     def is_aborted(self, conn: Connection) -> bool:
         """Whether SQLite has rolled back on its own, as it does when the disk is full or fails."""
