@@ -83,4 +83,4 @@ def _identity(path: str) -> tuple[int, int] | None:
 
 
 def _reason(path: str) -> str:
-    return f"the file was removed or replaced since it was opened: {path}"
+    return f"the file was removed or replaced since it was opened, so open it anew: {path}"
