@@ -364,8 +364,8 @@ def test_error_of_a_block_is_not_hidden_by_a_cut_connection(manager: SessionMana
 
 
 @pytest.mark.parametrize("backend", ["postgresql"], indirect=True)
-def test_connection_that_broke_behind_the_server_leaves_the_outcome_unknown(empty_url: str) -> None:
-    with SessionManager(empty_url) as manager, closing(PlainClient(empty_url)) as plain:
+def test_connection_that_broke_behind_the_server_leaves_the_outcome_unknown(own_url: str) -> None:
+    with SessionManager(own_url) as manager, closing(PlainClient(own_url)) as plain:
         keys = [manager.spawn_subagent("main", "Test") for _ in range(2)]
         # As Citus does when another node is gone, while its own connection goes on.
         plain(
@@ -429,7 +429,7 @@ def test_server_that_takes_no_writes_is_unavailable(url: str, manager: SessionMa
 def test_foreign_trigger_that_undoes_appends_is_reported(
     create_database: Callable[..., str],
 ) -> None:
-    url = create_database(at_head=False)
+    url = create_database(own=True)
     with SessionManager(url) as manager:
         key = manager.get_or_create_main("main").key
         client = PlainClient(url)

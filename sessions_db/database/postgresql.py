@@ -80,7 +80,6 @@ class PostgreSQL(Backend):
     name = "postgresql"
     driver = "psycopg"
     is_on_a_server = True
-    has_writing_ctes = True
     longest_wait_s = 1.0
     groups_at_once = 2
     database_bytes = text("SELECT pg_database_size(current_database())")

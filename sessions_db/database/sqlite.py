@@ -11,17 +11,20 @@ from typing import Any, Final
 
 from sqlalchemy import URL, Connection, Engine, QueuePool, StaticPool, event, exc, text
 
-from sessions_db.database.backend import DROPPED, NOT_OURS, NUMBER_TAKEN, Backend, Check, EngineOptions
+from sessions_db.database.backend import DROPPED, NOT_OURS, NUMBER_TAKEN, Backend, EngineOptions
 from sessions_db.database.connecting import FilePool
-from sessions_db.database.paths import path_of, with_resolved_path, without_writing
+from sessions_db.database.paths import explain, path_of, with_resolved_path, without_creating
+from sessions_db.database.sqlite_checks import CHECKS
 from sessions_db.database.sqlite_identity import hold_to_file, is_same_file, require_same_file
 from sessions_db.database.statement import Statement
-from sessions_db.enums import Severity
 from sessions_db.errors import DatabaseUnavailable, InvalidInput
 
 # SQLite soon polls for the lock only every 100 ms, and rarely finds it free among writers that never pause: one of
 # eight processes waited for 8 s (measured once). So SQLite waits only this long, and the retry budget covers the rest.
 _BUSY_TIMEOUT_S: Final = 0.03
+
+# Somebody else's database, and an empty file, keep their journal mode unless a schema is created in them.
+_IS_OURS: Final = "SELECT 1 FROM sqlite_master WHERE name = 'sessions_db_version'"
 
 _BEGIN = Statement(lambda _: text("BEGIN"))
 _DATA_VERSION = Statement(lambda _: text("PRAGMA data_version"))
@@ -34,82 +37,17 @@ _OLDEST: Final = (3, 37, 0)
 _INSTRUCTIONS: Final = 10_000
 
 
-# The doctor's checks
-
-
-def _journal_mode(conn: Connection) -> tuple[Severity, str]:
-    mode = _value(conn, "PRAGMA journal_mode")
-    if mode == "wal":
-        return Severity.OK, "WAL"
-    return Severity.WARNING, f"{mode}: the next SessionManager that writes makes it WAL, where the file system can"
-
-
-def _foreign_keys(conn: Connection) -> tuple[Severity, str]:
-    if _value(conn, "PRAGMA foreign_keys") == 1:
-        return Severity.OK, "on, in this library's connections"
-    return Severity.FAILURE, "off: this SQLite was built without them"
-
-
-def _version(_conn: Connection) -> tuple[Severity, str]:
-    # https://sqlite.org/wal.html, "The WAL-Reset Bug"
-    if (3, 7, 0) <= sqlite3.sqlite_version_info < (3, 51, 3):
-        return Severity.WARNING, (
-            f"{sqlite3.sqlite_version} has the WAL-reset bug, which can damage a file that several connections write "
-            "to at once; it is fixed in 3.51.3"
-        )
-    return Severity.OK, sqlite3.sqlite_version
-
-
-def _integrity(conn: Connection) -> tuple[Severity, str]:
-    found = [str(row[0]) for row in conn.exec_driver_sql("PRAGMA quick_check(5)")]
-    if found == ["ok"]:
-        return Severity.OK, "the file is sound"
-    return Severity.FAILURE, "; ".join(found)
-
-
-def _actor_left_over(conn: Connection) -> tuple[Severity, str]:
-    names = [str(row[0]) for row in conn.exec_driver_sql("SELECT name FROM event_actor")]
-    if names:
-        return Severity.WARNING, f"the log names {', '.join(names)} for what other clients do: empty event_actor"
-    return Severity.OK, "nobody is named except by a manager"
-
-
-def _numbers_left(conn: Connection) -> tuple[Severity, str]:
-    used = conn.exec_driver_sql("SELECT seq FROM sqlite_sequence WHERE name = 'session_events'").scalar() or 0
-    if used > 2**62:
-        return (
-            Severity.FAILURE,
-            f"the log has counted to {used}, and SQLite reports a full disk when it has no number left",
-        )
-    return Severity.OK, "the log has numbers left"
-
-
-def _value(conn: Connection, sql: str) -> object:
-    return conn.exec_driver_sql(sql).scalar_one()
-
-
-_CHECKS: dict[str, Check] = {
-    "journal mode": _journal_mode,
-    "foreign keys": _foreign_keys,
-    "SQLite version": _version,
-    "integrity": _integrity,
-    "actor": _actor_left_over,
-    "numbers": _numbers_left,
-}
-
-
 class SQLite(Backend):
     """SQLite, through Python's own `sqlite3`."""
 
     name = "sqlite"
     driver = "pysqlite"
     is_on_a_server = False
-    has_writing_ctes = False
     longest_wait_s = 0.02
     groups_at_once = 1
     database_bytes = text("SELECT page_count * page_size FROM pragma_page_count(), pragma_page_size()")
     transaction_settings = ("isolation_level",)
-    checks = _CHECKS
+    checks = CHECKS
 
     def engine_arguments(self, url: URL, options: EngineOptions) -> tuple[URL, dict[str, Any]]:
         """The URL and the arguments for `sqlalchemy.create_engine`."""
@@ -119,11 +57,14 @@ class SQLite(Backend):
         in_memory = self.is_in_memory(url)
         if not in_memory:
             url = with_resolved_path(url)
-        if options.read_only and in_memory:
-            raise InvalidInput(
-                "read_only", "must be False for a database in memory, which begins empty", options.read_only
-            )
-        return without_writing(url) if options.read_only else url, {
+        if options.read_only or not options.create:
+            if in_memory:
+                argument, needed = ("read_only", "False") if options.read_only else ("create", "True")
+                raise InvalidInput(
+                    argument, f"must be {needed} for a database in memory, which begins empty", options.read_only
+                )
+            url = without_creating(url, read_only=options.read_only)
+        return url, {
             "poolclass": QueuePool if in_memory else FilePool,
             # A database in memory belongs to its connection, so there is only one connection, and threads wait for it.
             "pool_size": 1 if in_memory else options.pool_size,
@@ -144,10 +85,14 @@ class SQLite(Backend):
 
         @event.listens_for(engine, "connect")
         def set_pragmas(connection: sqlite3.Connection, _record: object) -> None:
-            connection.execute("PRAGMA foreign_keys = ON")
-            if in_wal_mode:
-                connection.execute("PRAGMA journal_mode = WAL")
-            connection.execute(f"PRAGMA synchronous = {options.synchronous}")
+            try:
+                connection.execute("PRAGMA foreign_keys = ON")
+                if in_wal_mode and (options.create or connection.execute(_IS_OURS).fetchone()):
+                    connection.execute("PRAGMA journal_mode = WAL")
+                connection.execute(f"PRAGMA synchronous = {options.synchronous}")
+            except sqlite3.DatabaseError as error:
+                explain(error, self.file(engine), read_only=options.read_only)
+                raise
 
     def unfit(self, conn: Connection, *, read_only: bool) -> str | None:
         """What the engine must be: one for the database in its URL, whose transactions are begun by SQL."""

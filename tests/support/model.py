@@ -221,6 +221,7 @@ class Model:
         status: SessionStatus | None,
         active_within_ms: int | None,
         under: str | None,
+        key_prefix: str | None,
         created_after_ms: int | None,
         created_before_ms: int | None,
         message_limit: int,
@@ -239,6 +240,8 @@ class Model:
         if under is not None:
             below = {session.key for session in self.descendants(under)}
             matches.append(lambda record: record.key in below)
+        if key_prefix is not None:
+            matches.append(lambda record: record.key.startswith(key_prefix))
         if created_after_ms is not None:
             matches.append(lambda record: record.created_ms >= created_after_ms)
         if created_before_ms is not None:
