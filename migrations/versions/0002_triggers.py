@@ -56,17 +56,20 @@ BEGIN
   WHERE changes() = 0;
   DELETE FROM messages
   WHERE session_key = NEW.session_key
-    AND seq <= NEW.seq - (SELECT message_cap FROM sessions WHERE key = NEW.session_key);
+    AND seq = NEW.seq - (SELECT message_cap FROM sessions WHERE key = NEW.session_key);
 END""",
         "sessions_append": f"""\
 CREATE TRIGGER sessions_append AFTER UPDATE OF last_seq ON sessions
-WHEN NEW.last_seq = OLD.last_seq + 1 AND (NEW.archive_trimmed = 1 OR NEW.unsealed = 0)
+WHEN NEW.last_seq = OLD.last_seq + 1
+  AND (NEW.archive_trimmed = 1 OR NEW.unsealed = 0
+    OR EXISTS (SELECT 1 FROM messages WHERE session_key = NEW.key AND seq < NEW.last_seq - NEW.message_cap))
+  AND EXISTS (SELECT 1 FROM messages WHERE session_key = NEW.key AND seq = NEW.last_seq)
 BEGIN
   UPDATE sessions SET unsealed = 1 WHERE key = NEW.key AND unsealed = 0;
   INSERT INTO archived_messages ({MESSAGE}, archived_ms)
   SELECT {MESSAGE}, {SQLITE_NOW} FROM messages
-  WHERE NEW.archive_trimmed = 1 AND session_key = NEW.key AND seq <= NEW.last_seq - NEW.message_cap
-    AND EXISTS (SELECT 1 FROM messages WHERE session_key = NEW.key AND seq = NEW.last_seq);
+  WHERE NEW.archive_trimmed = 1 AND session_key = NEW.key AND seq <= NEW.last_seq - NEW.message_cap;
+  DELETE FROM messages WHERE session_key = NEW.key AND seq <= NEW.last_seq - NEW.message_cap;
 END""",
         "messages_place": """\
 CREATE TRIGGER messages_place BEFORE UPDATE OF session_key, seq ON messages
