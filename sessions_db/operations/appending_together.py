@@ -23,6 +23,7 @@ from sessions_db.models.camel_case import copied
 from sessions_db.schema import (
     Json,
     bound_rows,
+    has_bound_rows,
     insert_into,
     is_one_of,
     json_rows,
@@ -128,7 +129,7 @@ def append_together(
     if rows is None:
         rows = [row for append in appends for row in append.rows()]
     at_ms = clock.now_ms()
-    parameters, form = (_bound if _is_small(conn, rows) else _as_json)(rows)
+    parameters, form = (_bound if _can_be_bound(conn, rows) else _as_json)(rows)
     parameters["new_timestamp_ms"] = at_ms
     expecting = appends[0].expected_count is not None
     if expecting:
@@ -160,9 +161,8 @@ class _Form(NamedTuple):
 _JSON: Final = _Form(0, is_numbered=False)
 
 
-def _is_small(conn: Connection, rows: Sequence[list[Any]]) -> bool:
-    # SQLite takes twice as long to find the values in JSON as to store the row (measured once).
-    return conn.dialect.name == "sqlite" and len(rows) <= MAX_GROUP_MESSAGES and length_of(rows) <= MAX_GROUP_LENGTH
+def _can_be_bound(conn: Connection, rows: Sequence[list[Any]]) -> bool:
+    return has_bound_rows(conn.dialect.name) and len(rows) <= MAX_GROUP_MESSAGES and length_of(rows) <= MAX_GROUP_LENGTH
 
 
 def _bound(rows: Sequence[list[Any]]) -> tuple[dict[str, Any], _Form]:
