@@ -28,7 +28,7 @@ from sessions_db.schema.expressions import (
     near,
     set_actor,
 )
-from sessions_db.schema.json import Json, from_json, to_json
+from sessions_db.schema.json import Json, each_from_json, from_json, to_json
 from sessions_db.schema.log_tables import (
     event_actor,
     event_digests,
@@ -39,15 +39,18 @@ from sessions_db.schema.log_tables import (
     sealed_transcripts,
     session_events,
 )
-from sessions_db.schema.tables import archived_messages, labels, messages, sessions
+from sessions_db.schema.tables import archived_messages, labelled_sessions, labels, messages, sessions
 from sessions_db.schema.verification import foreign_triggers, trigger_faults
 from sessions_db.schema.views import VIEWS
 
 TRIGGERS: Final = {"sqlite": sqlite_triggers.TRIGGERS, "postgresql": postgresql_triggers.TRIGGERS}
 """The statements that create each trigger, by database and name."""
 
-FUNCTIONS: Final[dict[str, dict[str, str]]] = {"sqlite": {}, "postgresql": postgresql_transcripts.FUNCTIONS}
-"""The statements that create each function, by database and name."""
+FUNCTIONS: Final[dict[str, dict[str, str]]] = {
+    "sqlite": {"labelled_sessions": sqlite_triggers.LABELLED_SESSIONS},
+    "postgresql": postgresql_transcripts.FUNCTIONS,
+}
+"""The statements that create each function, by database and name. On SQLite a view serves as one."""
 
 __all__ = [
     "ACT_AS",
@@ -63,6 +66,7 @@ __all__ = [
     "Json",
     "archived_messages",
     "bound_rows",
+    "each_from_json",
     "event_actor",
     "event_digests",
     "event_seals",
@@ -74,6 +78,7 @@ __all__ = [
     "is_one_of",
     "json_pairs",
     "json_rows",
+    "labelled_sessions",
     "labels",
     "log_policy",
     "message_digests",
