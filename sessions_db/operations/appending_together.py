@@ -49,7 +49,7 @@ _KEY, _STATUS, _FIRST_GIVEN = range(3)
 _IDEMPOTENCY_KEY: Final = _FIRST_GIVEN + GIVEN.index("idempotency_key")
 _WIDTH: Final = _FIRST_GIVEN + len(GIVEN)
 
-# Rows that are given as parameters.
+# The fewest rows that a statement has parameters for.
 _SMALLEST: Final = 4
 
 _CONTENT_THERE: Final = _FIRST_GIVEN + GIVEN.index("content")
@@ -152,7 +152,12 @@ def append_together(
 
 
 class _Form(NamedTuple):
-    """How rows are given to the statement: so many as parameters, or all as JSON; and whether they are numbered."""
+    """How the statement is given its rows.
+
+    Args:
+        size: as so many rows of parameters; 0 for JSON.
+        is_numbered: whether their numbers are those within their sessions. Otherwise the statement counts.
+    """
 
     size: int
     is_numbered: bool
@@ -175,7 +180,7 @@ def _bound(rows: Sequence[list[Any]]) -> tuple[dict[str, Any], _Form]:
         counts[key] = count = counts.get(key, 0) + 1
         values.append(count)
         values += row
-    # Those of a session are then all stored, or none.
+    # If the rows of each session are all stored, or none.
     is_numbered = len(counts) == len(rows) or (
         len({row[_STATUS] for row in rows}) == 1 and all(row[_IDEMPOTENCY_KEY] is None for row in rows)
     )
