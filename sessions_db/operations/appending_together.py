@@ -20,7 +20,17 @@ from sessions_db.errors import DatabaseUnavailable, InvalidInput, Shown
 from sessions_db.limits import MAX_BATCH_BYTES
 from sessions_db.models import Message, NewMessage
 from sessions_db.models.camel_case import copied
-from sessions_db.schema import Json, insert_into, is_one_of, json_rows, messages, sessions, to_json
+from sessions_db.schema import (
+    Json,
+    TextRows,
+    insert_into,
+    is_one_of,
+    messages,
+    sessions,
+    text_rows,
+    text_rows_parameters,
+    to_json,
+)
 
 GIVEN: Final = tuple(field.name for field in fields(NewMessage))
 """The columns that the caller's message fills."""
@@ -33,10 +43,11 @@ _values = attrgetter(*GIVEN)
 
 _encode = json.JSONEncoder(ensure_ascii=False).encode
 
-# In the JSON of a message, what comes before the columns of `GIVEN`.
-_KEY, _STATUS, _FIRST_GIVEN = range(3)
-_CONTENT_THERE: Final = _FIRST_GIVEN + GIVEN.index("content")
-_METADATA_THERE: Final = _FIRST_GIVEN + _METADATA
+_SENT: Final = ("to_key", "needed_status", *GIVEN)
+"""The texts of a message that is sent with those of other sessions."""
+
+_CONTENT_THERE: Final = _SENT.index("content")
+_METADATA_THERE: Final = _SENT.index("metadata")
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,13 +122,10 @@ def append_together(
     """
     if rows is None:
         rows = [row for append in appends for row in append.rows()]
-    text = _encode(rows)
-    if len(text) > MAX_BATCH_BYTES // 4 and (size := len(text.encode())) > MAX_BATCH_BYTES:
-        limit = f"must be at most {MAX_BATCH_BYTES} bytes together, as JSON"
-        raise InvalidInput("messages", limit, Shown(f"{size} bytes"))
+    parameters = given_parameters(conn, _SENT, rows)
     at_ms = clock.now_ms()
-    keys = _encode([*{append.key for append in appends}])
-    parameters: dict[str, object] = {"keys": keys, "rows": text, "new_timestamp_ms": at_ms}
+    parameters["keys"] = _encode([*{append.key for append in appends}])
+    parameters["new_timestamp_ms"] = at_ms
     expecting = appends[0].expected_count is not None
     if expecting:
         parameters["expected_count"] = appends[0].expected_count
@@ -138,6 +146,31 @@ def append_together(
     return answers
 
 
+def given_parameters(conn: Connection, names: Sequence[str], rows: Sequence[Sequence[Any]]) -> dict[str, Any]:
+    """What sends these rows.
+
+    Raises:
+        InvalidInput: they are too large for a statement.
+    """
+    parameters: dict[str, Any] = {**text_rows_parameters(conn.dialect.name, names, rows)}
+    if sum(map(len, parameters.values())) > MAX_BATCH_BYTES // 4:
+        size = sum(len(text.encode()) for text in parameters.values())
+        if size > MAX_BATCH_BYTES:
+            limit = f"must be at most {MAX_BATCH_BYTES} bytes together, as JSON"
+            raise InvalidInput("messages", limit, Shown(f"{size} bytes"))
+    return parameters
+
+
+def given_values(given: TextRows) -> list[ColumnElement[Any]]:
+    """The values of the columns of `GIVEN` in such rows."""
+    return [given.texts[name].cast(Json) if name == "metadata" else given.texts[name] for name in GIVEN]
+
+
+def left_out() -> DatabaseUnavailable:
+    """The error for an append of which only a part was stored, by a trigger of somebody else's."""
+    return DatabaseUnavailable("a trigger left out some of the messages", 0.0, outcome_unknown=True)
+
+
 def _are_stored(appends: Sequence[Append], found: Sequence[Sequence[Any]], sent: int) -> Iterable[bool]:
     """Whether each append was stored, by the rows that were found of those that were sent."""
     if len(found) == sent:
@@ -152,7 +185,7 @@ def _are_stored(appends: Sequence[Append], found: Sequence[Sequence[Any]], sent:
             sizes[append.key] += len(append.messages)
             always[append.key] += 0 if append.active_only else len(append.messages)
     if any(count not in (always[key], sizes[key]) for key, count in stored.items()):
-        raise DatabaseUnavailable("a trigger left out some of the messages", 0.0, outcome_unknown=True)
+        raise left_out()
     return [
         (append.key, append.idempotency_key) in keyed
         if append.idempotency_key is not None
@@ -169,7 +202,7 @@ def has_had_expected_count() -> ColumnElement[bool]:
 @cache
 def _statement(*, skip_locked: bool, expecting: bool) -> Statement:
     def build(dialect: str) -> ClauseElement:
-        rows, number, value = json_rows(dialect, "rows")
+        given = text_rows(dialect, _SENT)
         # Locked in the order of their keys, so that two statements over the same sessions never deadlock.
         session = (
             select(sessions.c.key, sessions.c.last_seq, sessions.c.status)
@@ -178,19 +211,19 @@ def _statement(*, skip_locked: bool, expecting: bool) -> Statement:
             .with_for_update(key_share=True, skip_locked=skip_locked)
             .subquery("session")
         )
-        given = [value(_FIRST_GIVEN + position) for position in range(len(GIVEN))]
+        needed, idempotency_key = given.texts["needed_status"], given.texts["idempotency_key"]
         is_known = exists().where(
-            messages.c.session_key == session.c.key, messages.c.idempotency_key == given[GIVEN.index("idempotency_key")]
+            messages.c.session_key == session.c.key, messages.c.idempotency_key == idempotency_key
         )
         batch = (
             select(
                 session.c.key,
-                session.c.last_seq + func.row_number().over(partition_by=session.c.key, order_by=number),
+                session.c.last_seq + func.row_number().over(partition_by=session.c.key, order_by=given.number),
                 bindparam("new_timestamp_ms", type_=messages.c.timestamp_ms.type),
-                *(item.cast(Json) if position == _METADATA else item for position, item in enumerate(given)),
+                *given_values(given),
             )
-            .select_from(session.join(rows, value(_KEY) == session.c.key))
-            .where(or_(value(_STATUS).is_(None), value(_STATUS) == session.c.status), ~is_known)
+            .select_from(session.join(given.rows, given.texts["to_key"] == session.c.key))
+            .where(or_(needed.is_(None), needed == session.c.status), ~is_known)
         )
         insert = insert_into(dialect, messages).from_select(COLUMNS, batch)
         return insert.returning(messages.c.session_key, messages.c.seq, messages.c.idempotency_key)

@@ -38,6 +38,7 @@ from sessions_db.schema.log_tables import (
     session_events,
 )
 from sessions_db.schema.tables import archived_messages, labels, messages, sessions
+from sessions_db.schema.text_rows import TextRows, text_rows, text_rows_parameters
 from sessions_db.schema.verification import foreign_triggers, trigger_faults
 from sessions_db.schema.views import VIEWS
 
@@ -60,6 +61,7 @@ __all__ = [
     "WRITE_ARCHIVED",
     "Json",
     "JsonRows",
+    "TextRows",
     "archived_messages",
     "event_actor",
     "event_digests",
@@ -83,6 +85,8 @@ __all__ = [
     "sessions",
     "set_actor",
     "tables_of",
+    "text_rows",
+    "text_rows_parameters",
     "to_json",
     "trigger_faults",
 ]

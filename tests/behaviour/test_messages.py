@@ -274,6 +274,38 @@ def test_batch_that_no_statement_can_hold_is_refused_and_stores_nothing(
     assert len(manager.add_messages(key, [NewMessage("user", "é" * 100)] * 3)) == 3
 
 
+@pytest.mark.parametrize("keyed", [False, True])
+def test_batch_keeps_texts_that_mean_something_to_databases(manager: SessionManager, key: str, keyed: bool) -> None:
+    odd = [
+        "",
+        " ",
+        "NULL",
+        "null",
+        '"',
+        "\\",
+        '\\"',
+        "\\\\",
+        "{a,b}",
+        "[1]",
+        ",",
+        "\n\t\r",
+        "é\u2028",
+        "'",
+        "%s",
+        "$1",
+        "\x01",
+    ]
+    batch = [NewMessage("tool", text, text, {text: text}) for text in odd]
+    batch += [NewMessage("user", text, None, None, text if keyed else None) for text in odd if text]
+
+    manager.add_messages(key, batch)
+
+    stored = manager.history(key, include_tools=True) or []
+    assert [(each.content, each.tool_name, each.metadata) for each in stored] == [
+        (new.content, new.tool_name, new.metadata) for new in batch
+    ]
+
+
 @pytest.mark.parametrize("backend", ["postgresql"], indirect=True)
 def test_batch_that_waited_while_its_session_was_recreated_is_stored(
     manager: SessionManager, plain: PlainClient
