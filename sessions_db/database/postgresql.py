@@ -31,6 +31,9 @@ _DEAD_PEER: Final = {
     "keepalives_count": 3,
 }
 
+# What a connection's `info` says of it.
+_WAITS_BRIEFLY: Final = "sessions_db_waits_briefly"
+
 # The schema in which search_path finds the tables, or else the one in which they would be created.
 _FOUND_IN: Final = """\
 coalesce(
@@ -47,10 +50,11 @@ SELECT pg_backend_pid(), current_setting('lock_timeout'), current_setting('citus
 _READ_ONLY_TRANSACTION: Final = "25006"
 _QUERY_CANCELED: Final = "57014"
 _INSUFFICIENT_PRIVILEGE: Final = "42501"
+_LOCK_NOT_AVAILABLE: Final = "55P03"
 
 # After serialization_failure, deadlock_detected and lock_not_available the server has rolled the statement back. The
 # two time-outs end a connection in which no statement is running.
-_ROLLED_BACK: Final = frozenset({"40001", "40P01", "55P03", "57P05", "25P03", _READ_ONLY_TRANSACTION})
+_ROLLED_BACK: Final = frozenset({"40001", "40P01", _LOCK_NOT_AVAILABLE, "57P05", "25P03", _READ_ONLY_TRANSACTION})
 # Citus reports it on a connection that goes on: its own one to another node failed, perhaps after that had committed.
 _CONNECTION_FAILURE: Final = "08006"
 _UNDEFINED: Final = frozenset({"42P01", "42703"})  # table, column
@@ -100,10 +104,12 @@ class PostgreSQL(Backend):
         first: str | None = None
 
         @event.listens_for(engine, "connect")
-        def set_up(connection: Any, _record: object) -> None:
+        def set_up(connection: Any, record: Any) -> None:
             nonlocal first
             pid, lock_timeout, citus, found, named = connection.execute(_STATE, [options.schema]).fetchone()
             is_pooled = pid != connection.info.backend_pid
+            # Citus does not send the setting on to the node that waits.
+            record.info[_WAITS_BRIEFLY] = citus is None
             if named is not None:
                 if not is_pooled:
                     connection.execute(f"SET search_path = {named}")
@@ -193,6 +199,10 @@ class PostgreSQL(Backend):
         """Whether the connection is in no transaction, and no answer to a statement is outstanding."""
         return _transaction_status(conn) == "IDLE"
 
+    def waits_briefly(self, conn: Connection) -> bool:
+        """Whether it was found so when the connection was set up, as one of the library's own engine."""
+        return bool(conn.info.get(_WAITS_BRIEFLY))
+
     def is_usable(self, conn: Connection) -> bool:
         """Whether the server has said nothing since the last statement: what it says is that it ends the connection.
 
@@ -226,6 +236,10 @@ class PostgreSQL(Backend):
     def is_forbidden(self, error: exc.DBAPIError) -> bool:
         """Whether the error's code says so."""
         return _state(error.orig) == _INSUFFICIENT_PRIVILEGE
+
+    def is_lock_timeout(self, error: exc.DBAPIError) -> bool:
+        """Whether the error's code says so."""
+        return _state(error.orig) == _LOCK_NOT_AVAILABLE
 
     def is_lost(self, error: exc.DBAPIError) -> bool:
         """Whether the connection broke, or one that Citus has to another node."""

@@ -12,7 +12,7 @@ from sessions_db.enums import SessionStatus
 from sessions_db.errors import SessionChanged, SessionNotActive, SessionNotFound
 from sessions_db.models import Message, NewMessage
 from sessions_db.operations.appending_alone import append_one, append_several
-from sessions_db.operations.appending_together import Append, append_together
+from sessions_db.operations.appending_together import Append, IfLocked, append_together
 from sessions_db.operations.attempts import attempts
 from sessions_db.operations.operation import Needs, needs
 from sessions_db.operations.reading import locked, state_of
@@ -26,17 +26,17 @@ class SessionLocked(Exception):  # a signal within the package
 
 
 @needs(Needs.STATEMENT)
-def append(conn: Connection, new: Append, *, skip_locked: bool = False) -> list[Message]:
+def append(conn: Connection, new: Append, *, if_locked: IfLocked = IfLocked.WAIT) -> list[Message]:
     """The stored messages. One statement, unless nothing is stored.
 
     Raises:
-        SessionLocked: with `skip_locked`, another transaction has locked the session.
+        SessionLocked: with `IfLocked.SKIP`, another transaction has locked the session.
     """
     key, idempotency_key = new.key, new.idempotency_key
     tries = attempts(key)
     while True:
         next(tries)
-        if new.messages and (stored := _stored(conn, new, skip_locked=skip_locked)):
+        if new.messages and (stored := _stored(conn, new, if_locked=if_locked)):
             return stored
         state = state_of(conn, key)
         if state is None:
@@ -50,19 +50,19 @@ def append(conn: Connection, new: Append, *, skip_locked: bool = False) -> list[
                 return [known[idempotency_key]]
         if new.active_only and state.status is not SessionStatus.ACTIVE:
             raise SessionNotActive(key, state.status)
-        _check_count(new, state.last_seq, skip_locked=skip_locked)
+        _check_count(new, state.last_seq, if_locked=if_locked)
         if not new.messages:
             return []
-        if skip_locked:
+        if if_locked is IfLocked.SKIP:
             raise SessionLocked
         # Between the statements the session was reopened, or deleted and made again.
 
 
-def _check_count(new: Append, count: int, *, skip_locked: bool) -> None:
+def _check_count(new: Append, count: int, *, if_locked: IfLocked) -> None:
     expected = new.expected_count
     if expected is None or count == expected:
         return
-    if skip_locked and count < expected:
+    if if_locked is IfLocked.SKIP and count < expected:
         # Who has locked the session may be about to store what is missing.
         raise SessionLocked
     raise SessionChanged(new.key, expected, count)
@@ -98,13 +98,13 @@ def append_many_once(
     ]
 
 
-def _stored(conn: Connection, new: Append, *, skip_locked: bool) -> list[Message] | None:
+def _stored(conn: Connection, new: Append, *, if_locked: IfLocked) -> list[Message] | None:
     """The stored messages; none, or None, if nothing is stored."""
     if len(new.messages) == 1:
-        return append_one(conn, new, skip_locked=skip_locked)
+        return append_one(conn, new, if_locked=if_locked)
     if all(message.idempotency_key is None for message in new.messages):
-        return append_several(conn, new, skip_locked=skip_locked)
-    (stored,) = append_together(conn, [new], skip_locked=skip_locked)
+        return append_several(conn, new, if_locked=if_locked)
+    (stored,) = append_together(conn, [new], if_locked=if_locked)
     return stored
 
 

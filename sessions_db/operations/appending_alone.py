@@ -15,10 +15,12 @@ from sessions_db.operations.appending_together import (
     COLUMNS,
     GIVEN,
     Append,
+    IfLocked,
     given_parameters,
     given_values,
     has_had_expected_count,
     left_out,
+    locking,
     row_of,
     stored_message,
 )
@@ -27,13 +29,13 @@ from sessions_db.schema import insert_into, messages, sessions, text_rows
 _PARAMETERS: Final = tuple(f"new_{name}" for name in GIVEN)
 
 
-def append_one(conn: Connection, new: Append, *, skip_locked: bool) -> list[Message] | None:
+def append_one(conn: Connection, new: Append, *, if_locked: IfLocked) -> list[Message] | None:
     """The stored message, or None if nothing is stored. One statement."""
     (message,) = new.messages
     statement = _append_one(
         active_only=new.active_only,
         keyed=message.idempotency_key is not None,
-        skip_locked=skip_locked,
+        if_locked=if_locked,
         expecting=new.expected_count is not None,
     )
     parameters, at_ms = _parameters(new, dict(zip(_PARAMETERS, row_of(message), strict=True)))
@@ -42,13 +44,13 @@ def append_one(conn: Connection, new: Append, *, skip_locked: bool) -> list[Mess
     return None
 
 
-def append_several(conn: Connection, new: Append, *, skip_locked: bool) -> list[Message] | None:
+def append_several(conn: Connection, new: Append, *, if_locked: IfLocked) -> list[Message] | None:
     """The stored messages, or None if nothing is stored. One statement. None of them has an idempotency key.
 
     For five, Postgres takes half as long again with `append_together`, and SQLite a fifth (measured once).
     """
     statement = _append_several(
-        active_only=new.active_only, skip_locked=skip_locked, expecting=new.expected_count is not None
+        active_only=new.active_only, if_locked=if_locked, expecting=new.expected_count is not None
     )
     rows = [row_of(message) for message in new.messages]
     parameters, at_ms = _parameters(new, given_parameters(conn, GIVEN, rows))
@@ -72,10 +74,10 @@ def _parameters(new: Append, parameters: dict[str, Any]) -> tuple[dict[str, Any]
 
 
 @cache
-def _append_one(*, active_only: bool, keyed: bool, skip_locked: bool, expecting: bool) -> Statement:
+def _append_one(*, active_only: bool, keyed: bool, if_locked: IfLocked, expecting: bool) -> Statement:
     values = (bindparam(f"new_{name}", type_=messages.c[name].type) for name in COLUMNS[2:])
     rows = select(sessions.c.key, sessions.c.last_seq + 1, *values)
-    rows = _locking(rows, active_only=active_only, skip_locked=skip_locked, expecting=expecting)
+    rows = _locking(rows, active_only=active_only, if_locked=if_locked, expecting=expecting)
     if keyed:
         # SQLite's triggers refuse a conflict before ON CONFLICT sees it.
         is_known = messages.c.idempotency_key == bindparam("new_idempotency_key")
@@ -94,11 +96,11 @@ def _append_one(*, active_only: bool, keyed: bool, skip_locked: bool, expecting:
 
 
 @cache
-def _append_several(*, active_only: bool, skip_locked: bool, expecting: bool) -> Statement:
+def _append_several(*, active_only: bool, if_locked: IfLocked, expecting: bool) -> Statement:
     session = _locking(
         select(sessions.c.key, sessions.c.last_seq),
         active_only=active_only,
-        skip_locked=skip_locked,
+        if_locked=if_locked,
         expecting=expecting,
     ).subquery("session")
 
@@ -115,10 +117,9 @@ def _append_several(*, active_only: bool, skip_locked: bool, expecting: bool) ->
     return Statement(build)
 
 
-def _locking(rows: Select[Any], *, active_only: bool, skip_locked: bool, expecting: bool) -> Select[Any]:
-    # The lock makes writers to one session queue, so that each reads the last_seq left by the one before it. SQLite
-    # has one writer at a time and ignores FOR UPDATE.
-    rows = rows.where(sessions.c.key == bindparam("key")).with_for_update(key_share=True, skip_locked=skip_locked)
+def _locking(rows: Select[Any], *, active_only: bool, if_locked: IfLocked, expecting: bool) -> Select[Any]:
+    # The lock makes writers to one session queue, so that each reads the last_seq left by the one before it.
+    rows = locking(rows.where(sessions.c.key == bindparam("key")), if_locked)
     if active_only:
         rows = rows.where(sessions.c.status == SessionStatus.ACTIVE.value)
     if expecting:

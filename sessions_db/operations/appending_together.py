@@ -6,18 +6,19 @@ import json
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
+from enum import Enum
 from functools import cache
 from itertools import repeat
 from operator import attrgetter
 from typing import Any, Final, cast
 
-from sqlalchemy import ClauseElement, ColumnElement, Connection, bindparam, exists, func, or_, select
+from sqlalchemy import ClauseElement, ColumnElement, Connection, Select, bindparam, exists, func, or_, select, true
 
 from sessions_db import clock
 from sessions_db.database.statement import Statement
 from sessions_db.enums import Role, SessionStatus
 from sessions_db.errors import DatabaseUnavailable, InvalidInput, Shown
-from sessions_db.limits import MAX_BATCH_BYTES
+from sessions_db.limits import BRIEF_LOCK_WAIT_MS, MAX_BATCH_BYTES
 from sessions_db.models import Message, NewMessage
 from sessions_db.models.camel_case import copied
 from sessions_db.schema import (
@@ -48,6 +49,14 @@ _SENT: Final = ("to_key", "needed_status", *GIVEN)
 
 _CONTENT_THERE: Final = _SENT.index("content")
 _METADATA_THERE: Final = _SENT.index("metadata")
+
+
+class IfLocked(Enum):
+    """What a statement does with a session that another transaction has locked."""
+
+    WAIT = "wait for it"
+    WAIT_BRIEFLY = "wait for it, at most as long as `BRIEF_LOCK_WAIT_MS` says: nothing is stored then"
+    SKIP = "store nothing in it"
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +116,7 @@ def append_together(
     appends: Sequence[Append],
     rows: Sequence[list[Any]] | None = None,
     *,
-    skip_locked: bool = False,
+    if_locked: IfLocked = IfLocked.WAIT,
 ) -> list[list[Message] | None]:
     """For each append its stored messages, or None if nothing of it was stored. One statement.
 
@@ -118,7 +127,7 @@ def append_together(
         conn: a connection.
         appends: those of a session are numbered in this order.
         rows: what `Append.rows` gives for all of them, if it is known.
-        skip_locked: store nothing in a session that another transaction has locked, rather than wait for it.
+        if_locked: what to do with sessions that another transaction has locked.
     """
     if rows is None:
         rows = [row for append in appends for row in append.rows()]
@@ -129,7 +138,7 @@ def append_together(
     expecting = appends[0].expected_count is not None
     if expecting:
         parameters["expected_count"] = appends[0].expected_count
-    found = _statement(skip_locked=skip_locked, expecting=expecting).rows(conn, parameters)
+    found = _statement(if_locked, expecting=expecting).rows(conn, parameters)
     # A session's numbers follow each other, in the order of its appends.
     next_seq: dict[str, int] = {}
     for key, seq, _ in found:
@@ -199,18 +208,25 @@ def has_had_expected_count() -> ColumnElement[bool]:
     return sessions.c.last_seq == bindparam("expected_count", type_=sessions.c.last_seq.type)
 
 
+def locking(rows: Select[Any], if_locked: IfLocked) -> Select[Any]:
+    """The rows of sessions, which it locks: SQLite has one writer at a time and ignores FOR UPDATE."""
+    if if_locked is IfLocked.WAIT_BRIEFLY:
+        # Of this transaction only. The condition is evaluated before a row is locked.
+        rows = rows.where(func.set_config("lock_timeout", str(BRIEF_LOCK_WAIT_MS), true()).is_not(None))
+    return rows.with_for_update(key_share=True, skip_locked=if_locked is IfLocked.SKIP)
+
+
 @cache
-def _statement(*, skip_locked: bool, expecting: bool) -> Statement:
+def _statement(if_locked: IfLocked, *, expecting: bool) -> Statement:
     def build(dialect: str) -> ClauseElement:
         given = text_rows(dialect, _SENT)
         # Locked in the order of their keys, so that two statements over the same sessions never deadlock.
-        session = (
+        session = locking(
             select(sessions.c.key, sessions.c.last_seq, sessions.c.status)
             .where(is_one_of(dialect, sessions.c.key, "keys"), *([has_had_expected_count()] if expecting else []))
-            .order_by(sessions.c.key)
-            .with_for_update(key_share=True, skip_locked=skip_locked)
-            .subquery("session")
-        )
+            .order_by(sessions.c.key),
+            if_locked,
+        ).subquery("session")
         needed, idempotency_key = given.texts["needed_status"], given.texts["idempotency_key"]
         is_known = exists().where(
             messages.c.session_key == session.c.key, messages.c.idempotency_key == idempotency_key
