@@ -11,7 +11,9 @@ from pathlib import Path
 def main() -> None:
     """Run the command and exit the process with its exit code."""
     try:
-        from sessions_db.cli import cli  # noqa: PLC0415  # its packages are an extra
+        from sessions_db.cli import cli, interruption  # noqa: PLC0415  # its packages are an extra
+
+        interruption.prepare()
     except ModuleNotFoundError as error:
         missing = (error.name or "").partition(".")[0]
         if missing not in ("click", "rich"):
@@ -21,9 +23,10 @@ def main() -> None:
         # Importing takes half a second; later the command tells what it has done.
         sys.stderr.write("\nInterrupted. Nothing was changed.\n")
         sys.exit(130)
-    # Click prints nothing where the caller has closed it (`>&-`); Rich would fail.
-    if sys.stdout is None:
-        sys.stdout = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115  # until the process ends
+    # What the caller has closed (`<&-`, `>&-`) is None.
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, Path(os.devnull).open(mode, encoding="utf-8"))  # noqa: SIM115  # until the process ends
     # Replace characters that the terminal can't show, instead of failing.
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")

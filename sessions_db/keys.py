@@ -22,6 +22,9 @@ from sessions_db.limits import MAX_CONVERSATION_NAME_BYTES, MAX_NAME_LENGTH
 MAX_KEY_BYTES: Final = len("agent::conversation:") + 4 * MAX_NAME_LENGTH + MAX_CONVERSATION_NAME_BYTES
 """The longest key that the library makes, in UTF-8; two of these fit into an index row on Postgres."""
 
+# The namespace of the UUIDs that are derived from idempotency keys.
+_SPAWN_NAMESPACE: Final = uuid.UUID("6f0f5ac2-51d4-4c0f-9f0d-0a3c1f6c7a55")
+
 
 def main_key(agent_id: str) -> str:
     """The key of an agent's one main session."""
@@ -31,6 +34,11 @@ def main_key(agent_id: str) -> str:
 def spawned_key(agent_id: str, kind: SessionKind, session_id: uuid.UUID) -> str:
     """The key of a sub-agent or cron session."""
     return f"agent:{agent_id}:{kind}:{session_id}"
+
+
+def repeated_key(agent_id: str, kind: SessionKind, idempotency_key: str) -> str:
+    """The key of the session that every spawn with this idempotency key is about."""
+    return spawned_key(agent_id, kind, uuid.uuid5(_SPAWN_NAMESPACE, idempotency_key))
 
 
 def conversation_key(agent_id: str, name: str) -> str:

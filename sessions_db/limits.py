@@ -66,8 +66,8 @@ SWEEP_BATCH: Final = 500
 MAX_GROUP_MESSAGES: Final = 256
 """The most messages that one statement of a group commit stores, unless a single caller appends more."""
 
-BRIEF_LOCK_WAIT_MS: Final = 100
-"""For how long appends to several sessions that others have locked wait together, before each waits by itself."""
-
 MAX_GROUP_LENGTH: Final = 256 * 1024
 """The most characters of these messages."""
+
+BRIEF_LOCK_WAIT_MS: Final = 100
+"""For how long appends to several sessions that others have locked wait together, before each waits by itself."""

@@ -20,7 +20,7 @@ from sessions_db.database.backend import SCHEMA
 from sessions_db.database.connections import PoolStatus
 from sessions_db.database.engine import open_engine
 from sessions_db.database.urls import shown
-from sessions_db.errors import InvalidInput, SessionsError, Shown
+from sessions_db.errors import DatabaseUnavailable, InvalidInput, SessionsError, Shown, StatementRefused
 from sessions_db.group_commit.storing import GroupCommit
 from sessions_db.limits import DEFAULT_MESSAGE_CAP, DEFAULT_POLL_INTERVAL_S
 from sessions_db.models import Message
@@ -40,13 +40,14 @@ _T = TypeVar("_T")
 class SessionManager(SessionStore, Waiting):
     """The sessions, messages and labels of a database. Thread-safe and fork-safe.
 
-    Opening creates the schema in an empty database and refuses a database whose schema does not fit.
+    Opening creates the schema in an empty database, unless told not to, and refuses one whose schema does not fit.
 
     Args:
         database: a URL (`sqlite:///sessions.db`, `sqlite://` for one in memory, `postgresql://…`), or the
             caller's own SQLAlchemy `Engine`, which keeps its settings and which `close` leaves open.
         schema: on Postgres, the schema that holds everything, created if it is missing. Every connection is pinned to
             it, whatever search_path the role has. Behind PgBouncer nothing can be pinned, and another one is refused.
+        create: create what is missing: a SQLite file, the schema in an empty database. With False it is refused.
         migrate: upgrade a database that an older release made, instead of refusing it.
         message_cap: how many messages a new session retains, unless the spawn call says otherwise.
         archive_trimmed: move the messages that a new session no longer retains to `archived_messages` instead of
@@ -74,6 +75,7 @@ class SessionManager(SessionStore, Waiting):
         database: str | URL | Engine,
         *,
         schema: str | None = None,
+        create: bool = True,
         migrate: bool = False,
         message_cap: int = DEFAULT_MESSAGE_CAP,
         archive_trimmed: bool = False,
@@ -98,6 +100,7 @@ class SessionManager(SessionStore, Waiting):
             retry_budget_s=validation.seconds("retry_budget_s", retry_budget_s),
             pool_size=validation.pool_size(pool_size),
             read_only=read_only,
+            create=validation.flag("create", create),
         )
         interval_s = validation.poll_interval(poll_interval)
         self._engine = open_engine(database, options) if isinstance(database, str | URL) else adopt(database)
@@ -113,7 +116,7 @@ class SessionManager(SessionStore, Waiting):
         self._board = Board()
         self._polling = Polling(self._calls, self._board, interval_s)
         try:
-            self._found_revision = self._ensure_schema(migrate)
+            self._found_revision = self._ensure_schema(create=create and not read_only, migrate=migrate)
         except BaseException:
             self.close()
             raise
@@ -238,17 +241,24 @@ class SessionManager(SessionStore, Waiting):
     def _wait(self, wait: Wait[_T], timeout: float | None) -> _T:
         return wait_in_thread(wait, timeout, self, self._polling)
 
-    def _ensure_schema(self, migrate: bool) -> str | None:
+    def _ensure_schema(self, *, create: bool, migrate: bool) -> str | None:
         retry = self._calls.retry()
         try:
             retry.connect(self._connect_first)
+        except StatementRefused as error:
+            if not self._calls.owned:
+                raise
+            # No statement was sent: libpq does not know an option in the URL.
+            raise DatabaseUnavailable(error.reason, 0.0) from error
         except SessionsError:
             raise
         except (exc.ArgumentError, TypeError, ValueError):
             # From the driver, about part of the URL. Its text may contain a password.
             needed = "a URL that the driver takes" if self._calls.owned else "an engine that can connect"
             raise InvalidInput("database", f"must be {needed}", Shown("another")) from None
-        return retry.run(lambda: migrations.ensure_head(self._engine, migrate=migrate, create=not self._read_only))
+        return retry.run(
+            lambda: migrations.ensure_head(self._engine, migrate=migrate, create=create, read_only=self._read_only)
+        )
 
     def _connect_first(self) -> None:
         with self._engine.connect() as conn:

@@ -7,7 +7,8 @@ import os
 import shutil
 import signal
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, cast
 
@@ -23,15 +24,28 @@ from tests.support.client import PlainClient, driver_url
 from tests.support.clock import Clock
 from tests.support.databases import DistributedSchemas, PostgresDatabases, SQLiteDatabases
 from tests.support.distribution import Distribution
+from tests.support.measuring import mark_unmeasured, unmeasured
 
 # A shell has the jobs that it starts in the background ignore SIGINT, and what they start inherits that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    mark_unmeasured(items)
 
 
 def pytest_collection_finish() -> None:
     """Have no garbage collection look at the modules of the frameworks, which are most of the memory."""
     gc.collect()
     gc.freeze()
+    # Tests that wait for something to be collected ask for it.
+    gc.set_threshold(20_000)
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, Any, Any]:
+    with nullcontext() if item.get_closest_marker("no_cover") is None else unmeasured():
+        return (yield)
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -93,14 +107,14 @@ def backend(request: pytest.FixtureRequest) -> str:
 def create_database(request: pytest.FixtureRequest, backend: str) -> Iterator[Callable[..., str]]:
     """A function that creates a database, `at_head` or empty, and returns its URL.
 
-    A test that changes the schema must start from an empty one: Postgres databases at head are reused.
+    A test that changes the schema needs its `own`: other Postgres databases at head are reused.
     """
     fixture = "sqlite_databases" if backend == "sqlite" else "postgres_databases"
     databases: SQLiteDatabases | PostgresDatabases = request.getfixturevalue(fixture)
     created: list[str] = []
 
-    def create(*, at_head: bool = True) -> str:
-        created.append(databases.create(at_head=at_head))
+    def create(*, at_head: bool = True, own: bool = False) -> str:
+        created.append(databases.create(at_head=at_head, own=own))
         return created[-1]
 
     yield create
@@ -112,6 +126,12 @@ def create_database(request: pytest.FixtureRequest, backend: str) -> Iterator[Ca
 def url(create_database: Callable[..., str]) -> str:
     """The URL of a database at head, without sessions."""
     return create_database()
+
+
+@pytest.fixture
+def own_url(create_database: Callable[..., str]) -> str:
+    """The URL of a database at head, without sessions, whose schema the test may change."""
+    return create_database(own=True)
 
 
 @pytest.fixture

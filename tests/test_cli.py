@@ -199,8 +199,7 @@ def test_an_unreadable_database_ends_the_command_with_one_line(tmp_path: Path) -
     for arguments in (["list"], ["upgrade"], ["import", str(broken), "--agent", "support"]):
         result = run(*arguments, db=f"sqlite:///{broken}")
         assert (result.exit_code, result.stdout) == (1, "")
-        assert result.stderr.startswith("Error: Database unavailable")
-        assert result.stderr.count("\n") == 1
+        assert result.stderr == f"Error: Database unavailable after 0.0 s: file is not a database: {broken}\n"
 
 
 @pytest.mark.parametrize("database", ["mysql://me:hush@host/x", "postgresql://me:hush@host:port/x"])
@@ -252,6 +251,7 @@ def family(manager: SessionManager) -> dict[str, Session]:
         (["--parent", "agent:support:main", "--parent", "agent:sales:main"], ["done"]),
         (["--parent", "agent:support:main"], ["done"]),
         (["--agent", "support", "--status", "active", "--kind", "cron"], ["cron"]),
+        (["--prefix", "agent:support:cron:"], ["cron"]),
         (["--limit", "0"], []),
     ],
 )
@@ -445,14 +445,17 @@ def test_json_is_readable_and_in_utf_8_whatever_the_terminals_encoding(url: str,
     assert b"Gr??e ?? ?" in as_table.stdout
 
 
-@pytest.mark.parametrize("options", [[], ["--json"]])
+PRINTING = pytest.mark.parametrize("command", [["list"], ["list", "--json"], ["--help"]], ids=" ".join)
+
+
+@PRINTING
 def test_a_reader_that_closes_the_pipe_early_is_not_an_error(
-    url: str, manager: SessionManager, options: list[str]
+    url: str, manager: SessionManager, command: list[str]
 ) -> None:
     manager.get_or_create_main("support")
     reading, writing = os.pipe()
     os.close(reading)
-    listing = process("list", *options, db=url, stdout=writing)
+    listing = process(*command, db=url, stdout=writing)
     os.close(writing)
 
     _, stderr = listing.communicate(timeout=60)
@@ -461,11 +464,11 @@ def test_a_reader_that_closes_the_pipe_early_is_not_an_error(
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="a device of Linux")
-@pytest.mark.parametrize("options", [[], ["--json"]])
-def test_a_full_disk_is_reported_in_one_line(url: str, manager: SessionManager, options: list[str]) -> None:
+@PRINTING
+def test_a_full_disk_is_reported_in_one_line(url: str, manager: SessionManager, command: list[str]) -> None:
     manager.get_or_create_main("support")
     with Path("/dev/full").open("wb") as full:
-        listing = process("list", *options, db=url, stdout=full.fileno())
+        listing = process(*command, db=url, stdout=full.fileno())
         _, stderr = listing.communicate(timeout=60)
 
     assert listing.returncode == 1
@@ -541,7 +544,8 @@ def test_demo_names_the_default_that_it_has() -> None:
 
 @pytest.mark.parametrize("arguments", [["--help"], *([command, "--help"] for command in COMMANDS)])
 def test_help_is_complete_and_fits_80_columns(arguments: list[str]) -> None:
-    result = run(*arguments)
+    # What Click makes of 80 columns, but not in its runner.
+    result = CliRunner().invoke(cli, arguments, prog_name="sessions-db", terminal_width=78)
 
     assert result.exit_code == 0
     assert "\\b" not in result.stdout

@@ -76,12 +76,12 @@ def test_seal_of_an_empty_log_says_so(url: str) -> None:
     assert "nothing is sealed" in ok("audit", "verify", db=url)
 
 
-def test_verify_names_the_event_that_was_changed(empty_url: str) -> None:
-    with SessionManager(empty_url) as manager:
+def test_verify_names_the_event_that_was_changed(own_url: str) -> None:
+    with SessionManager(own_url) as manager:
         for name in "abc":
             manager.get_or_create_main(name)
-    digest = ok("audit", "seal", db=empty_url).strip()
-    owner = PlainClient(empty_url)
+    digest = ok("audit", "seal", db=own_url).strip()
+    owner = PlainClient(own_url)
     if owner.backend == "sqlite":
         owner("DROP TRIGGER session_events_update")
     else:
@@ -89,11 +89,11 @@ def test_verify_names_the_event_that_was_changed(empty_url: str) -> None:
     owner("UPDATE session_events SET actor = 'somebody else' WHERE id = 2")
     owner.close()
 
-    result = run("audit", "verify", "--expect", digest, db=empty_url)
+    result = run("audit", "verify", "--expect", digest, db=own_url)
     assert (result.exit_code, result.stdout, result.stderr) == (1, "Not verified\n", "Event 2: was changed\n")
-    found = json.loads(run("audit", "verify", "--json", db=empty_url).stdout)
+    found = json.loads(run("audit", "verify", "--json", db=own_url).stdout)
     assert (found["fault"], found["eventId"]) == ("was changed", 2)
-    result = run("audit", "verify", "--expect", "0" * 64, db=empty_url)
+    result = run("audit", "verify", "--expect", "0" * 64, db=own_url)
     assert (result.exit_code, result.stderr) == (1, f"The log: no seal has the digest {'0' * 64}\n")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -131,7 +132,7 @@ def offered(line: str, db: str) -> list[str]:
         ("sessions-db show agent:a:c", [FIRST]),
         ("sessions-db audit events --session agent:b:cron:", [SECOND]),
         ("sessions-db list --agent ", ["a", "b"]),
-        ("sessions-db prune --agent=b", ["b"]),
+        ("sessions-db prune --agent=b", ["--agent=b"]),
         ("sessions-db show agent:nobody", []),
     ],
 )
@@ -160,15 +161,16 @@ def test_where_the_database_does_not_answer_nothing_is_offered_and_nothing_said(
 
 
 @pytest.mark.skipif(shutil.which("bash") is None, reason="there is no Bash")
-def test_bash_replaces_what_comes_after_the_last_colon(tmp_path: Path) -> None:
+def test_bash_replaces_what_comes_after_the_last_colon_or_equals_sign(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path}/sessions.db"
     with SessionManager(url) as manager:
         manager.get_or_create_main("a")
     command = tmp_path / "sessions-db"
     command.write_text(f'#!/bin/sh\nexec {sys.executable} -m sessions_db "$@"\n')
     command.chmod(0o755)
-    ask = 'COMP_LINE="sessions-db show agent:a:"; COMP_POINT=25; _sessions_db_completion "$0"; echo "${COMPREPLY[@]}"'
-    script = run("completion", "bash").stdout + ask
+    ask = 'ask() { COMP_LINE=$1 COMP_POINT=${#1}; _sessions_db_completion "$0"; echo "${COMPREPLY[@]}"; }'
+    lines = ["show agent:a:", "list --parent=agent:a:", "list --agent="]
+    script = "\n".join([run("completion", "bash").stdout, ask, *(f"ask 'sessions-db {line}'" for line in lines)])
 
     answer = subprocess.run(
         ["bash", "--norc", "-c", script, str(command)],
@@ -178,4 +180,15 @@ def test_bash_replaces_what_comes_after_the_last_colon(tmp_path: Path) -> None:
         check=True,
     )
 
-    assert (answer.stdout, answer.stderr) == ("main\n", "")
+    assert (answer.stdout, answer.stderr) == ("main\nmain\na\n", "")
+
+
+@pytest.mark.parametrize("command", [["bash", "--norc", "-i"], ["zsh", "-f", "-i"], ["fish", "--no-config", "-i"]])
+def test_shell_without_any_settings_takes_its_script(command: list[str]) -> None:
+    if shutil.which(command[0]) is None:
+        pytest.skip(f"there is no {command[0]}")
+    script = run("completion", command[0]).stdout
+    result = subprocess.run([*command, "-c", script], capture_output=True, text=True, check=False)
+
+    assert (result.returncode, result.stdout) == (0, "")
+    assert not re.search("not found|error|unknown", result.stderr, re.IGNORECASE)

@@ -54,12 +54,26 @@ def test_fields_that_are_not_there_are_wrong_usage(url: str, options: list[str])
     assert run("list", *options, db=url).exit_code == 2
 
 
+@pytest.mark.parametrize("backend", ["sqlite"])
+@pytest.mark.parametrize(
+    ("command", "closed", "code", "stderr"),
+    [
+        (["list"], ">&-", 0, ""),
+        (["show", "nobody"], "2>&-", 1, ""),
+        (["delete", "quotes"], "<&-", 2, "--yes does it without asking."),
+    ],
+    ids=lambda value: value[0] if isinstance(value, list) else "",
+)
 @pytest.mark.usefixtures("key")
-def test_list_prints_nothing_where_its_output_is_closed(url: str) -> None:
-    command = (sys.executable, "-m", "sessions_db", "--db", url, "list")
-    result = subprocess.run(["sh", "-c", '"$@" >&-', "sh", *command], capture_output=True, check=False)
+def test_command_works_where_a_stream_is_closed(
+    url: str, command: list[str], closed: str, code: int, stderr: str
+) -> None:
+    whole = (sys.executable, "-m", "sessions_db", "--db", url, *command)
+    result = subprocess.run(["sh", "-c", f'"$@" {closed}', "sh", *whole], capture_output=True, text=True, check=False)
 
-    assert (result.returncode, result.stderr) == (0, b"")
+    assert (result.returncode, result.stdout) == (code, "")
+    assert result.stderr.strip().endswith(stderr)
+    assert "Traceback" not in result.stderr
 
 
 def test_history_in_full_keeps_line_breaks_and_cuts_nothing(url: str, manager: SessionManager, key: str) -> None:

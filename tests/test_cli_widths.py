@@ -37,6 +37,12 @@ def test_only_a_whole_key_makes_a_line_wider_than_the_terminal(url: str, key: st
     assert [line for line in lines if line.endswith(" ")] == []
 
 
+@pytest.mark.parametrize("backend", ["sqlite"])
+@pytest.mark.parametrize("command", ["list", "history"])
+def test_a_terminal_that_claims_to_have_no_columns_gets_narrow_output(url: str, key: str, command: str) -> None:
+    assert any("Find the" in line for line in shown(url, command, key, 0))
+
+
 @pytest.mark.parametrize("command", ["list", "show", "tree", "history"])
 def test_a_wide_terminal_is_used(url: str, key: str, command: str) -> None:
     assert max(map(len, shown(url, command, key, 180))) > 160

@@ -71,6 +71,7 @@ def test_python_in_the_docs_runs(code: str) -> None:
     gc.collect()
 
 
+@pytest.mark.no_cover
 def test_python_in_the_docs_is_typed(tmp_path: Path) -> None:
     files = []
     for number, block in enumerate(PYTHON):

@@ -28,12 +28,12 @@ def failures(url: str) -> dict[str, str]:
 
 
 @pytest.fixture
-def own_url(empty_url: str) -> str:
-    """A database at head that the test may damage."""
-    with SessionManager(empty_url) as manager:
+def own_url(own_url: str) -> str:
+    """A database with a session that the test may damage."""
+    with SessionManager(own_url) as manager:
         key = manager.spawn_subagent("main", "Test", "research", message_cap=3)
         manager.add_messages(key, [NewMessage("user", str(number)) for number in range(5)])
-    return empty_url
+    return own_url
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import ExitStack, closing
 from pathlib import Path
 
 import pytest
@@ -364,8 +364,8 @@ def test_error_of_a_block_is_not_hidden_by_a_cut_connection(manager: SessionMana
 
 
 @pytest.mark.parametrize("backend", ["postgresql"], indirect=True)
-def test_connection_that_broke_behind_the_server_leaves_the_outcome_unknown(empty_url: str) -> None:
-    with SessionManager(empty_url) as manager, closing(PlainClient(empty_url)) as plain:
+def test_connection_that_broke_behind_the_server_leaves_the_outcome_unknown(own_url: str) -> None:
+    with SessionManager(own_url) as manager, closing(PlainClient(own_url)) as plain:
         keys = [manager.spawn_subagent("main", "Test") for _ in range(2)]
         # As Citus does when another node is gone, while its own connection goes on.
         plain(
@@ -429,7 +429,7 @@ def test_server_that_takes_no_writes_is_unavailable(url: str, manager: SessionMa
 def test_foreign_trigger_that_undoes_appends_is_reported(
     create_database: Callable[..., str],
 ) -> None:
-    url = create_database(at_head=False)
+    url = create_database(own=True)
     with SessionManager(url) as manager:
         key = manager.get_or_create_main("main").key
         client = PlainClient(url)
@@ -510,6 +510,41 @@ def test_child_forked_inside_a_transaction_refuses_that_file(url: str) -> None:
 
     with SessionManager(url) as manager:
         assert manager.get_or_create_main("main").message_count == 1
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
+@pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
+def test_fork_waits_for_a_thread_that_is_about_to_connect(manager: SessionManager) -> None:
+    connects, forked = threading.Event(), threading.Event()
+
+    def hold_back(*_: object) -> None:
+        connects.set()
+        # As long as the fork lets it: it may be the fork that waits.
+        forked.wait(0.1)
+
+    reader = threading.Thread(target=manager.list)
+    # Of the class, because those come before the library's own.
+    sa.event.listen(sa.Engine, "do_connect", hold_back)
+    try:
+        with ExitStack() as stack:
+            while manager.pool_status().idle:
+                stack.enter_context(manager.snapshot())
+            reader.start()
+            connects.wait()
+        child = os.fork()
+        if child == 0:
+            code = 1
+            try:
+                manager.list()
+                code = 0
+            finally:
+                os._exit(code)
+        forked.set()
+        reader.join()
+    finally:
+        sa.event.remove(sa.Engine, "do_connect", hold_back)
+
+    assert os.waitpid(child, 0)[1] == 0
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")

@@ -120,11 +120,11 @@ def test_each_append_gets_its_own_answer(manager: SessionManager, threads: Threa
 
 
 def test_append_that_a_trigger_refuses_fails_alone(
-    open_manager: Callable[..., SessionManager], empty_url: str, threads: ThreadPoolExecutor
+    open_manager: Callable[..., SessionManager], own_url: str, threads: ThreadPoolExecutor
 ) -> None:
-    with open_manager(empty_url) as manager:
+    with open_manager(own_url) as manager:
         key = manager.get_or_create_main("main").key
-        client = PlainClient(empty_url)
+        client = PlainClient(own_url)
         if client.backend == "sqlite":
             client(
                 "CREATE TRIGGER mine BEFORE INSERT ON messages WHEN NEW.content = 'bad' "

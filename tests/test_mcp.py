@@ -144,6 +144,30 @@ def test_client_starts_the_server_as_the_docs_configure_it(url: str, key: str) -
 
 
 @pytest.mark.parametrize("backend", ["sqlite"])
+def test_command_takes_limits_for_spawning(url: str, key: str) -> None:
+    async def spawned(caller: str, limits: dict[str, int], *agents: str) -> list[str]:
+        options = [f"--{name}={maximum}" for name, maximum in limits.items()]
+        arguments = ["-m", "sessions_db", "--db", url, "mcp", "--as", caller, "--write", "--agent=helper", *options]
+        async with Client(StdioServerParameters(command=sys.executable, args=arguments)) as client:
+            calls = [await client.call_tool("sessions_spawn", {"task": "More", "agentId": agent}) for agent in agents]
+            return [text_of(call) if call.is_error else "spawned" for call in calls]
+
+    async def test() -> None:
+        reached = "Limit for spawning reached:"
+        # The caller has one active child, of its own agent.
+        limits = {"max-depth": 1, "max-children": 3, "max-active": 2}
+        assert await spawned(MAIN, limits, "assistant", "assistant", "helper", "helper") == [
+            "spawned",
+            f"{reached} max_active is 2",
+            "spawned",
+            f"{reached} max_children is 3",
+        ]
+        assert await spawned(key, {"max-depth": 1}, "helper") == [f"{reached} max_depth is 1"]
+
+    asyncio.run(test())
+
+
+@pytest.mark.parametrize("backend", ["sqlite"])
 @pytest.mark.usefixtures("key")
 def test_ctrl_c_ends_the_server_while_its_input_is_open(url: str) -> None:
     server = process("mcp", "--as", MAIN, db=url)

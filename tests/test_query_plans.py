@@ -114,6 +114,8 @@ READS: dict[str, tuple[Callable[[SessionManager], object], list[str]]] = {
         ["ix_sessions_"],
     ),
     "list of keys": (lambda m: m.list(keys=[TARGET, "agent:agent-7:subagent:107"]), ["pk_sessions"]),
+    "list of keys that begin so": (lambda m: m.list(key_prefix="agent:agent-7:cron:"), ["pk_sessions"]),
+    "count of keys that begin so": (lambda m: m.count(key_prefix="agent:agent-7:cron:"), ["pk_sessions"]),
     "spawn within limits": (
         lambda m: m.spawn_subagent("agent-7", "Test", parent_key=TARGET, limits=SpawnLimits(**FAR)),
         ["pk_sessions", "ix_sessions_parent_created"],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
@@ -38,31 +39,50 @@ def test_file_stays_the_same_byte_for_byte(url: str) -> None:
     assert file.read_bytes() == before
 
 
-def test_missing_file_is_not_created(tmp_path: Path) -> None:
+NOT_CREATING = pytest.mark.parametrize("options", [{"read_only": True}, {"create": False}], ids=str)
+
+
+@NOT_CREATING
+def test_missing_file_is_not_created(tmp_path: Path, options: dict[str, Any]) -> None:
     file = tmp_path / "what%is?this#.db"
     with pytest.raises(DatabaseUnavailable, match="unable to open database file"):
-        SessionManager(sa.URL.create("sqlite", database=str(file)), read_only=True)
+        SessionManager(sa.URL.create("sqlite", database=str(file)), **options)
     assert [*tmp_path.iterdir()] == []
 
     SessionManager(sa.URL.create("sqlite", database=str(file))).close()
-    with SessionManager(sa.URL.create("sqlite", database=str(file)), read_only=True) as reader:
-        assert reader.list() == []
+    with SessionManager(sa.URL.create("sqlite", database=str(file)), **options) as manager:
+        assert manager.list() == []
 
 
-def test_empty_database_and_one_that_is_behind_are_refused_and_unchanged(empty_url: str, backend: str) -> None:
+@NOT_CREATING
+def test_empty_database_and_one_that_is_behind_are_refused_and_unchanged(
+    empty_url: str, backend: str, options: dict[str, Any]
+) -> None:
+    file = Path(str(make_url(empty_url).database))
     if backend == "sqlite":
-        Path(str(make_url(empty_url).database)).touch()
+        file.touch()
     with pytest.raises(SchemaMismatch, match="nothing has created it yet, `sessions-db upgrade` does") as caught:
-        SessionManager(empty_url, read_only=True)
+        SessionManager(empty_url, **options)
     assert caught.value.found is None
+    assert backend != "sqlite" or file.read_bytes() == b""
 
     SessionManager(empty_url).close()
     plain = PlainClient(empty_url)
     plain("UPDATE sessions_db_version SET version_num = '0002'")
     with pytest.raises(SchemaMismatch, match="run `sessions-db upgrade`"):
-        SessionManager(empty_url, read_only=True)
+        SessionManager(empty_url, **options)
     assert plain("SELECT version_num FROM sessions_db_version") == [("0002",)]
     plain.close()
+
+
+def test_manager_that_creates_nothing_works_as_any_other(url: str, plain: PlainClient, backend: str) -> None:
+    if backend == "sqlite":  # as in a copy that VACUUM INTO has made
+        plain("PRAGMA journal_mode = DELETE")
+    with SessionManager(url, create=False) as manager:
+        manager.get_or_create_main("main")
+
+    assert plain("SELECT count(*) FROM sessions") == [(1,)]
+    assert backend != "sqlite" or plain("PRAGMA journal_mode") == [("wal",)]
 
 
 def test_options_that_contradict_read_only_are_refused(url: str) -> None:

@@ -11,7 +11,7 @@ from contextlib import ExitStack, closing
 import pytest
 import sqlalchemy as sa
 
-from sessions_db import AsyncSessionManager, InvalidInput, SchemaMismatch, SessionManager
+from sessions_db import AsyncSessionManager, InvalidInput, SchemaMismatch, SessionManager, SpawnLimits
 from sessions_db.database import EngineOptions, migrate
 from sessions_db.database.engine import open_engine
 from sessions_db.doctor import examine
@@ -119,6 +119,30 @@ def test_pin_outweighs_the_search_path_that_the_role_gets_later(empty_url: str, 
         assert len(manager.list()) == 1
 
 
+@pytest.mark.parametrize("statement", ["RESET search_path", "SET search_path = public"])
+def test_search_path_that_a_block_sets_ends_with_the_block(empty_url: str, statement: str) -> None:
+    SessionManager(empty_url).close()
+    with SessionManager(empty_url, schema="team_a") as manager:
+        manager.get_or_create_main("clerk")
+        with ExitStack() as stack:
+            for _ in range(4):
+                stack.enter_context(manager.transaction()).connection.exec_driver_sql(statement)
+
+        assert new_connections(manager) == 1
+
+
+def test_spawns_with_limits_in_one_schema_do_not_wait_for_those_in_another(empty_url: str) -> None:
+    limits = SpawnLimits(max_active=1)
+    with (
+        SessionManager(empty_url, schema="team_a") as a,
+        SessionManager(empty_url, schema="team_b") as b,
+        a.transaction() as tx,
+    ):
+        tx.spawn_subagent("clerk", "Look", limits=limits)
+
+        assert b.spawn_subagent("clerk", "Look", limits=limits)
+
+
 def test_managers_that_open_a_new_schema_at_once_make_it_once(empty_url: str) -> None:
     opened: list[str] = []
 
@@ -170,7 +194,8 @@ def test_every_command_takes_a_schema(empty_url: str) -> None:
     assert "schema must be None on SQLite" in run("list", "--schema", STRANGE, db="sqlite://").stderr
 
 
-def test_schemas_are_asked_of_postgres_only(empty_url: str) -> None:
+def test_schemas_are_asked_of_postgres_only(empty_url: str, owner: PlainClient) -> None:
+    owner("CREATE TABLE sessions_db_version (of_something_else int)")
     assert ok("schemas", db=empty_url) == "No schema holds sessions.\n"
     for call in (find_schemas, make_audit_views):
         with pytest.raises(InvalidInput, match=r"^database must be on Postgres"):

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import base64
 import csv
+import errno
 import io
 import json
+import os
 import re
+import socket
 from collections.abc import Callable, Iterator
 from html import unescape
 from pathlib import Path
@@ -616,3 +619,15 @@ def test_command_says_why_it_does_not_listen(
 
     assert result.exit_code == 2
     assert says in " ".join(result.stderr.split())
+
+
+@pytest.mark.parametrize("backend", ["sqlite"])
+def test_command_names_the_port_that_is_taken(url: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        result = run("web", "--port", str(port), db=url)
+
+    assert (result.exit_code, result.stderr) == (
+        1,
+        f"Error: Can't listen on port {port} of 127.0.0.1: {os.strerror(errno.EADDRINUSE)}.\n",
+    )

@@ -11,6 +11,23 @@ down_revision = "0001"
 branch_labels = None
 depends_on = None
 
+NEW_SESSION = (
+    "key",
+    "agent_id",
+    "kind",
+    "status",
+    "label",
+    "task",
+    "run_id",
+    "parent_key",
+    "forked_at_seq",
+    "created_ms",
+    "metadata",
+    "message_cap",
+    "last_activity_ms",
+    "archive_trimmed",
+)
+
 MESSAGE = "session_key, seq, role, content, tool_name, metadata, timestamp_ms, idempotency_key"
 
 # Milliseconds since the epoch by the database's clock.
@@ -96,6 +113,15 @@ CREATE TRIGGER labels_update BEFORE UPDATE OF session_key ON labels
 WHEN NOT EXISTS (SELECT 1 FROM sessions WHERE key = NEW.session_key)
 BEGIN
   SELECT RAISE(ABORT, 'labels_update: a label must point to an existing session');
+END""",
+        "labelled_sessions_insert": f"""\
+CREATE TRIGGER labelled_sessions_insert INSTEAD OF INSERT ON labelled_sessions
+BEGIN
+  INSERT INTO sessions ({", ".join(NEW_SESSION)})
+  VALUES ({", ".join(f"NEW.{name}" for name in NEW_SESSION)});
+  UPDATE labels SET session_key = NEW.key, assigned_ms = NEW.created_ms WHERE label = NEW.label;
+  INSERT INTO labels (label, session_key, assigned_ms)
+  SELECT NEW.label, NEW.key, NEW.created_ms WHERE NOT EXISTS (SELECT 1 FROM labels WHERE label = NEW.label);
 END""",
         "sessions_log_insert": f"""\
 CREATE TRIGGER sessions_log_insert AFTER INSERT ON sessions
@@ -1060,6 +1086,7 @@ REVOKE EXECUTE ON FUNCTION messages_archive(text, json) FROM PUBLIC""",
 def upgrade() -> None:
     """Create the triggers, and on Postgres their functions."""
     if op.get_context().dialect.name == "sqlite":
+        op.execute(f"CREATE VIEW labelled_sessions AS SELECT {', '.join(NEW_SESSION)} FROM sessions")
         for statement in (SQLITE | SQLITE_TRANSCRIPTS).values():
             op.execute(statement)
     else:
@@ -1073,6 +1100,7 @@ def downgrade() -> None:
     if op.get_context().dialect.name == "sqlite":
         for name in SQLITE | SQLITE_TRANSCRIPTS:
             op.execute(f"DROP TRIGGER {name}")
+        op.execute("DROP VIEW labelled_sessions")
     else:
         # The triggers go with their function.
         for name in POSTGRESQL | POSTGRESQL_TRANSCRIPTS:

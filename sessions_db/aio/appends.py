@@ -8,10 +8,11 @@ from asyncio import AbstractEventLoop, Future, TimerHandle
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from functools import partial
 from typing import Any, NamedTuple, ParamSpec, TypeVar, cast
 from weakref import WeakKeyDictionary
 
-from sessions_db.aio.threads import Wakeups
+from sessions_db.aio.threads import Threads, Wakeups
 from sessions_db.database.semaphores import Token
 from sessions_db.errors import ManagerClosed
 from sessions_db.group_commit.lanes import Answer, Waiting
@@ -61,7 +62,7 @@ class Appends:
         writers: the threads for appends to sessions that others have locked.
     """
 
-    def __init__(self, manager: SessionManager, writers: ThreadPoolExecutor) -> None:
+    def __init__(self, manager: SessionManager, writers: Threads) -> None:
         self.group_commit = manager._group_commit  # noqa: SLF001  # not for the manager's users
         self.writers = writers
         self._board = manager._board  # noqa: SLF001
@@ -111,10 +112,11 @@ class _WaitingTask(Waiting):
         self._mailbox = mailbox
 
     def put(self, token: Token, /) -> None:
+        appends = self._appends
         is_aside = self.lane.if_locked is not IfLocked.SKIP
-        threads = self._appends.writers if is_aside else self._appends.groups
+        threads: Threads | ThreadPoolExecutor = appends.writers if is_aside else appends.groups
         try:
-            threads.submit(self._lead, token)
+            threads.submit(partial(self._lead, token))
         except RuntimeError:  # the threads were shut down, as at the end of the process
             self.lane.clear(ManagerClosed)
             self.deliver(ManagerClosed())

@@ -16,11 +16,11 @@ from typing import Any, Concatenate, ParamSpec, Self, TypeVar, cast
 from sessions_db import validation
 from sessions_db.aio.appends import Appends, Checked, Checking
 from sessions_db.aio.store import APPENDING, READING, AsyncSessionStore, AsyncTransaction
-from sessions_db.aio.threads import called, outcome
+from sessions_db.aio.threads import Threads, outcome
 from sessions_db.aio.waiting import AsyncWaiting, CheckedWait, Waits
 from sessions_db.database.connections import PoolStatus
 from sessions_db.database.fork import in_child
-from sessions_db.database.retry import begun_at
+from sessions_db.database.retry import run_since
 from sessions_db.errors import InvalidInput, ManagerClosed
 from sessions_db.manager import SessionManager
 from sessions_db.operations.appending_together import Append
@@ -64,8 +64,8 @@ class AsyncSessionManager(AsyncSessionStore, AsyncWaiting):
     def _start(self) -> None:
         self._opening = threading.Lock()
         # Writers have threads of their own: while they wait for each other, readers need not.
-        self._readers = ThreadPoolExecutor(self._pool_size, "sessions-db-reader")
-        self._writers = ThreadPoolExecutor(self._pool_size, "sessions-db-writer")
+        self._readers = Threads(self._pool_size, "sessions-db-reader")
+        self._writers = Threads(self._pool_size, "sessions-db-writer")
         self._appends = None if self._manager is None else Appends(self._manager, self._writers)
         self._waits = None if self._manager is None else Waits(self._manager)
 
@@ -124,7 +124,8 @@ class AsyncSessionManager(AsyncSessionStore, AsyncWaiting):
     def transaction(self) -> AbstractAsyncContextManager[AsyncTransaction]:
         """Group operations: the block's writes are committed together at its end, or rolled back if it raises.
 
-        Like `SessionManager.transaction`, with `async with`. A cancelled block stores nothing.
+        Like `SessionManager.transaction`, with `async with`. A cancelled block stores nothing, unless it was being
+        committed.
 
             async with manager.transaction() as tx:
                 key = await tx.spawn_subagent("main", "Summarise the report", parent_key=parent)
@@ -141,7 +142,7 @@ class AsyncSessionManager(AsyncSessionStore, AsyncWaiting):
 
     @asynccontextmanager
     async def _block(
-        self, threads: ThreadPoolExecutor, begin: Callable[[SessionManager], AbstractContextManager[Transaction]]
+        self, threads: Threads, begin: Callable[[SessionManager], AbstractContextManager[Transaction]]
     ) -> AsyncIterator[AsyncTransaction]:
         manager = await self._run(self._readers, self._opened)
         # A thread of its own: the block's operations run in order, and don't queue behind calls that need a connection.
@@ -193,14 +194,14 @@ class AsyncSessionManager(AsyncSessionStore, AsyncWaiting):
     async def _look(self, look: Callable[[], None]) -> None:
         try:
             # Its retry budget does not count from here: thousands may be woken at once, and take turns.
-            future = self._readers.submit(called, look)
+            future = self._readers.submit(look)
         except RuntimeError:  # the threads were shut down
             raise ManagerClosed from None
         await outcome(future)
 
-    async def _run(self, threads: ThreadPoolExecutor, call: Callable[[], _T]) -> _T:
+    async def _run(self, threads: Threads, call: Callable[[], _T]) -> _T:
         try:
-            future = threads.submit(called, begun_at(time.monotonic())(call))
+            future = threads.submit(partial(run_since, time.monotonic(), call))
         except RuntimeError:  # the threads were shut down
             raise ManagerClosed from None
         return await outcome(future)

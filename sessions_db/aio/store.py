@@ -9,7 +9,7 @@ from functools import partial, wraps
 from itertools import islice
 from typing import Any, Concatenate, ParamSpec, TypeVar, cast
 
-from sessions_db.aio.threads import called, outcome
+from sessions_db.aio.threads import outcome
 from sessions_db.errors import TransactionOver
 from sessions_db.limits import PAGE
 from sessions_db.store import SessionStore
@@ -142,7 +142,7 @@ class AsyncTransaction(AsyncSessionStore):
         self, method: Callable[Concatenate[SessionStore, _P], _T], *args: _P.args, **kwargs: _P.kwargs
     ) -> Awaitable[_T]:
         try:
-            future = self._thread.submit(called, partial(method, self._transaction, *args, **kwargs))
+            future = self._thread.submit(partial(method, self._transaction, *args, **kwargs))
         except RuntimeError:  # the thread was shut down
             raise TransactionOver from None
         return outcome(future)

@@ -3,26 +3,49 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from asyncio import AbstractEventLoop
 from collections import deque
 from collections.abc import Callable
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from typing import Protocol, TypeVar
 
 _T = TypeVar("_T")
 
 
-def called(call: Callable[[], _T]) -> _T:
-    """What the call returns.
+class Threads:
+    """At most so many threads that run calls.
 
-    An asyncio future can't hold a StopIteration, which the caller's callback or mapping may raise: the call would never
-    return. It becomes a RuntimeError, as in any coroutine (PEP 479).
+    One of them takes each call that finds it free: to go on with the next call, a thread need not be woken if it has
+    not yet gone to sleep. A pool that hands its calls round takes half as long again.
     """
-    try:
-        return call()
-    except StopIteration as error:
-        raise RuntimeError("the call raised StopIteration") from error
+
+    def __init__(self, at_most: int, name: str) -> None:
+        self._first = ThreadPoolExecutor(1, name)
+        self._others = ThreadPoolExecutor(max(1, at_most - 1), name)
+        self._taken = threading.Lock()
+
+    def submit(self, call: Callable[[], _T]) -> Future[_T]:
+        """Have a thread run the call, after those that came before if all are taken.
+
+        Raises:
+            RuntimeError: they were shut down.
+        """
+        if not self._taken.acquire(blocking=False):
+            return self._others.submit(call)
+        future = self._first.submit(call)
+        # Before those who wait for the future hear of it, and also if it is cancelled.
+        future.add_done_callback(self._release)
+        return future
+
+    def _release(self, _: object) -> None:
+        self._taken.release()
+
+    def shutdown(self, *, wait: bool = True) -> None:
+        """Take no further calls, and wait for those that were taken."""
+        self._first.shutdown(wait)
+        self._others.shutdown(wait)
 
 
 async def outcome(call: Future[_T], *, skippable: bool = True) -> _T:
@@ -30,15 +53,23 @@ async def outcome(call: Future[_T], *, skippable: bool = True) -> _T:
 
     Cancelling drops a call that has not begun, if it is skippable, and waits for any other.
     """
-    done = asyncio.wrap_future(call)
+    loop, ended = asyncio.get_running_loop(), asyncio.Event()
+
+    def end(_: object) -> None:
+        # The loop may be closed, and then nobody waits.
+        with suppress(RuntimeError):
+            loop.call_soon_threadsafe(ended.set)
+
+    call.add_done_callback(end)
     try:
-        return await asyncio.shield(done)
+        await ended.wait()
     except asyncio.CancelledError:
         if not (skippable and call.cancel()):
-            while not done.done():
+            while not call.done():
                 with suppress(asyncio.CancelledError):
-                    await asyncio.wait([done])
+                    await ended.wait()
         raise
+    return call.result()
 
 
 class Sleeper(Protocol):

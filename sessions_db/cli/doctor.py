@@ -7,8 +7,7 @@ from rich.text import Text
 
 from sessions_db.cli import terminal
 from sessions_db.cli.group import as_json, cli
-from sessions_db.cli.opening import Database, database, named_schema, wait_s
-from sessions_db.default import default_url
+from sessions_db.cli.opening import Database, database, named, named_schema, wait_s
 from sessions_db.doctor import examine
 from sessions_db.enums import Severity
 from sessions_db.escaping import printable
@@ -29,7 +28,7 @@ def doctor(ctx: click.Context, db: Database, quick: bool, as_json: bool) -> None
     """
     console = terminal.console()
     findings = []
-    for finding in examine(db or default_url(), schema=named_schema(), quick=quick, retry_budget_s=wait_s()):
+    for finding in examine(named(db)[0], schema=named_schema(), quick=quick, retry_budget_s=wait_s()):
         findings.append(finding)
         if not as_json:
             line = Text.assemble((f"{finding.outcome.value:8}", _STYLES[finding.outcome]), f"{finding.check}: ")

@@ -11,11 +11,11 @@ from enum import StrEnum
 from typing import Any, TypeVar
 
 import click
+from click.exceptions import Exit
 from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, TextColumn, TimeRemainingColumn
 
-from sessions_db.cli import terminal
-from sessions_db.cli.interruption import interrupted
+from sessions_db.cli import interruption, terminal
 from sessions_db.cli.opening import database
 from sessions_db.errors import SessionsError
 
@@ -25,19 +25,41 @@ _F = TypeVar("_F", bound=Callable[..., Any])
 class _Commands(click.Group):
     """The commands. Errors from outside, such as the database or the disk, end them with a one-line message."""
 
+    def make_context(
+        self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any
+    ) -> click.Context:
+        """The context of a command line."""
+        try:
+            return super().make_context(info_name, args, parent, **extra)
+        except OSError as error:  # of --help and --version, which print
+            raise _told(error) from error
+        except KeyboardInterrupt:
+            raise interruption.Interrupted(interruption.NOTHING_CHANGED) from None
+
     def invoke(self, ctx: click.Context) -> object:
         """What the command returns."""
+        try:
+            return self._invoke(ctx)
+        except KeyboardInterrupt:
+            raise interruption.interrupted(ctx) from None
+        finally:
+            interruption.is_over()
+
+    def _invoke(self, ctx: click.Context) -> object:
         try:
             return super().invoke(ctx)
         except SessionsError as error:
             raise click.ClickException(terminal.one_line(str(error))) from error
         except OSError as error:
-            _drop_unwritten_output()
-            if error.errno == errno.EPIPE:  # the reader, such as `head`, has seen enough
-                ctx.exit(0)
-            raise click.ClickException(terminal.one_line(str(error))) from error
-        except KeyboardInterrupt:
-            raise interrupted(ctx) from None
+            raise _told(error) from error
+
+
+def _told(error: OSError) -> Exit | click.ClickException:
+    """What to raise for an error of the operating system."""
+    _drop_unwritten_output()
+    if error.errno == errno.EPIPE:  # the reader, such as `head`, has seen enough
+        return Exit(0)
+    return click.ClickException(terminal.one_line(str(error)))
 
 
 def _drop_unwritten_output() -> None:

@@ -51,6 +51,7 @@ class _Fields(click.ParamType[list[str]]):
     shell_complete=complete_names,
     help="Only sessions that this one spawned; may be repeated.",
 )
+@click.option("--prefix", metavar="TEXT", help="Only sessions whose keys begin with this.")
 @click.option("--limit", type=click.IntRange(min=0), default=50, show_default=True, help="How many at most.")
 @click.option(
     "--fields",
@@ -70,6 +71,7 @@ def list_(
     statuses: Sequence[str],
     agent_ids: Sequence[str],
     parents: Sequence[str],
+    prefix: str | None,
     limit: int,
     names: Sequence[str] | None,
     as_csv: bool,
@@ -86,6 +88,7 @@ def list_(
             kinds or None,
             active,
             limit,
+            key_prefix=prefix,
             agent_id=agent_ids or None,
             parent_key=find_also_past(manager, parents),
             status=statuses or None,

@@ -5,20 +5,29 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+from collections.abc import Callable
 from contextlib import closing
-from typing import IO, Final
+from typing import IO, Final, TypeVar
 
 import click
 
-from sessions_db.aio import AsyncSessionManager
 from sessions_db.cli import interruption
 from sessions_db.cli.group import acting, cli, one_of
-from sessions_db.cli.naming import complete_agents, complete_names, find
-from sessions_db.cli.opening import Database, database, existing, named_schema, reader, wait_s
+from sessions_db.cli.naming import complete_agents, complete_names, find_awaiting
+from sessions_db.cli.opening import Database, database, opened_awaiting
 from sessions_db.cli.serving import extra, listen, long_enough, token_in
+from sessions_db.models import SpawnLimits
 from sessions_db.tools import SessionTools, Visibility
 
+_F = TypeVar("_F", bound=Callable[..., object])
+
 TOKEN_VARIABLE: Final = "SESSIONS_DB_MCP_TOKEN"  # noqa: S105  # its name
+
+
+def _limit(name: str, refused: str) -> Callable[[_F], _F]:
+    return click.option(
+        f"--max-{name}", metavar="NUMBER", type=click.IntRange(min=0), help=f"Refuse a spawn {refused}."
+    )
 
 
 @cli.command()
@@ -46,6 +55,9 @@ TOKEN_VARIABLE: Final = "SESSIONS_DB_MCP_TOKEN"  # noqa: S105  # its name
     help="An agent for sessions_spawn; may be repeated.",
 )
 @click.option("--write", "writing", is_flag=True, help="With the tools that send, spawn and kill.")
+@_limit("depth", "with more sessions than this above the new one")
+@_limit("children", "where the session has this many active children")
+@_limit("active", "where its agent has this many active sub-agent and cron sessions")
 @click.option(
     "--http",
     "port",
@@ -67,6 +79,9 @@ def mcp(
     visibility: str,
     agents: tuple[str, ...],
     writing: bool,
+    max_depth: int | None,
+    max_children: int | None,
+    max_active: int | None,
     port: int | None,
     token_file: IO[str] | None,
     actor: str | None,
@@ -78,25 +93,27 @@ def mcp(
     """
     with extra("mcp", "The command needs"):
         from sessions_db.mcp import serving  # noqa: PLC0415  # its packages are an extra
-    # One that writes would create the schema in an empty database.
-    with reader(db) as reading:
-        caller = find(reading, caller)
-    if writing:
-        interruption.will_change("What the tools did by then stays.")
-    manager = AsyncSessionManager(
-        existing(db), schema=named_schema(), read_only=not writing, actor=actor, retry_budget_s=wait_s()
-    )
-    tools = SessionTools(manager, caller, visibility=visibility, agents=agents)
-    if port is None:
-        # The SDK reads the input on a thread that nothing interrupts: Python's handler would wait for the client.
-        signal.signal(signal.SIGINT, signal.SIG_DFL)
-        asyncio.run(serving.serve(manager, tools, caller, serving.over_stdio, writing=writing))
-        return
-    token = _token(token_file)
-    with closing(listen("127.0.0.1", port)) as listening:
-        click.echo(f"http://127.0.0.1:{listening.getsockname()[1]}/mcp (Ctrl-C ends it)", err=True)
-        over_http = serving.over_http(listening, token)
-        asyncio.run(serving.serve(manager, tools, caller, over_http, writing=writing))
+    token = None if port is None else _token(token_file)
+    limits = SpawnLimits(max_depth=max_depth, max_children=max_children, max_active=max_active)
+
+    async def serve() -> None:
+        async with opened_awaiting(db, actor, read_only=not writing) as manager:
+            key = await find_awaiting(manager, caller)
+            tools = SessionTools(manager, key, visibility=visibility, agents=agents, limits=limits)
+            if port is None or token is None:
+                await serving.over_stdio(tools, writing=writing)
+                return
+            if writing:
+                interruption.will_change("What the tools did by then stays.")
+            with closing(listen("127.0.0.1", port)) as listening:
+                click.echo(f"http://127.0.0.1:{listening.getsockname()[1]}/mcp (Ctrl-C ends it)", err=True)
+                signal.signal(signal.SIGINT, handler)
+                await serving.over_http(tools, listening, token, writing=writing)
+
+    # Python's handler would wait: for the database, which a thread opens, and for the client, whose next line the SDK
+    # reads on a thread that nothing interrupts.
+    handler = signal.signal(signal.SIGINT, signal.SIG_DFL)
+    asyncio.run(serve())
 
 
 def _token(file: IO[str] | None) -> str:

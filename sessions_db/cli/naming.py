@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from inspect import cleandoc
 from typing import TypeVar
@@ -12,6 +12,7 @@ from typing import TypeVar
 import click
 from sqlalchemy import Connection
 
+from sessions_db.aio import AsyncSessionManager
 from sessions_db.cli import terminal
 from sessions_db.cli.opening import existing, named_schema
 from sessions_db.errors import SessionNotFound
@@ -38,9 +39,22 @@ def find(manager: SessionManager, name: str) -> str:
         SessionNotFound: there is none.
         ClickException: the end of a key that several sessions have. The message lists them.
     """
+    return _only(name, manager.find_keys(_given(name), _CANDIDATES_SHOWN + 1))
+
+
+async def find_awaiting(manager: AsyncSessionManager, name: str) -> str:
+    """The same with a manager for asyncio."""
+    return _only(name, await manager.find_keys(_given(name), _CANDIDATES_SHOWN + 1))
+
+
+def _given(name: str) -> str:
+    # Every key ends with an empty text.
     if not name:
         raise click.UsageError("KEY must not be empty.")
-    keys = manager.find_keys(name, _CANDIDATES_SHOWN + 1)
+    return name
+
+
+def _only(name: str, keys: Sequence[str]) -> str:
     if not keys:
         raise SessionNotFound(name)
     if len(keys) > 1:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
@@ -13,10 +13,12 @@ from typing import Any, TypeAlias, TypeVar
 import click
 from sqlalchemy import URL
 
+from sessions_db.aio import AsyncSessionManager
 from sessions_db.cli import interruption, terminal
-from sessions_db.cli.durations import Duration
-from sessions_db.database.urls import file_of
+from sessions_db.cli.durations import LONGEST_WAIT, Duration
+from sessions_db.database.urls import file_of, is_in_memory
 from sessions_db.default import DEFAULT_URL, default_url
+from sessions_db.errors import InvalidInput
 from sessions_db.manager import SessionManager
 
 Database: TypeAlias = str | URL | None
@@ -34,6 +36,9 @@ _URL = re.compile(r"[A-Za-z][\w+]+:")
 
 def _name_database(ctx: click.Context, _parameter: click.Parameter, value: str | None) -> None:
     if value is not None:
+        if not value:
+            # To SQLite, no name is one for a database in memory.
+            raise click.UsageError("--db must not be empty.", ctx)
         ctx.obj = value if _URL.match(value) else URL.create("sqlite", database=value)
 
 
@@ -59,7 +64,7 @@ def database_or(default: str) -> Callable[[_F], _F]:
     wait = click.option(
         "--wait",
         metavar="DURATION",
-        type=Duration(),
+        type=Duration(LONGEST_WAIT),
         expose_value=False,
         callback=_set_wait,
         help=f"How long to wait for the database, such as 2s.  [default: {_WAIT_S:.0f}s]",
@@ -90,14 +95,32 @@ def named_schema(ctx: click.Context | None = None) -> str | None:
     return None if ctx is None else ctx.meta.get(_SCHEMA)
 
 
+def named(database: Database) -> tuple[str | URL, Path | None]:
+    """The database, and its file if it is one, which need not be there.
+
+    Raises:
+        ClickException: it can't be used by a command.
+    """
+    found = database or default_url()
+    try:
+        file, in_memory = file_of(found), is_in_memory(found)
+    except InvalidInput as error:
+        source = "--db" if database else "SESSIONS_DB_URL"
+        raise click.ClickException(terminal.one_line(f"{source} {error.reason}, got {error.value}")) from error
+    if in_memory:
+        raise click.ClickException("A database in memory begins empty and ends with the command: name a file.")
+    if file is not None and file.is_dir():
+        raise click.ClickException(f"{_shown(file)} is a directory.")
+    return found, file
+
+
 def existing(database: Database) -> str | URL:
     """The database, unless it is a file that is not there.
 
     Raises:
         ClickException: it is. The message says what creates it.
     """
-    found = database or default_url()
-    file = file_of(found)
+    found, file = named(database)
     if file is not None and not file.exists():
         hint = "" if database else " (--db and SESSIONS_DB_URL name another)"
         raise click.ClickException(
@@ -113,17 +136,33 @@ def reader(database: Database) -> SessionManager:
 
 def writer(database: Database, actor: str | None = None) -> SessionManager:
     """A manager for a command that changes what is there: it creates neither a database nor a schema."""
-    # A manager that writes would create the schema in an empty database.
-    with reader(database):
-        pass
+    manager = _open(existing(database), actor=actor, create=False)
     interruption.will_change()
-    return _open(existing(database), actor=actor)
+    return manager
+
+
+@asynccontextmanager
+async def opened_awaiting(
+    database: Database, actor: str | None, *, read_only: bool
+) -> AsyncIterator[AsyncSessionManager]:
+    """A manager for asyncio, while the block runs; it creates neither a database nor a schema."""
+    async with AsyncExitStack() as stack:
+        with waiting() as seconds:
+            manager = AsyncSessionManager(
+                existing(database),
+                schema=named_schema(),
+                create=False,
+                read_only=read_only,
+                actor=actor,
+                retry_budget_s=seconds,
+            )
+            await stack.enter_async_context(manager)
+        yield manager
 
 
 def creator(database: Database, actor: str | None = None, *, migrate: bool = False) -> SessionManager:
     """A manager for a command that needs nothing to be there: a database is created, and in an empty one the schema."""
-    found = database or default_url()
-    file = file_of(found)
+    found, file = named(database)
     if file is not None and not file.parent.is_dir():
         raise click.ClickException(f"The directory {_shown(file.parent)} does not exist.")
     interruption.will_change()

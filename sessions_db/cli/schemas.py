@@ -7,8 +7,7 @@ import click
 from sessions_db.cli import interruption, tables, terminal
 from sessions_db.cli.audit import audit
 from sessions_db.cli.group import as_json, cli
-from sessions_db.cli.opening import Database, database, waiting
-from sessions_db.default import default_url
+from sessions_db.cli.opening import Database, database, named, waiting
 from sessions_db.schemas import DEFAULT_INTO, find_schemas, make_audit_views
 from sessions_db.wording import counted
 
@@ -20,7 +19,7 @@ from sessions_db.wording import counted
 def schemas(db: Database, as_json: bool) -> None:
     """List the schemas of a Postgres database that hold sessions."""
     with waiting() as seconds:
-        found = find_schemas(db or default_url(), retry_budget_s=seconds)
+        found = find_schemas(named(db)[0], retry_budget_s=seconds)
     if as_json:
         click.echo(terminal.to_json([each.to_dict() for each in found]))
     elif found:
@@ -45,7 +44,7 @@ def all_schemas(db: Database, into: str, as_json: bool) -> None:
     """
     interruption.will_change()
     with waiting() as seconds:
-        covered = make_audit_views(db or default_url(), into, retry_budget_s=seconds)
+        covered = make_audit_views(named(db)[0], into, retry_budget_s=seconds)
     if as_json:
         click.echo(terminal.to_json({"into": into, "schemas": covered}))
     else:

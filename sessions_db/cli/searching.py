@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import timedelta
 
 import click
 
 from sessions_db.cli import tables, terminal
+from sessions_db.cli.durations import LONGEST_WAIT, Duration
 from sessions_db.cli.group import as_json, cli, one_of
 from sessions_db.cli.naming import agents_option
 from sessions_db.cli.opening import Database, database, reader
@@ -20,7 +22,13 @@ from sessions_db.wording import counted
 @click.option("--kind", "kinds", type=one_of(SessionKind), multiple=True, help="Only in this kind; may be repeated.")
 @click.option("--limit", type=click.IntRange(min=1), default=50, show_default=True, help="Stop after this many.")
 @click.option(
-    "--timeout", type=click.FloatRange(min=0), default=10.0, show_default=True, help="Stop after this many seconds."
+    "--timeout",
+    "time_limit",
+    metavar="DURATION",
+    type=Duration(LONGEST_WAIT),
+    default="10s",
+    show_default=True,
+    help="Stop after this long, such as 2m.",
 )
 @as_json
 @database
@@ -31,7 +39,7 @@ def search(
     agent_ids: Sequence[str],
     kinds: Sequence[str],
     limit: int,
-    timeout: float,
+    time_limit: timedelta,
     as_json: bool,
 ) -> None:
     """Find TEXT in labels, tasks and messages, live and archived.
@@ -39,7 +47,13 @@ def search(
     The newest sessions come first. Upper and lower case are alike.
     """
     with reader(db) as manager:
-        result = manager.search(text, agent_id=agent_ids or None, kinds=kinds or None, limit=limit, timeout=timeout)
+        result = manager.search(
+            text,
+            agent_id=agent_ids or None,
+            kinds=kinds or None,
+            limit=limit,
+            timeout=time_limit.total_seconds(),
+        )
     if as_json:
         click.echo(terminal.to_json(result.to_dict()))
         return

@@ -50,7 +50,18 @@ def long_enough(token: str) -> str:
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """A socket that listens there."""
+    """A socket that listens there.
+
+    Raises:
+        ClickException: nothing can.
+    """
+    try:
+        return _listening(host, port)
+    except OSError as error:
+        raise click.ClickException(f"Can't listen on port {port} of {host}: {error.strerror}.") from error
+
+
+def _listening(host: str, port: int) -> socket.socket:
     family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
     listening = socket.socket(family, kind, protocol)
     try:

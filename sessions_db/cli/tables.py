@@ -11,7 +11,7 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from sessions_db.cli.terminal import is_limited, line, put, utc
+from sessions_db.cli.terminal import LEAST_WIDTH, is_limited, line, put, utc
 from sessions_db.enums import SessionStatus
 from sessions_db.escaping import printable
 from sessions_db.models import Archive, SearchHit, Session, SessionEvent
@@ -28,7 +28,6 @@ _STYLES = {
 _STATUS_WIDTH = 17
 _EVENT_WIDTH = 32
 _ARCHIVE_WIDTH = 30
-_LEAST_WIDTH = 20
 
 # What a line of a list needs besides the key.
 _BESIDE_KEY = 85
@@ -130,7 +129,7 @@ def print_tree(console: Console, sessions: Iterable[tuple[Session, int, Sequence
         console.print(Text.assemble((above + own, "dim"), key, "  ", _status(session)), soft_wrap=True)
         if about := _about(session):
             if is_limited(console):
-                about.truncate(max(_LEAST_WIDTH, console.width - len(above + below)), overflow="ellipsis")
+                about.truncate(max(LEAST_WIDTH, console.width - len(above + below)), overflow="ellipsis")
             console.print(Text.assemble((above + below, "dim"), (about.plain, "dim")), soft_wrap=True)
 
 
@@ -190,7 +189,7 @@ def print_fields(console: Console, fields: Mapping[str, str | None]) -> None:
         else:
             rows = printable(value).split("\n")
             if is_limited(console):
-                width = max(_LEAST_WIDTH, console.width - indent)
+                width = max(LEAST_WIDTH, console.width - indent)
                 rows = [part for row in rows for part in _wrapped(row, width)]
             shown = [Text(row) for row in rows]
         for number, row in enumerate(shown):

@@ -20,6 +20,9 @@ from sessions_db.escaping import UNSAFE, printable
 from sessions_db.models import Session
 from sessions_db.validation import JsonValue
 
+LEAST_WIDTH = 20
+"""How narrow what is shown becomes; a terminal that claims less, such as 0 columns, tells nothing."""
+
 # Wider than anything that is shown.
 _UNLIMITED = 2**31 - 1
 
@@ -35,7 +38,9 @@ class _Console(Console):
 def console() -> Console:
     """Where tables are printed: as wide as the terminal, or as $COLUMNS says. Nothing limits what goes into a pipe."""
     unlimited = not sys.stdout.isatty() and not os.environ.get("COLUMNS")
-    return _Console(width=_UNLIMITED if unlimited else None)
+    made = _Console(width=_UNLIMITED if unlimited else None)
+    made.width = max(LEAST_WIDTH, made.width)
+    return made
 
 
 def is_limited(console: Console) -> bool:

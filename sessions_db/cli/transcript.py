@@ -9,7 +9,7 @@ from rich.console import Console, Group
 from rich.table import Table
 from rich.text import Text
 
-from sessions_db.cli.terminal import is_limited, line, put, utc
+from sessions_db.cli.terminal import LEAST_WIDTH, is_limited, line, put, utc
 from sessions_db.enums import Role
 from sessions_db.escaping import printable
 from sessions_db.integrations.calls import tool_calls
@@ -17,7 +17,6 @@ from sessions_db.models import Message
 
 _SENDER_WIDTH = 24
 _LINES_OF_CONTENT = 3
-_LEAST_WIDTH = 20
 
 
 def print_messages(console: Console, messages: Iterable[Message]) -> None:
@@ -31,7 +30,7 @@ def print_messages(console: Console, messages: Iterable[Message]) -> None:
     else:
         for title in ("From", "At (UTC)", "Message"):
             table.add_column(title, no_wrap=True)
-    longest = _LINES_OF_CONTENT * max(_LEAST_WIDTH, console.width - _SENDER_WIDTH - 10)
+    longest = _LINES_OF_CONTENT * max(LEAST_WIDTH, console.width - _SENDER_WIDTH - 10)
     for message in messages:
         sender, at = _sender(message), Text(utc(message.timestamp_ms), "dim")
         said = Text(" ").join(map(_flat, _parts(message)))
@@ -51,7 +50,7 @@ def print_message(console: Console, message: Message, *, in_full: bool) -> None:
     for part in _parts(message):
         shown = part if in_full else _flat(part)
         if not in_full and is_limited(console):
-            shown.truncate(_LINES_OF_CONTENT * max(_LEAST_WIDTH, console.width), overflow="ellipsis")
+            shown.truncate(_LINES_OF_CONTENT * max(LEAST_WIDTH, console.width), overflow="ellipsis")
         shown.overflow = "fold"
         put(console, shown)
     if in_full:

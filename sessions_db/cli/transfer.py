@@ -43,7 +43,7 @@ from sessions_db.wording import counted
 def import_(
     ctx: click.Context, db: Database, file: IO[bytes], agent_id: str | None, as_json: bool, actor: str | None
 ) -> None:
-    """Import exported sessions, or chat-completions conversations.
+    """Import exported sessions or chat-completions conversations.
 
     Each line of FILE.jsonl (- is standard input) is a JSON object of one of two kinds, which may be mixed.
 
@@ -217,6 +217,8 @@ def _written(output: Path | None) -> Iterator[tuple[IO[bytes], bool]]:
             yield file, file.isatty()
     else:
         target = output.resolve()
+        if not target.parent.is_dir():
+            raise click.ClickException(terminal.one_line(f"The directory {target.parent} does not exist."))
         unfinished = target.with_name(f".export-{uuid.uuid4()}")
         try:
             with unfinished.open("xb") as file:

@@ -6,8 +6,7 @@ import click
 
 from sessions_db.cli import terminal
 from sessions_db.cli.group import as_json, cli
-from sessions_db.cli.opening import Database, creator, database, named_schema, wait_s
-from sessions_db.default import default_url
+from sessions_db.cli.opening import Database, creator, database, named, named_schema, wait_s
 from sessions_db.schemas import distribute_schema
 from sessions_db.validation import JsonValue
 
@@ -26,7 +25,7 @@ def upgrade(db: Database, as_json: bool) -> None:
     with creator(db, migrate=True) as manager:
         before, after = manager.found_revision, manager.revision
     name = named_schema()
-    node = None if name is None else distribute_schema(db or default_url(), name, retry_budget_s=wait_s())
+    node = None if name is None else distribute_schema(named(db)[0], name, retry_budget_s=wait_s())
     if as_json:
         fields: dict[str, JsonValue] = {"before": before, "after": after, "node": node}
         click.echo(terminal.to_json(terminal.without_none(fields)))

@@ -37,7 +37,7 @@ def _renew_lock() -> None:
 in_child(_renew_lock)
 
 
-def ensure_head(engine: Engine, *, migrate: bool, create: bool) -> str | None:
+def ensure_head(engine: Engine, *, migrate: bool, create: bool, read_only: bool) -> str | None:
     """The revision that was found. The schema is created in an empty database if `create`, and upgraded if `migrate`.
 
     Raises:
@@ -53,7 +53,7 @@ def ensure_head(engine: Engine, *, migrate: bool, create: bool) -> str | None:
             raise SchemaMismatch(f"{VERSION_TABLE} with several rows", head, "restore a backup") from error
         if found == head:
             # A read-only manager may read anything, even a log that somebody has tampered with.
-            if create:
+            if not read_only:
                 _require_triggers(conn)
             return found
     if found is not None and not is_known(found):

@@ -6,8 +6,7 @@ import logging
 import random
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Final, TypeVar
 
 from sqlalchemy import exc
@@ -27,12 +26,11 @@ _FIRST_WAIT_S: Final = 0.01
 _waited = threading.local()
 
 
-@contextmanager
-def begun_at(monotonic_s: float) -> Iterator[None]:
-    """Have the first budget made in the block count from this time of `time.monotonic()`."""
+def run_since(monotonic_s: float, call: Callable[[], _T]) -> _T:
+    """What the call returns; the first budget made in it counts from this time of `time.monotonic()`."""
     _waited.since = monotonic_s
     try:
-        yield
+        return call()
     finally:
         _waited.since = None
 

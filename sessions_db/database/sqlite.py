@@ -12,7 +12,8 @@ from typing import Any, Final
 from sqlalchemy import URL, Connection, Engine, QueuePool, StaticPool, event, exc, text
 
 from sessions_db.database.backend import DROPPED, NOT_OURS, NUMBER_TAKEN, Backend, Check, EngineOptions
-from sessions_db.database.paths import path_of, with_resolved_path, without_writing
+from sessions_db.database.connecting import FilePool
+from sessions_db.database.paths import explain, path_of, with_resolved_path, without_creating
 from sessions_db.database.statement import Statement
 from sessions_db.enums import Severity
 from sessions_db.errors import DatabaseUnavailable, InvalidInput
@@ -20,6 +21,9 @@ from sessions_db.errors import DatabaseUnavailable, InvalidInput
 # SQLite soon polls for the lock only every 100 ms, and rarely finds it free among writers that never pause: one of
 # eight processes waited for 8 s (measured once). So SQLite waits only this long, and the retry budget covers the rest.
 _BUSY_TIMEOUT_S: Final = 0.03
+
+# Somebody else's database, and an empty file, keep their journal mode unless a schema is created in them.
+_IS_OURS: Final = "SELECT 1 FROM sqlite_master WHERE name = 'sessions_db_version'"
 
 _BEGIN = Statement(lambda _: text("BEGIN"))
 _DATA_VERSION = Statement(lambda _: text("PRAGMA data_version"))
@@ -102,7 +106,6 @@ class SQLite(Backend):
     name = "sqlite"
     driver = "pysqlite"
     is_on_a_server = False
-    has_writing_ctes = False
     longest_wait_s = 0.02
     groups_at_once = 1
     database_bytes = text("SELECT page_count * page_size FROM pragma_page_count(), pragma_page_size()")
@@ -117,12 +120,15 @@ class SQLite(Backend):
         in_memory = self.is_in_memory(url)
         if not in_memory:
             url = with_resolved_path(url)
-        if options.read_only and in_memory:
-            raise InvalidInput(
-                "read_only", "must be False for a database in memory, which begins empty", options.read_only
-            )
-        return without_writing(url) if options.read_only else url, {
-            "poolclass": QueuePool,
+        if options.read_only or not options.create:
+            if in_memory:
+                argument, needed = ("read_only", "False") if options.read_only else ("create", "True")
+                raise InvalidInput(
+                    argument, f"must be {needed} for a database in memory, which begins empty", options.read_only
+                )
+            url = without_creating(url, read_only=options.read_only)
+        return url, {
+            "poolclass": QueuePool if in_memory else FilePool,
             # A database in memory belongs to its connection, so there is only one connection, and threads wait for it.
             "pool_size": 1 if in_memory else options.pool_size,
             "connect_args": {
@@ -140,10 +146,14 @@ class SQLite(Backend):
 
         @event.listens_for(engine, "connect")
         def set_pragmas(connection: sqlite3.Connection, _record: object) -> None:
-            connection.execute("PRAGMA foreign_keys = ON")
-            if in_wal_mode:
-                connection.execute("PRAGMA journal_mode = WAL")
-            connection.execute(f"PRAGMA synchronous = {options.synchronous}")
+            try:
+                connection.execute("PRAGMA foreign_keys = ON")
+                if in_wal_mode and (options.create or connection.execute(_IS_OURS).fetchone()):
+                    connection.execute("PRAGMA journal_mode = WAL")
+                connection.execute(f"PRAGMA synchronous = {options.synchronous}")
+            except sqlite3.DatabaseError as error:
+                explain(error, self.file(engine), read_only=options.read_only)
+                raise
 
     def unfit(self, conn: Connection, *, read_only: bool) -> str | None:
         """What the engine must be: one for the database in its URL, whose transactions are begun by SQL."""

@@ -45,10 +45,23 @@ def file_of(url: str | URL) -> Path | None:
         InvalidInput: as `parse_url`.
     """
     parsed = parse_url(url)
-    backend = BACKENDS[parsed.get_backend_name()]
-    if backend.is_on_a_server or backend.is_in_memory(parsed):
+    if BACKENDS[parsed.get_backend_name()].is_on_a_server or is_in_memory(url):
         return None
-    return Path(path_of(str(parsed.database)))
+    try:
+        return Path(path_of(str(parsed.database)))
+    except ValueError:
+        # Of the operating system, about NUL.
+        raise InvalidInput("database", "must be a URL that the driver takes", shown(parsed)) from None
+
+
+def is_in_memory(url: str | URL) -> bool:
+    """Whether the database disappears when its only connection closes.
+
+    Raises:
+        InvalidInput: as `parse_url`.
+    """
+    parsed = parse_url(url)
+    return BACKENDS[parsed.get_backend_name()].is_in_memory(parsed)
 
 
 def shown(url: URL) -> Shown:

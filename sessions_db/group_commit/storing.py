@@ -13,7 +13,7 @@ from sqlalchemy import Connection, exc
 
 from sessions_db.calls import Calls
 from sessions_db.database.fork import in_child
-from sessions_db.database.retry import Retry, begun_at
+from sessions_db.database.retry import Retry, run_since
 from sessions_db.database.semaphores import FairSemaphore, Token
 from sessions_db.errors import DatabaseUnavailable, ReadOnly, SessionsError
 from sessions_db.group_commit.lanes import Answer, Group, Lane, Waiting, parts, with_different_keys
@@ -117,8 +117,7 @@ class GroupCommit:
             SessionsError: the leader's append was not stored. The others still wait.
         """
         lane = leader.lane
-        with begun_at(leader.began):
-            retry = self._calls.retry()
+        retry = run_since(leader.began, self._calls.retry)
         try:
             if lane.has_aside(leader.append):
                 lane.enter_aside(leader)

@@ -16,7 +16,8 @@ from sessions_db import keys, validation
 from sessions_db.aio import AsyncSessionManager
 from sessions_db.aio.manager import async_manager
 from sessions_db.enums import Role
-from sessions_db.errors import InvalidInput, SessionNotFound
+from sessions_db.errors import InvalidInput
+from sessions_db.integrations.conversations import append
 from sessions_db.integrations.payloads import json_text, payload, with_payload
 from sessions_db.models import Message, NewMessage
 
@@ -116,12 +117,7 @@ class StoredHistoryProvider(HistoryProvider):
         tools = _tools(messages)
         if any(result.call_id not in tools for message in messages for result in _results(message)):
             tools |= _tools(await self.get_messages(session_id))
-        new = [_to_new(message, tools) for message in messages]
-        try:
-            await self._manager.add_messages(keys.conversation_key(self._agent_id, name), new)
-        except SessionNotFound:
-            session = await self._manager.get_or_create(self._agent_id, name)
-            await self._manager.add_messages(session.key, new)
+        await append(self._manager, self._agent_id, name, [_to_new(message, tools) for message in messages])
 
 
 def _name(session_id: str | None) -> str:

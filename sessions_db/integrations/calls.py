@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
+from sessions_db.integrations.payloads import found_in
 from sessions_db.models import Message
 from sessions_db.validation import JsonValue
 
@@ -14,9 +15,6 @@ _WITHIN = ("function", "function_call", "functionCall")
 _TYPES = ("function", "function_call", "tool_call", "tool_use", "tool-call")
 _NAMES = ("name", "tool_name")
 _ARGUMENTS = ("arguments", "args", "input")
-
-# Deeper than any format has them, and what an agent stored can't make it costly.
-_DEPTH = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,22 +44,7 @@ def tool_calls(message: Message) -> list[ToolCall]:
 
 def calls_in(metadata: JsonValue) -> list[ToolCall]:
     """The calls in a message's metadata, likewise."""
-    return [*_calls(metadata, _DEPTH)]
-
-
-def _calls(value: JsonValue, depth: int) -> Iterator[ToolCall]:
-    if not depth:
-        return
-    if isinstance(value, Mapping):
-        call = _call(value)
-        if call is not None:
-            yield call
-            return
-        for inner in value.values():
-            yield from _calls(inner, depth - 1)
-    elif isinstance(value, list | tuple):
-        for inner in value:
-            yield from _calls(inner, depth - 1)
+    return [*found_in(metadata, _call)]
 
 
 def _call(value: Mapping[str, JsonValue]) -> ToolCall | None:

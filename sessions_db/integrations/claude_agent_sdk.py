@@ -6,7 +6,7 @@ for those who read the table.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from hashlib import sha256
 from typing import Any, Final, cast
@@ -20,7 +20,7 @@ from sessions_db.aio.manager import async_manager
 from sessions_db.enums import Role, SessionKind
 from sessions_db.errors import IdempotencyConflict, InvalidInput, SessionChanged, SessionNotFound, Shown
 from sessions_db.integrations.payloads import json_text, payload, with_payload
-from sessions_db.limits import MAX_MESSAGE_CAP
+from sessions_db.limits import MAX_INTEGER, MAX_MESSAGE_CAP
 from sessions_db.models import Message, NewMessage, Session
 
 PAYLOAD: Final = "claude_agent_sdk"
@@ -92,14 +92,14 @@ class StoredSessionStore(SessionStore):
         entries: Sequence[Mapping[str, Any]],
         count: int | None,
     ) -> None:
-        session_key = main_key if subpath is None else await self._child(main_key, subpath)
-        recent = None
-        if session_key is not None:
-            recent = await self._manager.history(session_key, _RECENT, include_tools=True)
+        session_key = self._session_key(main_key, subpath)
+        recent = await self._manager.history(session_key, _RECENT, include_tools=True)
         tools = _tools([*_entries(recent or ()), *entries])
         new = [_to_new(entry, tools) for entry in entries]
         if subpath is not None:
-            await self._manager.add_messages(session_key or await self._spawn(main_key, subpath), new)
+            if recent is None:
+                await self._spawn(main_key, subpath)
+            await self._manager.add_messages(session_key, new)
             return
         summary = fold_session_summary(await self._summary(key, main_key, recent or ()), key, cast(Any, entries))
         new[-1] = replace(new[-1], metadata={**(new[-1].metadata or {}), SUMMARY: json_text(summary["data"])})
@@ -111,23 +111,20 @@ class StoredSessionStore(SessionStore):
     async def load(self, key: SessionKey) -> list[SessionStoreEntry] | None:
         """All entries of the transcript, oldest first; None if it has none."""
         main_key, subpath = self._place(key)
-        session_key = main_key if subpath is None else await self._child(main_key, subpath)
-        if session_key is None:
-            return None
-        stored = await self._manager.history(session_key, include_tools=True)
+        stored = await self._manager.history(self._session_key(main_key, subpath), include_tools=True)
         return cast(list[SessionStoreEntry], [*_entries(stored or ())]) or None
 
     async def list_sessions(self, project_key: str) -> list[SessionStoreListEntry]:
         """The main transcripts of the project, with the times of their last appends."""
         return [
             {"session_id": session_id, "mtime": session.last_activity_ms}
-            async for session_id, session in self._transcripts(project_key)
+            for session_id, session in await self._transcripts(project_key)
         ]
 
     async def list_session_summaries(self, project_key: str) -> list[SessionSummaryEntry]:
         """The SDK's summaries of the main transcripts of the project."""
         found: list[SessionSummaryEntry] = []
-        async for session_id, session in self._transcripts(project_key, message_limit=1):
+        for session_id, session in await self._transcripts(project_key, message_limit=1):
             key = SessionKey(project_key=project_key, session_id=session_id)
             summary = await self._summary(key, session.key, session.messages)
             if summary is not None:
@@ -165,33 +162,30 @@ class StoredSessionStore(SessionStore):
             raise InvalidInput("subpath", "must not be empty", subpath)
         return keys.conversation_key(self._agent_id, name), subpath
 
-    async def _child(self, main_key: str, subpath: str) -> str | None:
-        """The session key of a sub-agent's transcript, if there is one."""
-        children = await self._manager.children(main_key)
-        return next((child.key for child in children if _subpath(child) == subpath), None)
+    def _session_key(self, main_key: str, subpath: str | None) -> str:
+        """The key of the session with the main transcript, or with that of a sub-agent."""
+        if subpath is None:
+            return main_key
+        return keys.repeated_key(self._agent_id, SessionKind.SUBAGENT, _idempotency_key(main_key, subpath))
 
-    async def _spawn(self, main_key: str, subpath: str) -> str:
-        """The session key of a sub-agent's transcript, which is created if there is none."""
-        return await self._manager.spawn_subagent(
+    async def _spawn(self, main_key: str, subpath: str) -> None:
+        """Create the session of a sub-agent's transcript, if there is none."""
+        await self._manager.spawn_subagent(
             self._agent_id,
             subpath,
             parent_key=main_key,
             metadata={PAYLOAD: {"subpath": subpath}},
             message_cap=MAX_MESSAGE_CAP,
-            idempotency_key=sha256(f"{main_key}\0{subpath}".encode()).hexdigest(),
+            idempotency_key=_idempotency_key(main_key, subpath),
         )
 
-    async def _transcripts(self, project_key: str, message_limit: int = 0) -> AsyncIterator[tuple[str, Session]]:
+    async def _transcripts(self, project_key: str, message_limit: int = 0) -> list[tuple[str, Session]]:
         """The main transcripts of a project, each with its `session_id`."""
-        project_key = validation.text("project_key", project_key)
-        found = self._manager.iterate(
-            kinds=(SessionKind.CONVERSATION,), agent_id=self._agent_id, message_limit=message_limit
-        )
-        async for session in found:
-            project, _, session_id = (session.name or "").rpartition("/")
-            # One without messages was created for its sub-agents.
-            if project == project_key and session_id and session.message_count:
-                yield session_id, session
+        prefix = keys.conversation_key(self._agent_id, f"{validation.text('project_key', project_key)}/")
+        stored = await self._manager.list(key_prefix=prefix, limit=MAX_INTEGER, message_limit=message_limit)
+        found = [(session.key.removeprefix(prefix), session) for session in stored]
+        # One without messages was created for its sub-agents.
+        return [(id_, session) for id_, session in found if id_ and "/" not in id_ and session.message_count]
 
     async def _summary(
         self, key: SessionKey, session_key: str, newest: Sequence[Message]
@@ -212,6 +206,10 @@ def _summarized(messages: Sequence[Message]) -> int | None:
     """The position of the last message with a summary."""
     positions = reversed(range(len(messages)))
     return next((at for at in positions if SUMMARY in (messages[at].metadata or {})), None)
+
+
+def _idempotency_key(main_key: str, subpath: str) -> str:
+    return sha256(f"{main_key}\0{subpath}".encode()).hexdigest()
 
 
 def _subpath(child: Session) -> str | None:

@@ -17,6 +17,7 @@ from sessions_db.aio.manager import async_manager
 from sessions_db.enums import Role
 from sessions_db.errors import InvalidInput, SessionNotFound
 from sessions_db.integrations import openai_responses
+from sessions_db.integrations.conversations import append
 from sessions_db.integrations.openai_responses import Item
 from sessions_db.integrations.payloads import payload, with_payload
 from sessions_db.models import Message, NewMessage, Session
@@ -102,13 +103,10 @@ class StoredSession:
             return
         names = await self._names(items)
         new = [_to_new(at, item, names) for at, item in enumerate(items)]
-        try:
+        if self._name is None:
             await self._manager.add_messages(self._key, new)
-        except SessionNotFound:
-            if self._name is None:
-                raise
-            await self._manager.get_or_create(self._agent_id, self._name)
-            await self._manager.add_messages(self._key, new)
+        else:
+            await append(self._manager, self._agent_id, self._name, new)
 
     async def pop_item(self) -> TResponseInputItem | None:
         """The newest item, removed from the session; None if there is none."""

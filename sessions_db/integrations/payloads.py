@@ -7,13 +7,19 @@ or up to 500 levels of nesting it is stored as ASCII JSON text.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from typing import Any, Final
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Final, TypeVar
 
 from sessions_db.enums import Role
 from sessions_db.errors import InvalidInput, Shown
 from sessions_db.limits import MAX_NAME_LENGTH
 from sessions_db.models import Message, NewMessage
+from sessions_db.validation import JsonValue
+
+_T = TypeVar("_T")
+
+# Deeper than any format has what is looked for, and what an agent stored can't make it costly.
+_SEARCHED_DEPTH: Final = 8
 
 # Python's parser stops at its recursion limit, 1,000, which the reader's own calls count against.
 _MAX_DEPTH: Final = 500
@@ -57,6 +63,25 @@ def payload(message: Message, metadata_key: str) -> dict[str, Any] | None:
             # Another client's text, which must not make the rest unreadable.
             return None
     return stored if isinstance(stored, dict) else None
+
+
+def found_in(
+    metadata: JsonValue, find: Callable[[Mapping[str, JsonValue]], _T | None], *, depth: int = _SEARCHED_DEPTH
+) -> Iterator[_T]:
+    """What `find` returns for the objects in a message's metadata, in their order, wherever its client keeps its own.
+
+    What is within an object is looked at if it returns None for it.
+    """
+    if not depth:
+        return
+    found, within = None, metadata
+    if isinstance(metadata, Mapping):
+        found, within = find(metadata), [*metadata.values()]
+    if found is not None:
+        yield found
+    elif isinstance(within, list | tuple):
+        for each in within:
+            yield from found_in(each, find, depth=depth - 1)
 
 
 def json_text(value: object, *, ascii_only: bool = True) -> str:

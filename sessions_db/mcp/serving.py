@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import hmac
 import socket
-from collections.abc import Awaitable, Callable
-from functools import partial
-from typing import TypeAlias
 
 import uvicorn
 from mcp.server.auth.provider import AccessToken
@@ -14,13 +11,8 @@ from mcp.server.auth.settings import AuthSettings
 from mcp.server.transport_security import TransportSecuritySettings
 from pydantic import AnyHttpUrl
 
-from sessions_db.aio import AsyncSessionManager
-from sessions_db.errors import SessionNotFound
 from sessions_db.mcp.server import create_server
 from sessions_db.tools import SessionTools
-
-Serve: TypeAlias = Callable[[SessionTools, bool], Awaitable[None]]
-"""Serves the tools, those that write too or not, until the client or the user ends it."""
 
 
 class _OneToken:
@@ -36,17 +28,13 @@ class _OneToken:
         return AccessToken(token=token, client_id="bearer", scopes=[])
 
 
-async def over_stdio(tools: SessionTools, writing: bool) -> None:
+async def over_stdio(tools: SessionTools, *, writing: bool) -> None:
     """Serve one client, until it closes the process's input."""
     await create_server(tools, writing=writing).run_stdio_async()
 
 
-def over_http(listening: socket.socket, token: str) -> Serve:
-    """What serves clients that know the token, at `/mcp` of the socket's port, until SIGINT or SIGTERM."""
-    return partial(_serve_http, listening, token)
-
-
-async def _serve_http(listening: socket.socket, token: str, tools: SessionTools, writing: bool) -> None:
+async def over_http(tools: SessionTools, listening: socket.socket, token: str, *, writing: bool) -> None:
+    """Serve clients that know the token, at `/mcp` of the socket's port, until SIGINT or SIGTERM."""
     own = f"127.0.0.1:{listening.getsockname()[1]}"
     # The SDK asks who issues tokens. Without a `resource_server_url`, it sends no client there.
     auth = AuthSettings(issuer_url=AnyHttpUrl(f"http://{own}"), resource_server_url=None)
@@ -56,17 +44,3 @@ async def _serve_http(listening: socket.socket, token: str, tools: SessionTools,
     app = server.streamable_http_app(transport_security=TransportSecuritySettings(allowed_hosts=names))
     config = uvicorn.Config(app, log_level="warning", access_log=False, timeout_graceful_shutdown=1)
     await uvicorn.Server(config).serve([listening])
-
-
-async def serve(
-    manager: AsyncSessionManager, tools: SessionTools, caller: str, serving: Serve, *, writing: bool
-) -> None:
-    """Serve the tools of the caller.
-
-    Raises:
-        SessionNotFound: there is no session `caller`.
-    """
-    async with manager:
-        if await manager.get(caller) is None:
-            raise SessionNotFound(caller)
-        await serving(tools, writing)

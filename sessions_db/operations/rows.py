@@ -16,7 +16,7 @@ from sqlalchemy import ColumnElement, Table, Text, cast, literal_column
 from sessions_db.enums import Role, SessionKind, SessionStatus
 from sessions_db.errors import DatabaseUnavailable
 from sessions_db.models import Message, Session
-from sessions_db.schema import archived_messages, from_json, messages, sessions
+from sessions_db.schema import archived_messages, each_from_json, from_json, messages, sessions
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
@@ -101,14 +101,16 @@ _ROLES = {role.value: role for role in Role}
 @telling_damage
 def messages_of(rows: Iterable[Sequence[Any]]) -> list[Message]:
     """The messages that rows of `MESSAGE_COLUMNS` hold."""
+    rows = [*rows]
+    metadata = iter(each_from_json([row[-1] for row in rows if row[-1] is not None]))
     # Not `Message(...)`: its `__new__` is written in Python, which makes this function a sixth slower (measured once).
     new = tuple.__new__
     return [
         new(
             Message,
-            (seq, _ROLES[role], content, timestamp_ms, tool_name, from_json(metadata) if metadata else None, None),
+            (seq, _ROLES[role], content, timestamp_ms, tool_name, None if stored is None else next(metadata), None),
         )
-        for seq, role, content, timestamp_ms, tool_name, metadata in rows
+        for seq, role, content, timestamp_ms, tool_name, stored in rows
     ]
 
 

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+import sys
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
+from typing import Final
 
 from sqlalchemy import ColumnElement, literal, select
 
 from sessions_db.enums import SessionKind, SessionStatus
 from sessions_db.schema import sessions
+
+# No text has one.
+_FIRST_SURROGATE: Final = 0xD800
+_AFTER_SURROGATES: Final = 0xE000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -16,6 +22,7 @@ class Selection:
     """The sessions that pass every filter that is given."""
 
     keys: Collection[str] | None = None
+    key_prefix: str | None = None
     kinds: Collection[SessionKind] | None = None
     statuses: Collection[SessionStatus] | None = None
     agent_ids: Collection[str] | None = None
@@ -27,9 +34,7 @@ class Selection:
 
     def conditions(self) -> list[ColumnElement[bool]]:
         """The condition for each filter."""
-        of, found = sessions.c, list[ColumnElement[bool]]()
-        if self.keys is not None:
-            found.append(of.key.in_(self.keys))
+        of, found = sessions.c, self._on_key()
         if self.kinds is not None:
             found.append(of.kind.in_(self.kinds))
         if self.statuses is not None:
@@ -38,8 +43,6 @@ class Selection:
             found.append(is_one_of(of.agent_id, self.agent_ids))
         if self.parent_keys is not None:
             found.append(is_one_of(of.parent_key, self.parent_keys))
-        if self.under is not None:
-            found += is_below(literal(self.under, of.key.type))
         if self.active_since_ms is not None:
             found.append(of.last_activity_ms >= self.active_since_ms)
         if self.created_from_ms is not None:
@@ -47,6 +50,26 @@ class Selection:
         if self.created_before_ms is not None:
             found.append(of.created_ms < self.created_before_ms)
         return found
+
+    def _on_key(self) -> list[ColumnElement[bool]]:
+        key, found = sessions.c.key, list[ColumnElement[bool]]()
+        if self.keys is not None:
+            found.append(key.in_(self.keys))
+        if self.key_prefix is not None:
+            found += _begins_with(key, self.key_prefix)
+        if self.under is not None:
+            found += is_below(literal(self.under, key.type))
+        return found
+
+
+def _begins_with(column: ColumnElement[str], prefix: str) -> Iterator[ColumnElement[bool]]:
+    # A range, because no planner takes a pattern in a parameter to an index. Keys sort by their bytes.
+    yield column >= prefix
+    # What begins so comes before all that begins with the next character in the place of the last.
+    shortened = prefix.rstrip(chr(sys.maxunicode))
+    if shortened:
+        following = ord(shortened[-1]) + 1
+        yield column < shortened[:-1] + chr(_AFTER_SURROGATES if following == _FIRST_SURROGATE else following)
 
 
 def is_one_of(column: ColumnElement[str], values: Collection[str]) -> ColumnElement[bool]:

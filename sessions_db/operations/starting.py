@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Callable
 from dataclasses import fields
 from functools import cache
@@ -12,27 +11,31 @@ from typing import Any, Final
 from sqlalchemy import ClauseElement, Connection, bindparam, exists, func, select
 
 from sessions_db import clock
-from sessions_db.database import backend_of
 from sessions_db.database.statement import Statement
 from sessions_db.enums import EventKind, SessionKind, SessionStatus
 from sessions_db.errors import IdempotencyConflict, SessionNotFound
-from sessions_db.keys import spawned_key
+from sessions_db.keys import repeated_key, spawned_key
 from sessions_db.models import NewSession, Session
 from sessions_db.operations.attempts import attempts
-from sessions_db.operations.labels import assign, take_over
+from sessions_db.operations.labels import assign
 from sessions_db.operations.operation import Needs, needs
 from sessions_db.operations.reading import get, status_of
 from sessions_db.operations.repeating import check_spawn
 from sessions_db.operations.rows import SESSION_COLUMNS, sessions_of
-from sessions_db.schema import insert_if_free, insert_into, labels, session_events, sessions, to_json
+from sessions_db.schema import (
+    insert_if_free,
+    insert_into,
+    labelled_sessions,
+    labels,
+    session_events,
+    sessions,
+    to_json,
+)
 
 try:
     from uuid import uuid7  # type: ignore[attr-defined, unused-ignore]
 except ImportError:  # Python before 3.14
     from uuid6 import uuid7
-
-# The namespace of the UUIDs that are derived from idempotency keys.
-_SPAWN_NAMESPACE = uuid.UUID("6f0f5ac2-51d4-4c0f-9f0d-0a3c1f6c7a55")
 
 # The columns that the caller's session fills, and the others.
 _GIVEN: Final = tuple(field.name for field in fields(NewSession))
@@ -66,13 +69,10 @@ def spawn(conn: Connection, new: NewSession, idempotency_key: str | None) -> str
     return key
 
 
-@needs(Needs.LOGGED_WRITES)
+@needs(Needs.LOGGED_STATEMENT)
 def spawn_with_label(conn: Connection, new: NewSession, idempotency_key: str | None) -> str:
     """Like `spawn`; a new session gets its label, whichever session has it."""
-    in_one = backend_of(conn).has_writing_ctes
-    key, created_ms = insert_session(conn, new, idempotency_key, with_label=in_one)
-    if not in_one and new.label is not None and created_ms is not None:
-        take_over(conn, new.label, key, created_ms)
+    key, _ = insert_session(conn, new, idempotency_key, with_label=True)
     return key
 
 
@@ -123,8 +123,11 @@ def spawned_before(
 
 def _new_key(agent_id: str, kind: SessionKind, idempotency_key: str | None) -> str:
     # The same idempotency key gives the same session key, and the primary key allows only one row with it.
-    session_id = uuid7() if idempotency_key is None else uuid.uuid5(_SPAWN_NAMESPACE, idempotency_key)
-    return spawned_key(agent_id, kind, session_id)
+    return (
+        spawned_key(agent_id, kind, uuid7())
+        if idempotency_key is None
+        else repeated_key(agent_id, kind, idempotency_key)
+    )
 
 
 def _was_spawned(conn: Connection, key: str, idempotency_key: str, again: Callable[[Session], NewSession]) -> bool:
@@ -179,8 +182,9 @@ def _statement(*, has_parent: bool, with_label: bool) -> Statement:
     parent = exists().where(sessions.c.key == bindparam("new_parent_key", type_=sessions.c.parent_key.type))
 
     def build(dialect: str) -> ClauseElement:
-        insert = insert_if_free(dialect, sessions.c.key, _COLUMNS, *([parent] if has_parent else []))
-        if not with_label:
+        into = labelled_sessions if with_label and dialect == "sqlite" else sessions
+        insert = insert_if_free(dialect, into.c.key, _COLUMNS, *([parent] if has_parent else []))
+        if into is labelled_sessions or not with_label:
             return insert
         made = insert.cte("made")
         label, created_ms = (bindparam(f"new_{name}", type_=sessions.c[name].type) for name in ("label", "created_ms"))

@@ -26,7 +26,7 @@ from sessions_db.schema.expressions import (
     near,
     set_actor,
 )
-from sessions_db.schema.json import Json, from_json, to_json
+from sessions_db.schema.json import Json, each_from_json, from_json, to_json
 from sessions_db.schema.log_tables import (
     event_actor,
     event_digests,
@@ -37,7 +37,7 @@ from sessions_db.schema.log_tables import (
     sealed_transcripts,
     session_events,
 )
-from sessions_db.schema.tables import archived_messages, labels, messages, sessions
+from sessions_db.schema.tables import archived_messages, labelled_sessions, labels, messages, sessions
 from sessions_db.schema.text_rows import TextRows, text_rows, text_rows_parameters
 from sessions_db.schema.verification import foreign_triggers, trigger_faults
 from sessions_db.schema.views import VIEWS
@@ -45,8 +45,11 @@ from sessions_db.schema.views import VIEWS
 TRIGGERS: Final = {"sqlite": sqlite_triggers.TRIGGERS, "postgresql": postgresql_triggers.TRIGGERS}
 """The statements that create each trigger, by database and name."""
 
-FUNCTIONS: Final[dict[str, dict[str, str]]] = {"sqlite": {}, "postgresql": postgresql_transcripts.FUNCTIONS}
-"""The statements that create each function, by database and name."""
+FUNCTIONS: Final[dict[str, dict[str, str]]] = {
+    "sqlite": {"labelled_sessions": sqlite_triggers.LABELLED_SESSIONS},
+    "postgresql": postgresql_transcripts.FUNCTIONS,
+}
+"""The statements that create each function, by database and name. On SQLite a view serves as one."""
 
 __all__ = [
     "ACT_AS",
@@ -63,6 +66,7 @@ __all__ = [
     "JsonRows",
     "TextRows",
     "archived_messages",
+    "each_from_json",
     "event_actor",
     "event_digests",
     "event_seals",
@@ -73,6 +77,7 @@ __all__ = [
     "is_one_of",
     "json_pairs",
     "json_rows",
+    "labelled_sessions",
     "labels",
     "log_policy",
     "message_digests",

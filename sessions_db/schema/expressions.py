@@ -59,7 +59,9 @@ def insert_if_free(
     # SQLite's triggers refuse a conflict before ON CONFLICT sees it; there, no writer comes in between.
     free = select(*values.values()).where(~exists().where(key == values[key.name]), *conditions)
     insert = insert_into(dialect, table).from_select(columns, free)
-    return insert.on_conflict_do_nothing(index_elements=[key]).returning(key)
+    if dialect == "postgresql":
+        insert = insert.on_conflict_do_nothing(index_elements=[key])
+    return insert.returning(key)
 
 
 class JsonRows(NamedTuple):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from sqlalchemy import Dialect
@@ -17,7 +17,7 @@ class Json(UserDefinedType[dict[str, JsonValue]]):
     """A JSON object kept as the text that was written: key order and numbers come back exactly.
 
     That is why it is `JSON` on Postgres and not `JSONB`, which reorders keys. On SQLite it is `TEXT`. Columns are read
-    as text, and parsed by `from_json`.
+    as text, and parsed by `from_json` and `each_from_json`.
     """
 
     cache_ok = True
@@ -36,14 +36,18 @@ def to_json(value: JsonValue) -> str | None:
 
 def from_json(value: str | None) -> Any:
     """The object that `to_json` wrote."""
-    if value is None:
-        return None
-    # `decode` looks for white space around the object, which is rarely there: a third of its time (measured once).
-    if value[:1] == "{":
-        found, end = _DECODER.raw_decode(value)
-        if end == len(value):
-            return found
-    return _DECODER.decode(value)
+    return None if value is None else _DECODER.decode(value)
+
+
+def each_from_json(values: Sequence[str]) -> list[Any]:
+    """The objects that `to_json` wrote."""
+    # As one array: one by one, 50 objects of messages take half as long again (measured once).
+    try:
+        found = _DECODER.decode(f"[{','.join(values)}]")
+    except (ValueError, RecursionError):
+        found = []
+    # If one of them is damaged, it raises the error that says how.
+    return found if len(found) == len(values) else [_DECODER.decode(value) for value in values]
 
 
 # `json.loads` and `json.dumps` examine their options on every call, for each message that is read or written.

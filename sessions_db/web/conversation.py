@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 from sqlalchemy import Row
 
 from sessions_db.integrations.calls import calls_in
+from sessions_db.integrations.payloads import found_in
 from sessions_db.limits import MAX_INTEGER
+from sessions_db.validation import JsonValue
 from sessions_db.web.rendering import pretty
 
-# Adapters keep the object of their framework in the metadata, at different depths.
-_DEPTH: Final = 8
 _USAGE: Final = ("usage", "usage_metadata", "usageMetadata", "usage_details")
 _TOKENS_IN: Final = ("input_tokens", "prompt_tokens", "input_token_count", "prompt_token_count", "promptTokenCount")
 _TOKENS_OUT: Final = (
@@ -67,7 +67,7 @@ def turn(row: Row[Any]) -> Turn:
     except (ValueError, RecursionError):  # SQL that bypasses the library may have stored anything
         return Turn(row, row.metadata, None)
     reason = parsed.get("redacted") if row.redacted and isinstance(parsed, dict) else None
-    return Turn(row, readable, reason, calls, sum(_usages(parsed), Usage()))
+    return Turn(row, readable, reason, calls, sum(found_in(parsed, _usage), Usage()))
 
 
 def with_gaps(turns: Sequence[Turn], removals: Sequence[Row[Any]], first: int, last: int) -> Iterator[Turn | Gap]:
@@ -106,25 +106,12 @@ def _is_alike(removal: Row[Any], other: Row[Any]) -> bool:
     return (removal.actor, removal.reason, removal.at) == (other.actor, other.reason, other.at)
 
 
-def _objects(value: Any, depth: int = _DEPTH) -> Iterator[dict[str, Any]]:
-    """The value, if it is an object, and those within."""
-    if depth and isinstance(value, dict):
-        yield value
-        for each in value.values():
-            yield from _objects(each, depth - 1)
-    elif depth and isinstance(value, list):
-        for each in value:
-            yield from _objects(each, depth - 1)
+def _usage(stored: Mapping[str, JsonValue]) -> Usage | None:
+    found = (usage for name in _USAGE if isinstance(usage := stored.get(name), Mapping))
+    return sum((Usage(_tokens(each, _TOKENS_IN), _tokens(each, _TOKENS_OUT)) for each in found), Usage()) or None
 
 
-def _usages(metadata: Any) -> Iterator[Usage]:
-    for each in _objects(metadata):
-        for name in _USAGE:
-            if isinstance(found := each.get(name), dict):
-                yield Usage(_tokens(found, _TOKENS_IN), _tokens(found, _TOKENS_OUT))
-
-
-def _tokens(usage: dict[str, Any], names: Sequence[str]) -> int:
-    counts = (usage[name] for name in names if type(usage.get(name)) is int)
+def _tokens(usage: Mapping[str, JsonValue], names: Sequence[str]) -> int:
+    counts = (count for name in names if isinstance(count := usage.get(name), int) and not isinstance(count, bool))
     # Python does not print the sum of numbers as long as JSON may have.
     return next((count for count in counts if 0 <= count <= MAX_INTEGER), 0)

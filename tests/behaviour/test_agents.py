@@ -362,6 +362,9 @@ def test_filters_are_the_same_for_list_iterate_and_count(manager: SessionManager
         ({"under": child, "kinds": ["cron"]}, [grandchild]),
         ({"under": root, "agent_id": "other"}, []),
         ({"under": NOBODY}, []),
+        ({"key_prefix": "agent:main:"}, [child, root]),
+        ({"key_prefix": root, "under": root}, []),
+        ({"key_prefix": "agent:helper:cron:", "keys": [child, grandchild]}, [grandchild]),
         ({"created_after": at(start + 1), "created_before": at(start + 2)}, [child]),
         ({"created_after": at(start) + timedelta(microseconds=1), "created_before": at(start + 2)}, [child]),
         ({"created_before": at(start) + timedelta(microseconds=1)}, [root]),
@@ -372,6 +375,19 @@ def test_filters_are_the_same_for_list_iterate_and_count(manager: SessionManager
         assert [session.key for session in manager.list(**given)] == expected
         assert [session.key for session in manager.iterate(**given)] == expected
         assert manager.count(**given) == len(expected)
+
+
+def test_a_prefix_is_compared_character_by_character(manager: SessionManager) -> None:
+    names = ["a", "ab", "a%", "a_c", "A", "a\U0010ffff", "a\U0010ffffb", "a\ud7ff", "a\ud7ffc", "a\ue000", "b"]
+    begin = "agent:main:conversation:"
+    for name in names:
+        manager.get_or_create("main", name)
+
+    for prefix in [*names, "", "a\ud7ffcc", "\U0010ffff"]:
+        expected = {begin + name for name in names if name.startswith(prefix)}
+        assert {session.key for session in manager.list(key_prefix=begin + prefix)} == expected
+    assert manager.count(key_prefix="") == len(names)
+    assert manager.count(key_prefix="\U0010ffff") == 0
 
 
 def test_iterate_reads_all_sessions_while_they_change(manager: SessionManager) -> None:

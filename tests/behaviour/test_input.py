@@ -61,6 +61,7 @@ TEXT_ARGUMENTS: dict[str, tuple[str, Callable[[SessionManager, str], object]]] =
     "update_session label": ("label", lambda m, text: m.update_session(KEY, label=text)),
     "list keys": ("keys[0]", lambda m, text: m.list(keys=[text])),
     "list under": ("under", lambda m, text: m.list(under=text)),
+    "list key_prefix": ("key_prefix", lambda m, text: m.list(key_prefix=text)),
     "add_message key": ("key", lambda m, text: m.add_message(text, "user", "Hello")),
     "add_message": ("content", lambda m, text: m.add_message(KEY, "user", text)),
     "add_message tool_name": ("tool_name", lambda m, text: m.add_message(KEY, "tool", "", tool_name=text)),
@@ -295,6 +296,8 @@ def test_bad_argument_is_refused_by_name(manager: SessionManager, main: Session,
         ("retry_budget_s", {"retry_budget_s": math.nan}),
         ("pool_size", {"pool_size": 0}),
         ("migrate", {"migrate": "yes"}),
+        ("create", {"create": 0}),
+        ("create", {"create": False}),
     ],
 )
 def test_bad_option_of_the_manager_is_refused_by_name(argument: str, options: dict[str, object]) -> None:

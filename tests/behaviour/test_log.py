@@ -455,15 +455,15 @@ def without_constraints(plain: PlainClient, table: str) -> None:
 
 
 @pytest.fixture
-def own(open_manager: Callable[..., SessionManager], empty_url: str) -> Iterator[SessionManager]:
+def own(open_manager: Callable[..., SessionManager], own_url: str) -> Iterator[SessionManager]:
     """A manager of a database whose tables the test may change."""
-    with open_manager(empty_url) as manager:
+    with open_manager(own_url) as manager:
         yield manager
 
 
 @pytest.fixture
-def own_plain(own: SessionManager, empty_url: str) -> Iterator[PlainClient]:  # noqa: ARG001  # makes the tables
-    client = PlainClient(empty_url)
+def own_plain(own: SessionManager, own_url: str) -> Iterator[PlainClient]:  # noqa: ARG001  # makes the tables
+    client = PlainClient(own_url)
     yield client
     client.close()
 

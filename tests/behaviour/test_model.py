@@ -273,6 +273,7 @@ class Comparison(RuleBasedStateMachine):
         status=st.none() | statuses,
         active_within_ms=st.none() | st.sampled_from([0, 1000]),
         under=st.none() | st.integers(0, 9),
+        prefix=st.none() | st.sampled_from(["", "agent:main:", "agent:helper:cron:", "agent:it's 100% _ü", "b"]),
         age_ms=st.none() | st.sampled_from([0, 1000, 60_000]),
         span_ms=st.none() | st.sampled_from([0, 1, 1000]),
         message_limit=st.integers(0, 5),
@@ -286,6 +287,7 @@ class Comparison(RuleBasedStateMachine):
         status: SessionStatus | None,
         active_within_ms: int | None,
         under: int | None,
+        prefix: str | None,
         age_ms: int | None,
         span_ms: int | None,
         message_limit: int,
@@ -297,6 +299,7 @@ class Comparison(RuleBasedStateMachine):
             "status": status,
             "active_within_ms": active_within_ms,
             "under": None if under is None else self.key(under),
+            "key_prefix": prefix,
         }
         times = {"created_after_ms": since_ms, "created_before_ms": before_ms}
         model: Any = filters | times | {"message_limit": message_limit}

@@ -25,9 +25,12 @@ from pydantic import PrivateAttr
 
 from sessions_db import AsyncSessionManager, InvalidInput
 from sessions_db.integrations.google_adk import PAYLOAD, StoredSessionService
+from sessions_db.validation import JsonValue
 
 WHO: Any = {"app_name": "travel", "user_id": "ann"}
 KEY = "agent:travel:conversation:session:ann:s"
+CYCLIC: dict[str, object] = {}
+CYCLIC["self"] = CYCLIC
 
 
 class Scripted(BaseLlm):
@@ -214,9 +217,11 @@ def test_state_is_replaced_key_by_key_and_shared_by_its_prefix(url: str) -> None
         first = {"own": {"a": 1}, "user:u": {"a": 1}, "app:p": "\0", "temp:t": 1, "none": 1}
         session = await service.create_session(**WHO, session_id="s", state=first)
         assert session.state == {"own": {"a": 1}, "user:u": {"a": 1}, "app:p": "\0", "none": 1}
-        await service.append_event(session, changes(**{"own": {"b": 2}, "none": None, "temp:t": 2, "user:v": []}))
+        later: dict[str, object] = {"own": {"b": 2}, "none": None, "temp:t": 2, "temp:c": CYCLIC, "user:v": []}
+        await service.append_event(session, changes(**later))
 
         assert session.state.pop("temp:t") == 2
+        assert session.state.pop("temp:c") is CYCLIC
         assert session.events[0].actions.state_delta == {"own": {"b": 2}, "none": None, "user:v": []}
         assert await read(service) == session
         shared = {"user:u": {"a": 1}, "user:v": [], "app:p": "\0"}
@@ -253,8 +258,13 @@ def test_a_stale_session_is_refused_and_nothing_of_the_event_is_stored(url: str)
             assert (old.events, old.state) == ([], {})
         assert await read(service) == session
 
-        await service.append_event(copied, says("guide", "Hi"))
-        assert [event.author for event in (await read(service)).events] == ["user", "guide"]
+        again = Session.model_validate_json(copied.model_dump_json())
+        await service.append_event(copied, says("guide", "Hi", timestamp=5.0))
+        with pytest.raises(StaleSessionError):
+            await service.append_event(again, says("guide", "Hi"))
+        partly = Session.model_validate_json((await read(service, num_recent_events=0)).model_dump_json())
+        await service.append_event(partly, says("user", "Go on"))
+        assert [event.author for event in (await read(service)).events] == ["user", "guide", "user"]
 
     run(url, test)
 
@@ -347,7 +357,7 @@ def test_sessions_are_listed_by_user_the_last_updated_last(url: str) -> None:
         await service.create_session(app_name="other", user_id="ann", state={"app:p": 1})
         await service.create_session(app_name="travel", user_id="ann", session_id="gone", state={"app:p": 2})
         await service.delete_session(**WHO, session_id="gone")
-        for name in ("telegram:4711", "session:4711", "user:a:b"):
+        for name in ("telegram:4711", "session:4711", "session:a%:b", "user:a:b"):
             await manager.get_or_create("travel", name, metadata={PAYLOAD: {"state": {"u": [0]}}})
 
         found = (await service.list_sessions(app_name="travel")).sessions
@@ -390,11 +400,38 @@ def test_what_others_sent_is_heard(url: str) -> None:
     run(url, test)
 
 
+def test_what_others_stored_in_their_own_form_leaves_the_rest_readable(url: str) -> None:
+    async def test(manager: AsyncSessionManager, service: StoredSessionService) -> None:
+        session = await service.create_session(**WHO, session_id="s", state={"own": 1})
+        await service.append_event(session, says("user", "Hello"))
+        no_state: tuple[JsonValue, ...] = ("text", {"a": 5, "b": [], "c": "{", "d": {"e": 1}})
+        for state in no_state:
+            await manager.get_or_create("travel", "app")
+            await manager.update_session(
+                "agent:travel:conversation:app", metadata={PAYLOAD: {"state": state}}, replace_metadata=True
+            )
+            assert await read(service) == session
+        for event in ({"author": 5}, {"timestamp": "now"}, {"timestamp": 10**400}, {"actions": {"new": 1}}, "[1]", "{"):
+            await manager.add_message(KEY, "assistant", "said", metadata={PAYLOAD: event})
+            hello, said = (await read(service)).events
+            assert hello == session.events[0]
+            assert said.content == Content(role="model", parts=[Part(text="said")])
+            (listed,) = (await service.list_sessions(app_name="travel")).sessions
+            assert listed.last_update_time == said.timestamp
+            await manager.pop_messages(KEY)
+        await manager.update_session(KEY, metadata={PAYLOAD: "text"})
+        assert (await read(service)).state == {}
+
+    run(url, test)
+
+
 def test_wrong_input_is_refused_and_nothing_is_stored(url: str) -> None:
-    cyclic: dict[str, object] = {}
-    cyclic["self"] = cyclic
     no_keys = changes()
     no_keys.actions.state_delta[1] = 2  # type: ignore[index]
+    no_actions, no_id, no_author = changes(), changes(), changes()
+    no_actions.actions = None  # type: ignore[assignment]
+    no_id.id = ""
+    no_author.author = 5  # type: ignore[assignment]
 
     async def test(manager: AsyncSessionManager, service: StoredSessionService) -> None:
         for wrong in (
@@ -403,12 +440,13 @@ def test_wrong_input_is_refused_and_nothing_is_stored(url: str) -> None:
             {"user_id": "\0"},
             {"user_id": 1},
             {"session_id": "x" * 250},
+            {"session_id": "a\tb"},
         ):
             for call in (service.create_session, service.get_session, service.delete_session):
                 with pytest.raises(InvalidInput) as refused:
                     await call(**({"app_name": "travel", "user_id": "ann", "session_id": "s"} | wrong))
                 assert refused.value.argument in wrong or refused.value.argument == "user_id"
-        for state in ({"a\0": 1}, {"user:a\0": 1}, {1: 2}, cyclic, "text"):
+        for state in ({"a\0": 1}, {"user:a\0": 1}, {1: 2}, {"a\ud800": 1}, CYCLIC, "text"):
             with pytest.raises(InvalidInput):
                 await service.create_session(**WHO, state=state)  # type: ignore[arg-type]
         with pytest.raises(InvalidInput):
@@ -420,10 +458,15 @@ def test_wrong_input_is_refused_and_nothing_is_stored(url: str) -> None:
         session = await service.create_session(**WHO, session_id="s")
         for event in (
             Event(author="guide", output=object()),
-            Event(author="guide", custom_metadata=cyclic),
+            Event(author="guide", custom_metadata=CYCLIC),
             changes(**{"app:p": 1, "a\0": 1}),
             changes(**{"user:u": 1, "app:a\0": 1}),
+            changes(**{"a\ud800": 1}),
+            Event(author="guide", timestamp=float("nan")),
             no_keys,
+            no_actions,
+            no_id,
+            no_author,
             "text",
             None,
         ):

@@ -8,16 +8,6 @@ from collections.abc import Iterator
 import pytest
 
 
-@pytest.fixture(autouse=True)
-def unmeasured(
-    no_cover: None,  # noqa: ARG001  # pytest-cov asks whether a test uses it
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """No coverage: it slows these tests most, and other tests reach the same lines."""
-    # With it, the processes that a test starts would measure themselves.
-    monkeypatch.delenv("COVERAGE_PROCESS_CONFIG", raising=False)
-
-
 @pytest.fixture(params=[False, pytest.param(True, marks=pytest.mark.full)], ids=["quick", "full"])
 def full(request: pytest.FixtureRequest) -> bool:
     """Whether the test runs at the scale of the figures in the docs, which only `pytest -m full` does."""

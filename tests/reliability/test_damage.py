@@ -280,11 +280,11 @@ def test_a_path_that_is_not_a_file_is_reported(tmp_path: Path, kind: str) -> Non
 
 
 @pytest.fixture
-def url(empty_url: str) -> str:
+def url(own_url: str) -> str:
     """A database of its own, because the test changes the schema."""
-    with SessionManager(empty_url) as manager:
+    with SessionManager(own_url) as manager:
         fill(manager)
-    return empty_url
+    return own_url
 
 
 def rows(plain: PlainClient) -> list[tuple[int]]:

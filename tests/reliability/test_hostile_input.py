@@ -619,6 +619,7 @@ def test_metadata_that_is_deep_and_has_long_keys_is_refused_in_little_memory(bot
 
 OPTIONS = [
     "schema",
+    "create",
     "migrate",
     "message_cap",
     "archive_trimmed",

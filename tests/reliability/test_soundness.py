@@ -49,7 +49,7 @@ DAMAGE = {
 @pytest.fixture
 def damaged(create_database: Callable[..., str]) -> Callable[[str], str]:
     """A function that runs a statement in a sound database that enforces nothing, and returns its URL."""
-    url = create_database(at_head=False)
+    url = create_database(own=True)
     with SessionManager(url) as manager:
         for label in ("first", "second"):
             key = manager.spawn_subagent("main", "Test", label, message_cap=3, archive_trimmed=True)

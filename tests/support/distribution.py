@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from xdist.scheduler.loadscope import LoadScopeScheduling  # type: ignore[import-untyped]
 
-# Their module fixtures take seconds: an environment, two servers, ten thousand sessions, roles of the server.
+# Their module fixtures take seconds: an environment, servers, a browser, ten thousand sessions, roles of the server.
 WHOLE_MODULES = {
+    "tests/reliability/test_citus.py",
     "tests/test_audit_docs.py",
     "tests/test_query_plans.py",
     "tests/test_roles.py",
     "tests/test_standby.py",
+    "tests/test_web_browser.py",
     "tests/test_wheel.py",
 }
 

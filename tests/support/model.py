@@ -172,6 +172,8 @@ class Model:
         for messages in (record.messages, record.archived):
             for position, message in enumerate(messages):
                 if message.seq == seq:
+                    if record.task == message.content != "":
+                        record.task = "[redacted]"
                     if message.content != "[redacted]":
                         messages[position] = self._redacted(record, message, reason)
                     return messages[position]
@@ -219,6 +221,7 @@ class Model:
         status: SessionStatus | None,
         active_within_ms: int | None,
         under: str | None,
+        key_prefix: str | None,
         created_after_ms: int | None,
         created_before_ms: int | None,
         message_limit: int,
@@ -237,6 +240,8 @@ class Model:
         if under is not None:
             below = {session.key for session in self.descendants(under)}
             matches.append(lambda record: record.key in below)
+        if key_prefix is not None:
+            matches.append(lambda record: record.key.startswith(key_prefix))
         if created_after_ms is not None:
             matches.append(lambda record: record.created_ms >= created_after_ms)
         if created_before_ms is not None:

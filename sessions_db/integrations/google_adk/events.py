@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, Final
 
 from google.adk.events import Event, EventActions
 from google.adk.sessions import State
 from google.adk.sessions.base_session_service import GetSessionConfig
 from google.genai.types import Content, Part
+from pydantic import ValidationError
 
+from sessions_db import validation
 from sessions_db.enums import Role
 from sessions_db.errors import InvalidInput
 from sessions_db.integrations.payloads import json_text, payload, with_payload
@@ -26,37 +29,44 @@ def serialized(event: Event) -> dict[str, Any]:
     """The event as JSON, in the framework's form; what is temporary in it is left out.
 
     Raises:
-        InvalidInput: it is not JSON.
+        InvalidInput: it is not JSON, or could not be read back.
     """
-    _check_keys(event.actions.state_delta)
+    if not isinstance(event.actions, EventActions):
+        raise InvalidInput("event", "must have the framework's actions", event)
+    actions = event.actions.model_copy(update={"state_delta": _lasting(event.actions.state_delta)})
     try:
-        stored = event.model_dump(mode="json", exclude_none=True)
+        stored = event.model_copy(update={"actions": actions}).model_dump(mode="json", exclude_none=True)
+        restored = Event.model_validate(stored)
     except (TypeError, ValueError, RecursionError) as error:
         raise InvalidInput("event", "must be what the framework can serialize", event) from error
-    delta = stored["actions"]["state_delta"]
-    stored["actions"]["state_delta"] = {key: delta[key] for key in delta if not key.startswith(State.TEMP_PREFIX)}
+    # The framework gives an event that lacks one of them another each time that it is read. NaN can't be compared.
+    if restored.id != event.id or restored.timestamp != event.timestamp:
+        raise InvalidInput("event", "must have an id and a time", event)
     return stored
 
 
 def serialized_state(state: Mapping[str, object]) -> dict[str, Any]:
-    """The state as JSON. Like the framework's own services, it turns what is not JSON into text.
+    """The state as JSON, without what is temporary. Like the framework's services, it makes text of what is not JSON.
 
     Raises:
         InvalidInput: not even that is possible.
     """
-    if not isinstance(state, Mapping):
-        raise InvalidInput("state", "must be a mapping", state)
-    _check_keys(state)
+    lasting = _lasting(state)
     try:
-        dumped: dict[str, Any] = EventActions(state_delta=dict(state)).model_dump(mode="json")["state_delta"]
+        dumped: dict[str, Any] = EventActions(state_delta=lasting).model_dump(mode="json")["state_delta"]
     except (TypeError, ValueError, RecursionError) as error:
         raise InvalidInput("state", "must be what the framework can serialize", state) from error
     return dumped
 
 
-def _check_keys(state: Mapping[str, object]) -> None:
-    if not all(isinstance(key, str) for key in state):
-        raise InvalidInput("state", "must have keys that are str", state)
+def _lasting(state: Mapping[str, object]) -> dict[str, object]:
+    if not isinstance(state, Mapping):
+        raise InvalidInput("state", "must be a mapping", state)
+    return {
+        key: value
+        for key, value in state.items()
+        if not validation.text("a key of state", key).startswith(State.TEMP_PREFIX)
+    }
 
 
 def to_new(event: Event, stored: Mapping[str, Any]) -> NewMessage:
@@ -90,7 +100,9 @@ def to_events(messages: Sequence[Message]) -> list[Event]:
 def _to_event(message: Message) -> Event | None:
     stored = payload(message, PAYLOAD)
     if stored is not None:
-        return Event.model_validate(stored)
+        # What is no event was stored by another client, and must not make the rest unreadable.
+        with suppress(ValidationError):
+            return Event.model_validate(stored)
     # Another client's, or redacted.
     if message.role is Role.TOOL:
         # No API takes a result without the id of its call.
@@ -102,7 +114,8 @@ def _to_event(message: Message) -> Event | None:
 
 def time_of(message: Message) -> float:
     """The time of the event, in seconds since the epoch."""
-    return float((payload(message, PAYLOAD) or {}).get("timestamp", message.timestamp_ms / 1000))
+    timestamp = (payload(message, PAYLOAD) or {}).get("timestamp")
+    return timestamp if isinstance(timestamp, float) else message.timestamp_ms / 1000
 
 
 def selected(messages: Sequence[Message], config: GetSessionConfig | None) -> list[Event]:

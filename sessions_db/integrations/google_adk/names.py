@@ -58,14 +58,27 @@ def session_place(app_name: object, user_id: object, session_id: object) -> Plac
     return _place(app_name, "session", user_id, validation.text("session_id", session_id).strip())
 
 
+def session_prefix(app_name: object, user_id: object) -> str:
+    """What the keys of the user's sessions begin with, up to their ids.
+
+    Raises:
+        InvalidInput: an argument can't be part of a conversation's key.
+    """
+    return _place(app_name, "session", user_id, "").key
+
+
 def _place(app_name: object, scope: str, user_id: object, *session_id: str) -> Place:
-    # Without colons of its own, the user's id ends at the next one.
-    user = validation.text("user_id", user_id).replace("%", "%25").replace(":", "%3A")
+    name = ":".join((scope, _without_colons(validation.text("user_id", user_id)), *session_id))
     try:
-        name = validation.conversation_name(":".join((scope, user, *session_id)))
+        validation.conversation_name(name)
     except InvalidInput as error:
-        raise InvalidInput("user_id", f"and the session's id {error.reason}", user_id) from None
+        raise InvalidInput("user_id", f"and the session's id {error.reason}", name) from None
     return Place(agent_id(app_name), name)
+
+
+def _without_colons(user: str) -> str:
+    # So that the user's id ends at the next one.
+    return user.replace("%", "%25").replace(":", "%3A")
 
 
 def owner_of(name: str) -> tuple[str, str | None] | None:
@@ -74,8 +87,10 @@ def owner_of(name: str) -> tuple[str, str | None] | None:
     None for the app's state, and for what is no session of the framework.
     """
     scope, _, rest = name.partition(":")
-    user, colon, session_id = rest.partition(":")
-    user = user.replace("%3A", ":").replace("%25", "%")
+    stored, colon, session_id = rest.partition(":")
+    user = stored.replace("%3A", ":").replace("%25", "%")
+    if _without_colons(user) != stored:
+        return None
     match scope, colon:
         case "session", ":":
             return user, session_id

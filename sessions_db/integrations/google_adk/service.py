@@ -29,8 +29,17 @@ from sessions_db.integrations.google_adk.events import (
     to_events,
     to_new,
 )
-from sessions_db.integrations.google_adk.names import APP, agent_id, app_place, owner_of, session_place, user_place
+from sessions_db.integrations.google_adk.names import (
+    APP,
+    agent_id,
+    app_place,
+    owner_of,
+    session_place,
+    session_prefix,
+    user_place,
+)
 from sessions_db.integrations.google_adk.state import Delta, as_metadata, details_of, shared, state_of
+from sessions_db.limits import MAX_INTEGER
 from sessions_db.models import Session as Conversation
 
 
@@ -96,26 +105,18 @@ class StoredSessionService(BaseSessionService):
     async def list_sessions(self, *, app_name: str, user_id: str | None = None) -> ListSessionsResponse:
         """The sessions of the user, or of all users, with state and without events; the last updated comes last.
 
-        It reads all sessions of the app.
-
         Raises:
-            InvalidInput: the app's name can't be an agent's id.
+            InvalidInput: an argument can't be part of a conversation's key.
         """
-        agent, of_app = agent_id(app_name), dict[str, Any]()
-        of_users, found = dict[str, dict[str, Any]](), list[tuple[Conversation, str, str]]()
         async with self._manager.snapshot() as tx:
-            async for each in tx.iterate((SessionKind.CONVERSATION,), agent_id=agent, message_limit=1):
-                match owner_of(each.name or ""):
-                    case (user, str(session_id)) if user_id is None or user == user_id:
-                        found.append((each, user, session_id))
-                    case (user, None):
-                        of_users[user] = state_of(each)
-                    case None if each.name == APP:
-                        of_app = state_of(each)
-        sessions = [
-            _session(conversation, app_name, user, session_id, shared(of_app, of_users.get(user, {})), [])
-            for conversation, user, session_id in found
-        ]
+            if user_id is None:
+                sessions = await _of_all(tx, app_name)
+            else:
+                prefix, of_both = session_prefix(app_name, user_id), await _shared(tx, app_name, user_id)
+                sessions = [
+                    _session(each, app_name, user_id, each.key.removeprefix(prefix), of_both, [])
+                    for each in await tx.list(key_prefix=prefix, limit=MAX_INTEGER, message_limit=1)
+                ]
         sessions.sort(key=lambda session: (session.last_update_time, session.user_id, session.id))
         return ListSessionsResponse(sessions=sessions)
 
@@ -187,9 +188,28 @@ class StoredSessionService(BaseSessionService):
         if conversation is None:
             raise SessionNotFound(key)
         newest = [event.id for event in to_events(conversation.messages)[-1:]]
-        if newest != [event.id for event in session.events[-1:]] and _updated(conversation) > session.last_update_time:
+        # One that was read in part may have no events. Times need not grow, because callers may set those of events.
+        if newest != [event.id for event in session.events[-1:]] and _updated(conversation) != session.last_update_time:
             raise _stale(session)
         return conversation.message_count
+
+
+async def _of_all(tx: AsyncTransaction, app_name: str) -> list[Session]:
+    """The sessions of all users."""
+    agent, of_app = agent_id(app_name), dict[str, Any]()
+    of_users, found = dict[str, dict[str, Any]](), list[tuple[Conversation, str, str]]()
+    async for each in tx.iterate((SessionKind.CONVERSATION,), agent_id=agent, message_limit=1):
+        match owner_of(each.name or ""):
+            case (user, str(session_id)):
+                found.append((each, user, session_id))
+            case (user, None):
+                of_users[user] = state_of(each)
+            case None if each.name == APP:
+                of_app = state_of(each)
+    return [
+        _session(conversation, app_name, user, session_id, shared(of_app, of_users.get(user, {})), [])
+        for conversation, user, session_id in found
+    ]
 
 
 def _session(
@@ -216,7 +236,8 @@ def _updated(conversation: Conversation) -> float:
     """The time of the newest event, or when the session was created, in seconds since the epoch."""
     if conversation.messages:
         return time_of(conversation.messages[-1])
-    return float(details_of(conversation).get("created", conversation.created_ms / 1000))
+    created = details_of(conversation).get("created")
+    return created if isinstance(created, float) else conversation.created_ms / 1000
 
 
 def _stale(session: Session) -> StaleSessionError:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from google.adk.sessions import State
@@ -45,8 +45,9 @@ def as_metadata(kept: Mapping[str, Any], **more: Any) -> dict[str, Any]:
 
 def state_of(conversation: Conversation | None) -> dict[str, Any]:
     """The state in a conversation, without prefixes; empty if there is no conversation."""
-    kept = details_of(conversation).get("state", {})
-    return {key: json.loads(value) if isinstance(value, str) else value[0] for key, value in kept.items()}
+    kept = details_of(conversation).get("state")
+    values = {key: _value(value) for key, value in kept.items()} if isinstance(kept, Mapping) else {}
+    return {key: value[0] for key, value in values.items() if value}
 
 
 def details_of(conversation: Conversation | None) -> Mapping[str, Any]:
@@ -72,3 +73,13 @@ def _kept(value: Any) -> list[Any] | str:
     except InvalidInput:
         return json_text(value)
     return [value]
+
+
+def _value(kept: object) -> Sequence[Any]:
+    """The value that was kept, as the only item; nothing of what another client stored there otherwise."""
+    if isinstance(kept, str):
+        try:
+            return [json.loads(kept)]
+        except (ValueError, RecursionError):
+            return []
+    return kept if isinstance(kept, Sequence) else []
