@@ -9,7 +9,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from typing import Any, cast
 
 import pytest
@@ -174,9 +174,33 @@ def test_locked_session_delays_no_other_and_keeps_its_order(
 
     assert [outcome.result(timeout=10).content for outcome in waiting] == [str(n) for n in range(10)]
     assert contents(manager, locked) == [str(n) for n in range(10)]
-    # Soon they go together with the others again.
+    # Soon they go together with those of sessions that are not locked again.
     lanes: list[Lane] = group_commit_of(manager)._lanes
     wait_until(lambda: manager.send_message(locked, "x").seq > 0 and not any(lane._aside for lane in lanes))
+
+
+@pytest.mark.parametrize("backend", ["postgresql"], indirect=True)
+def test_session_that_stays_locked_delays_no_other_that_was_locked(
+    manager: SessionManager, plain: PlainClient, url: str, threads: ThreadPoolExecutor
+) -> None:
+    staying, other = (manager.get_or_create_main(name).key for name in ("a", "b"))
+    with closing(PlainClient(url)) as client:
+        for holder, key in ((plain, staying), (client, other)):
+            holder("BEGIN")
+            holder("SELECT 1 FROM sessions WHERE key = ? FOR UPDATE", key)
+        waiting = together(
+            manager,
+            threads,
+            [lambda key=key, n=n: manager.send_message(key, str(n)) for n in range(4) for key in (staying, other)],  # type: ignore[misc]
+        )
+        wait_for_lock(plain)
+        client("COMMIT")
+
+    assert [outcome.result(timeout=10).content for outcome in waiting[1::2]] == [str(n) for n in range(4)]
+    assert manager.send_message(other, "4").seq == 5
+    assert not any(outcome.done() for outcome in waiting[::2])
+    plain("COMMIT")
+    assert [outcome.result(timeout=10).seq for outcome in waiting[::2]] == [1, 2, 3, 4]
 
 
 @pytest.mark.parametrize("backend", ["postgresql"], indirect=True)

@@ -17,14 +17,11 @@ from sessions_db.schema.expressions import (
     SKIP,
     STOP_ACTING,
     WRITE_ARCHIVED,
-    bound_rows,
-    has_bound_rows,
     insert_if_free,
     insert_into,
     is_one_of,
     json_pairs,
     json_rows,
-    names_of_bound,
     near,
     set_actor,
 )
@@ -40,6 +37,13 @@ from sessions_db.schema.log_tables import (
     session_events,
 )
 from sessions_db.schema.tables import archived_messages, labelled_sessions, labels, messages, sessions
+from sessions_db.schema.text_rows import (
+    TextRows,
+    bound_rows_parameters,
+    has_bound_rows,
+    text_rows,
+    text_rows_parameters,
+)
 from sessions_db.schema.verification import foreign_triggers, trigger_faults
 from sessions_db.schema.views import VIEWS
 
@@ -64,8 +68,9 @@ __all__ = [
     "VIEWS",
     "WRITE_ARCHIVED",
     "Json",
+    "TextRows",
     "archived_messages",
-    "bound_rows",
+    "bound_rows_parameters",
     "each_from_json",
     "event_actor",
     "event_digests",
@@ -85,13 +90,14 @@ __all__ = [
     "message_removals",
     "messages",
     "metadata",
-    "names_of_bound",
     "near",
     "sealed_transcripts",
     "session_events",
     "sessions",
     "set_actor",
     "tables_of",
+    "text_rows",
+    "text_rows_parameters",
     "to_json",
     "trigger_faults",
 ]
