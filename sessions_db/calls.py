@@ -45,7 +45,7 @@ class Calls:
 
     def run(self, operation: Operation[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
         """What the operation returns."""
-        needs = operation.needs.on(self.backend)
+        needs = operation.needs
         writing = not needs.is_reading
         if self.read_only and writing:
             raise ReadOnly

@@ -31,6 +31,7 @@ SELECT n.nspname, quote_ident(n.nspname), quote_literal(n.nspname),
   (SELECT sum(pg_total_relation_size(t.oid))::bigint FROM pg_class AS t
    WHERE t.relnamespace = n.oid AND t.relkind = 'r')
 FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
+JOIN pg_attribute AS a ON a.attrelid = c.oid AND a.attname = 'version_num' AND a.atttypid = 'varchar'::regtype
 WHERE c.relname = '{VERSION_TABLE}' AND c.relkind = 'r'
 ORDER BY n.nspname COLLATE "C\""""
 

@@ -63,7 +63,7 @@ class Transaction(SessionStore):
             raise ReadOnly
         self._refuse_if_lost()
         try:
-            if operation.needs.on(backend_of(self._conn)) is Needs.TRANSACTION:
+            if operation.needs is Needs.TRANSACTION:
                 return self._in_savepoint(operation, *args, **kwargs)
             return operation.function(self._conn, *args, **kwargs)
         except exc.SQLAlchemyError as error:

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import ExitStack, closing
 from pathlib import Path
 
 import pytest
@@ -42,6 +42,7 @@ from sessions_db import (
 )
 from tests.support.client import PlainClient
 from tests.support.clock import ms
+from tests.support.databases import OTHERS
 from tests.support.locks import wait_for_lock
 from tests.support.servers import wait_until
 
@@ -513,6 +514,41 @@ def test_child_forked_inside_a_transaction_refuses_that_file(url: str) -> None:
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
+@pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
+def test_fork_waits_for_a_thread_that_is_about_to_connect(manager: SessionManager) -> None:
+    connects, forked = threading.Event(), threading.Event()
+
+    def hold_back(*_: object) -> None:
+        connects.set()
+        # As long as the fork lets it: it may be the fork that waits.
+        forked.wait(0.1)
+
+    reader = threading.Thread(target=manager.list)
+    # Of the class, because those come before the library's own.
+    sa.event.listen(sa.Engine, "do_connect", hold_back)
+    try:
+        with ExitStack() as stack:
+            while manager.pool_status().idle:
+                stack.enter_context(manager.snapshot())
+            reader.start()
+            connects.wait()
+        child = os.fork()
+        if child == 0:
+            code = 1
+            try:
+                manager.list()
+                code = 0
+            finally:
+                os._exit(code)
+        forked.set()
+        reader.join()
+    finally:
+        sa.event.remove(sa.Engine, "do_connect", hold_back)
+
+    assert os.waitpid(child, 0)[1] == 0
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
 def test_forked_child_and_its_parent_keep_working(manager: SessionManager) -> None:
     key = manager.get_or_create_main("main").key
     child = os.fork()
@@ -551,9 +587,8 @@ def test_write_after_the_server_ended_the_idle_connection_is_stored_once(
 @pytest.mark.parametrize("backend", ["postgresql"], indirect=True)
 def test_write_after_an_idle_session_timeout_is_stored_once(url: str, plain: PlainClient) -> None:
     impatient = make_url(url).update_query_dict({"options": "-c idle_session_timeout=100"})
-    others = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
     with SessionManager(impatient) as manager:
         key = manager.get_or_create_main("main").key
-        wait_until(lambda: plain(others) == [(0,)])
+        wait_until(lambda: plain(OTHERS) == [])
 
         assert manager.send_message(key, "Hello").seq == 1

@@ -103,6 +103,23 @@ def test_importing_again_imports_nothing(manager: SessionManager) -> None:
     assert (imported(manager), manager.get_or_create_main("support")) == before
 
 
+def test_redacting_the_message_that_gave_the_task_redacts_the_task(manager: SessionManager) -> None:
+    run(manager, line())
+    (session,) = imported(manager)
+
+    manager.redact_message(session.key, 1, reason="another message")
+    before = manager.get(session.key)
+    manager.redact_message(session.key, 2, reason="asked for")
+    after = manager.get(session.key)
+    again = run(manager, line())
+
+    assert before is not None
+    assert after is not None
+    assert (before.task, after.task) == ("Where is my parcel?", "[redacted]")
+    assert outcomes(again) == [Outcome.ALREADY_THERE]
+    assert {hit.session_key for hit in manager.search("my parcel").hits} == {"agent:support:main"}
+
+
 def test_identical_lines_are_one_conversation(manager: SessionManager) -> None:
     done = run(manager, conversation(1), conversation(1))
 

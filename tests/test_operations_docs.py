@@ -27,7 +27,8 @@ from tests.support.pages import ROOT, blocks
 
 PAGE = ROOT / "docs" / "operations.md"
 PARTITIONS = next(block for block in blocks(PAGE, "postgresql") if "PARTITION BY HASH" in block)
-POSTGRESQL = [block for block in blocks(PAGE, "postgresql") if block != PARTITIONS]
+RENAMING = next(block for block in blocks(PAGE, "postgresql") if "RENAME TO team_b" in block)
+POSTGRESQL = [block for block in blocks(PAGE, "postgresql") if block not in (PARTITIONS, RENAMING)]
 SQLITE = blocks(PAGE, "sqlite")
 GRAFANA = blocks(PAGE, "grafana")
 DUMPS = [line for block in blocks(PAGE, "sh") for line in block.splitlines() if line.startswith("pg_")]
@@ -174,6 +175,20 @@ def test_dumped_database_is_restored(databases: Callable[..., str], tmp_path: Pa
     with closing(PlainClient(url)) as dumped, closing(PlainClient(restored)) as plain:
         assert rows(plain) == rows(dumped)
     works(restored, key)
+
+
+def test_renamed_schema_keeps_every_promise(databases: Callable[..., str]) -> None:
+    url = databases()
+    with SessionManager(url, schema="team_a") as manager:
+        key = fill(manager)
+    with closing(PlainClient(url)) as plain:
+        plain(RENAMING)
+    SessionManager(url, schema="team_a").close()
+
+    works(make_url(url).update_query_dict({"options": "-csearch_path=team_b"}).render_as_string(False), key)
+
+    with SessionManager(url, schema="team_a") as manager:
+        assert manager.events() == []
 
 
 # SQLite

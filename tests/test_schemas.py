@@ -7,11 +7,12 @@ import json
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, closing
+from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
 
-from sessions_db import AsyncSessionManager, InvalidInput, SchemaMismatch, SessionManager
+from sessions_db import AsyncSessionManager, InvalidInput, SchemaMismatch, SessionManager, SpawnLimits
 from sessions_db.database import EngineOptions, migrate
 from sessions_db.database.engine import open_engine
 from sessions_db.doctor import examine
@@ -119,6 +120,30 @@ def test_pin_outweighs_the_search_path_that_the_role_gets_later(empty_url: str, 
         assert len(manager.list()) == 1
 
 
+@pytest.mark.parametrize("statement", ["RESET search_path", "SET search_path = public"])
+def test_search_path_that_a_block_sets_ends_with_the_block(empty_url: str, statement: str) -> None:
+    SessionManager(empty_url).close()
+    with SessionManager(empty_url, schema="team_a") as manager:
+        manager.get_or_create_main("clerk")
+        with ExitStack() as stack:
+            for _ in range(4):
+                stack.enter_context(manager.transaction()).connection.exec_driver_sql(statement)
+
+        assert new_connections(manager) == 1
+
+
+def test_spawns_with_limits_in_one_schema_do_not_wait_for_those_in_another(empty_url: str) -> None:
+    limits = SpawnLimits(max_active=1)
+    with (
+        SessionManager(empty_url, schema="team_a") as a,
+        SessionManager(empty_url, schema="team_b") as b,
+        a.transaction() as tx,
+    ):
+        tx.spawn_subagent("clerk", "Look", limits=limits)
+
+        assert b.spawn_subagent("clerk", "Look", limits=limits)
+
+
 def test_managers_that_open_a_new_schema_at_once_make_it_once(empty_url: str) -> None:
     opened: list[str] = []
 
@@ -158,7 +183,8 @@ def test_each_schema_is_upgraded_by_itself(empty_url: str) -> None:
         make_audit_views(empty_url)
 
 
-def test_every_command_takes_a_schema(empty_url: str) -> None:
+def test_every_command_takes_a_schema(empty_url: str, tmp_path: Path) -> None:
+    (tmp_path / "sessions.db").touch()
     ok("--schema", STRANGE, "upgrade", db=empty_url)
     with SessionManager(empty_url, schema=STRANGE) as manager:
         key = manager.get_or_create_main("clerk").key
@@ -167,10 +193,11 @@ def test_every_command_takes_a_schema(empty_url: str) -> None:
     assert run("doctor", "--schema", STRANGE, "--quick", db=empty_url).exit_code == 0
     assert "nothing has created it yet" in run("list", db=empty_url).stderr
     assert STRANGE in ok("schemas", db=empty_url)
-    assert "schema must be None on SQLite" in run("list", "--schema", STRANGE, db="sqlite://").stderr
+    assert "schema must be None on SQLite" in run("list", "--schema", STRANGE, db=f"{tmp_path}/sessions.db").stderr
 
 
-def test_schemas_are_asked_of_postgres_only(empty_url: str) -> None:
+def test_schemas_are_asked_of_postgres_only(empty_url: str, owner: PlainClient) -> None:
+    owner("CREATE TABLE sessions_db_version (of_something_else int)")
     assert ok("schemas", db=empty_url) == "No schema holds sessions.\n"
     for call in (find_schemas, make_audit_views):
         with pytest.raises(InvalidInput, match=r"^database must be on Postgres"):

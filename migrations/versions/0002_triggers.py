@@ -11,6 +11,23 @@ down_revision = "0001"
 branch_labels = None
 depends_on = None
 
+NEW_SESSION = (
+    "key",
+    "agent_id",
+    "kind",
+    "status",
+    "label",
+    "task",
+    "run_id",
+    "parent_key",
+    "forked_at_seq",
+    "created_ms",
+    "metadata",
+    "message_cap",
+    "last_activity_ms",
+    "archive_trimmed",
+)
+
 MESSAGE = "session_key, seq, role, content, tool_name, metadata, timestamp_ms, idempotency_key"
 
 # Milliseconds since the epoch by the database's clock.
@@ -46,22 +63,30 @@ def not_replaced(table: str, event: str, keys: tuple[str, ...]) -> str:
 # By trigger, the statement that creates it.
 SQLITE = (
     {
-        "messages_append": f"""\
+        "messages_append": """\
 CREATE TRIGGER messages_append AFTER INSERT ON messages
 BEGIN
-  SELECT RAISE(ABORT, 'messages_append: seq must be the last_seq of an existing session, plus 1')
-  WHERE NOT EXISTS (SELECT 1 FROM sessions WHERE key = NEW.session_key AND last_seq = NEW.seq - 1);
-  UPDATE sessions SET unsealed = 1 WHERE key = NEW.session_key AND unsealed = 0;
   UPDATE sessions
   SET last_seq = NEW.seq, last_activity_ms = max(last_activity_ms, NEW.timestamp_ms)
-  WHERE key = NEW.session_key;
-  INSERT INTO archived_messages ({MESSAGE}, archived_ms)
-  SELECT {MESSAGE}, {SQLITE_NOW} FROM messages
-  WHERE session_key = NEW.session_key
-    AND seq <= NEW.seq - (SELECT message_cap FROM sessions WHERE key = NEW.session_key AND archive_trimmed = 1);
+  WHERE key = NEW.session_key AND last_seq = NEW.seq - 1;
+  SELECT RAISE(ABORT, 'messages_append: seq must be the last_seq of an existing session, plus 1')
+  WHERE changes() = 0;
   DELETE FROM messages
   WHERE session_key = NEW.session_key
-    AND seq <= NEW.seq - (SELECT message_cap FROM sessions WHERE key = NEW.session_key);
+    AND seq = NEW.seq - (SELECT message_cap FROM sessions WHERE key = NEW.session_key);
+END""",
+        "sessions_append": f"""\
+CREATE TRIGGER sessions_append AFTER UPDATE OF last_seq ON sessions
+WHEN NEW.last_seq = OLD.last_seq + 1
+  AND (NEW.archive_trimmed = 1 OR NEW.unsealed = 0
+    OR EXISTS (SELECT 1 FROM messages WHERE session_key = NEW.key AND seq < NEW.last_seq - NEW.message_cap))
+  AND EXISTS (SELECT 1 FROM messages WHERE session_key = NEW.key AND seq = NEW.last_seq)
+BEGIN
+  UPDATE sessions SET unsealed = 1 WHERE key = NEW.key AND unsealed = 0;
+  INSERT INTO archived_messages ({MESSAGE}, archived_ms)
+  SELECT {MESSAGE}, {SQLITE_NOW} FROM messages
+  WHERE NEW.archive_trimmed = 1 AND session_key = NEW.key AND seq <= NEW.last_seq - NEW.message_cap;
+  DELETE FROM messages WHERE session_key = NEW.key AND seq <= NEW.last_seq - NEW.message_cap;
 END""",
         "messages_place": """\
 CREATE TRIGGER messages_place BEFORE UPDATE OF session_key, seq ON messages
@@ -96,6 +121,15 @@ CREATE TRIGGER labels_update BEFORE UPDATE OF session_key ON labels
 WHEN NOT EXISTS (SELECT 1 FROM sessions WHERE key = NEW.session_key)
 BEGIN
   SELECT RAISE(ABORT, 'labels_update: a label must point to an existing session');
+END""",
+        "labelled_sessions_insert": f"""\
+CREATE TRIGGER labelled_sessions_insert INSTEAD OF INSERT ON labelled_sessions
+BEGIN
+  INSERT INTO sessions ({", ".join(NEW_SESSION)})
+  VALUES ({", ".join(f"NEW.{name}" for name in NEW_SESSION)});
+  UPDATE labels SET session_key = NEW.key, assigned_ms = NEW.created_ms WHERE label = NEW.label;
+  INSERT INTO labels (label, session_key, assigned_ms)
+  SELECT NEW.label, NEW.key, NEW.created_ms WHERE NOT EXISTS (SELECT 1 FROM labels WHERE label = NEW.label);
 END""",
         "sessions_log_insert": f"""\
 CREATE TRIGGER sessions_log_insert AFTER INSERT ON sessions
@@ -200,7 +234,7 @@ END"""
         f"{table}_unique_{event}": not_replaced(table, event, keys)
         for table, event, keys in (
             ("sessions", "insert", ("key", "run_id")),
-            ("messages", "insert", ("session_key, seq", "session_key, idempotency_key")),
+            ("messages", "insert", ("session_key, idempotency_key",)),
             ("messages", "update", ("session_key, idempotency_key",)),
             ("labels", "insert", ("label",)),
             ("labels", "update", ("label",)),
@@ -1060,6 +1094,7 @@ REVOKE EXECUTE ON FUNCTION messages_archive(text, json) FROM PUBLIC""",
 def upgrade() -> None:
     """Create the triggers, and on Postgres their functions."""
     if op.get_context().dialect.name == "sqlite":
+        op.execute(f"CREATE VIEW labelled_sessions AS SELECT {', '.join(NEW_SESSION)} FROM sessions")
         for statement in (SQLITE | SQLITE_TRANSCRIPTS).values():
             op.execute(statement)
     else:
@@ -1073,6 +1108,7 @@ def downgrade() -> None:
     if op.get_context().dialect.name == "sqlite":
         for name in SQLITE | SQLITE_TRANSCRIPTS:
             op.execute(f"DROP TRIGGER {name}")
+        op.execute("DROP VIEW labelled_sessions")
     else:
         # The triggers go with their function.
         for name in POSTGRESQL | POSTGRESQL_TRANSCRIPTS:

@@ -95,8 +95,8 @@ def send(db: Database, key: str, message: str, is_sure: bool, as_json: bool, act
 def redact(db: Database, key: str, seq: int, reason: str, is_sure: bool, as_json: bool, actor: str | None) -> None:
     """Take out the text of message SEQ of session KEY.
 
-    Its number, role and time stay, and the log records it. An archived message is redacted too.
-    It can't be undone.
+    Its number, role and time stay, and the log records it. An archived message is redacted too, and a task that says
+    the same. It can't be undone.
     """
     with writer(db, actor) as manager:
         key = find(manager, key)

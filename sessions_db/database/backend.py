@@ -53,9 +53,6 @@ class Backend(ABC):
     is_on_a_server: ClassVar[bool]
     """Whether the database is a server, which holds the locks, or a file that this process opens."""
 
-    has_writing_ctes: ClassVar[bool]
-    """Whether an INSERT may stand in a WITH clause, so that one statement writes to several tables."""
-
     longest_wait_s: ClassVar[float]
     """The longest wait between two attempts."""
 

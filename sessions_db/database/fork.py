@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import sqlite3
-import threading
 import time
 import weakref
 from collections.abc import Callable
@@ -19,6 +18,7 @@ from typing import Any, Final, Protocol
 from sqlalchemy import Dialect, Engine, Pool, PoolProxiedConnection, QueuePool, event
 
 from sessions_db.database import BACKENDS
+from sessions_db.database.connecting import CONNECTING
 from sessions_db.database.paths import path_of
 from sessions_db.errors import UnsafeFork
 
@@ -49,9 +49,6 @@ _methods: weakref.WeakKeyDictionary[Any, Callable[[Any], None]] = weakref.WeakKe
 
 # What a child inherited from its parent and must not use, kept alive so that nothing closes it.
 _inherited: list[object] = []
-
-# Held while connecting to a SQLite file, and while the process forks.
-_connecting = threading.Lock()
 
 # The SQLite files to which this process has inherited an open connection.
 _in_use: set[str] = set()
@@ -103,7 +100,7 @@ def _file(engine: Engine) -> str | None:
 
 
 def _connect_unless_forking(dialect: Dialect, _record: object, cargs: Any, cparams: Any) -> Any:
-    with _connecting:
+    with CONNECTING:
         if (file := path_of(cargs[0])) in _in_use:
             raise UnsafeFork(file)
         try:
@@ -137,7 +134,7 @@ def _note_file(connection: sqlite3.Connection, record: Any) -> str:
 
 
 def _before_fork() -> None:
-    _connecting.acquire()
+    CONNECTING.acquire()
     until = time.monotonic() + _WAIT_S
     # Several managers may share the pool of the caller's engine.
     sharing = [(owner, owner.engine.pool) for owner in list(_owners)]
@@ -180,11 +177,11 @@ def _after_fork_in_parent() -> None:
     while _replaced:
         engine, pool = _replaced.pop()
         engine.pool = pool
-    _connecting.release()
+    CONNECTING.release()
 
 
 def _after_fork_in_child() -> None:
-    _connecting.release()
+    CONNECTING.release()
     _inherited.extend(_replaced)
     _replaced.clear()
     for engine in list(_engines):

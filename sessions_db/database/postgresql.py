@@ -14,6 +14,7 @@ from sqlalchemy import URL, Connection, Engine, ExceptionContext, event, exc, te
 
 from sessions_db.database.backend import DROPPED, NOT_OURS, NUMBER_TAKEN, SCHEMA, Backend, EngineOptions
 from sessions_db.database.postgresql_checks import CHECKS, value
+from sessions_db.database.postgresql_pinning import pin, pin_again
 from sessions_db.errors import InvalidInput, SchemaMismatch
 
 _log = logging.getLogger("sessions_db")
@@ -51,8 +52,9 @@ _INSUFFICIENT_PRIVILEGE: Final = "42501"
 # After serialization_failure, deadlock_detected and lock_not_available the server has rolled the statement back. The
 # two time-outs end a connection in which no statement is running.
 _ROLLED_BACK: Final = frozenset({"40001", "40P01", "55P03", "57P05", "25P03", _READ_ONLY_TRANSACTION})
-# Citus reports it on a connection that goes on: its own one to another node failed, perhaps after that had committed.
-_CONNECTION_FAILURE: Final = "08006"
+# Citus reports these on a connection that goes on: its own one to another node failed, perhaps after a commit there.
+_CONNECTION_FAILURES: Final = frozenset({"08006", "57P01", "57P02"})
+_INTERNAL_ERROR: Final = "XX000"
 _UNDEFINED: Final = frozenset({"42P01", "42703"})  # table, column
 _DUPLICATE: Final = frozenset({"42P07", "42710", "42723"})  # table, object, function
 
@@ -78,7 +80,6 @@ class PostgreSQL(Backend):
     name = "postgresql"
     driver = "psycopg"
     is_on_a_server = True
-    has_writing_ctes = True
     longest_wait_s = 1.0
     groups_at_once = 2
     database_bytes = text("SELECT pg_database_size(current_database())")
@@ -100,13 +101,13 @@ class PostgreSQL(Backend):
         first: str | None = None
 
         @event.listens_for(engine, "connect")
-        def set_up(connection: Any, _record: object) -> None:
+        def set_up(connection: Any, record: Any) -> None:
             nonlocal first
             pid, lock_timeout, citus, found, named = connection.execute(_STATE, [options.schema]).fetchone()
             is_pooled = pid != connection.info.backend_pid
             if named is not None:
                 if not is_pooled:
-                    connection.execute(f"SET search_path = {named}")
+                    pin(connection, record, named)
                 elif found != named:
                     raise _led_elsewhere(connection, named, found)
                 found = named
@@ -125,6 +126,8 @@ class PostgreSQL(Backend):
                 return
             for setting in _settings(options, lock_timeout, citus):
                 connection.execute(f"SET {setting}")
+
+        event.listen(engine, "checkin", pin_again)
 
         @event.listens_for(engine, "handle_error")
         def leave_a_standby(context: ExceptionContext) -> None:
@@ -211,8 +214,8 @@ class PostgreSQL(Backend):
         conn.exec_driver_sql(f"LOCK TABLE {table} IN {mode} MODE")
 
     def lock_name(self, conn: Connection, name: str) -> None:
-        """Take an advisory lock."""
-        lock = "SELECT pg_advisory_xact_lock(hashtextextended(%s::text, %s::bigint))"
+        """Take an advisory lock, which is of the schema: one for the whole database would be held for its tenants."""
+        lock = "SELECT pg_advisory_xact_lock(hashtextextended(concat(current_schema(), '.', %s::text), %s::bigint))"
         conn.exec_driver_sql(lock, (name, _ADVISORY_LOCK))
 
     def is_rolled_back(self, error: exc.DBAPIError) -> bool:
@@ -229,7 +232,11 @@ class PostgreSQL(Backend):
 
     def is_lost(self, error: exc.DBAPIError) -> bool:
         """Whether the connection broke, or one that Citus has to another node."""
-        return error.connection_invalidated or _state(error.orig) == _CONNECTION_FAILURE
+        return (
+            error.connection_invalidated
+            or _state(error.orig) in _CONNECTION_FAILURES
+            or _is_of_another_node(error.orig)
+        )
 
     def is_transient_refusal(self, error: exc.DBAPIError) -> bool:
         """Whether the server is starting, stopping, full or out of reach."""
@@ -270,6 +277,14 @@ def _led_elsewhere(connection: Any, schema: str, found: str | None) -> SchemaMis
 def _transaction_status(conn: Connection) -> str:
     driver: Any = conn.connection.driver_connection
     return str(driver.info.transaction_status.name)
+
+
+def _is_of_another_node(error: Any) -> bool:
+    """Whether Citus says, without a code of its own, that a statement or a commit failed on another node."""
+    return _state(error) == _INTERNAL_ERROR and (
+        "while executing command on" in (error.diag.context or "")
+        or "could not commit transaction" in (error.diag.message_primary or "")
+    )
 
 
 def _state(error: BaseException | None) -> str | None:

@@ -9,8 +9,6 @@ from typing import Concatenate, Generic, ParamSpec, TypeVar
 
 from sqlalchemy import Connection
 
-from sessions_db.database import Backend
-
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
 
@@ -30,9 +28,6 @@ class Needs(Enum):
     LOGGED_STATEMENT = auto()
     """The same, and the log records who sent it."""
 
-    LOGGED_WRITES = auto()
-    """A logged statement where one can write to several tables, and a transaction where none can."""
-
     TRANSACTION = auto()
     """A transaction that writes."""
 
@@ -40,12 +35,6 @@ class Needs(Enum):
     def is_reading(self) -> bool:
         """Whether the operation changes nothing."""
         return self in (Needs.READ, Needs.SNAPSHOT)
-
-    def on(self, backend: Backend) -> Needs:
-        """What it comes to on this database."""
-        if self is not Needs.LOGGED_WRITES:
-            return self
-        return Needs.LOGGED_STATEMENT if backend.has_writing_ctes else Needs.TRANSACTION
 
 
 class Operation(Generic[_P, _T]):

@@ -11,19 +11,26 @@ from typing import Any, Final
 from sqlalchemy import ClauseElement, Connection, bindparam, exists, func, select
 
 from sessions_db import clock
-from sessions_db.database import backend_of
 from sessions_db.database.statement import Statement
 from sessions_db.enums import EventKind, SessionKind, SessionStatus
 from sessions_db.errors import IdempotencyConflict, SessionNotFound
 from sessions_db.keys import repeated_key, spawned_key
 from sessions_db.models import NewSession, Session
 from sessions_db.operations.attempts import attempts
-from sessions_db.operations.labels import assign, take_over
+from sessions_db.operations.labels import assign
 from sessions_db.operations.operation import Needs, needs
 from sessions_db.operations.reading import get, status_of
 from sessions_db.operations.repeating import check_spawn
 from sessions_db.operations.rows import SESSION_COLUMNS, sessions_of
-from sessions_db.schema import insert_if_free, insert_into, labels, session_events, sessions, to_json
+from sessions_db.schema import (
+    insert_if_free,
+    insert_into,
+    labelled_sessions,
+    labels,
+    session_events,
+    sessions,
+    to_json,
+)
 
 try:
     from uuid import uuid7  # type: ignore[attr-defined, unused-ignore]
@@ -62,13 +69,10 @@ def spawn(conn: Connection, new: NewSession, idempotency_key: str | None) -> str
     return key
 
 
-@needs(Needs.LOGGED_WRITES)
+@needs(Needs.LOGGED_STATEMENT)
 def spawn_with_label(conn: Connection, new: NewSession, idempotency_key: str | None) -> str:
     """Like `spawn`; a new session gets its label, whichever session has it."""
-    in_one = backend_of(conn).has_writing_ctes
-    key, created_ms = insert_session(conn, new, idempotency_key, with_label=in_one)
-    if not in_one and new.label is not None and created_ms is not None:
-        take_over(conn, new.label, key, created_ms)
+    key, _ = insert_session(conn, new, idempotency_key, with_label=True)
     return key
 
 
@@ -178,8 +182,9 @@ def _statement(*, has_parent: bool, with_label: bool) -> Statement:
     parent = exists().where(sessions.c.key == bindparam("new_parent_key", type_=sessions.c.parent_key.type))
 
     def build(dialect: str) -> ClauseElement:
-        insert = insert_if_free(dialect, sessions.c.key, _COLUMNS, *([parent] if has_parent else []))
-        if not with_label:
+        into = labelled_sessions if with_label and dialect == "sqlite" else sessions
+        insert = insert_if_free(dialect, into.c.key, _COLUMNS, *([parent] if has_parent else []))
+        if into is labelled_sessions or not with_label:
             return insert
         made = insert.cte("made")
         label, created_ms = (bindparam(f"new_{name}", type_=sessions.c[name].type) for name in ("label", "created_ms"))

@@ -17,12 +17,14 @@ from sessions_db.schema.expressions import (
     SKIP,
     STOP_ACTING,
     WRITE_ARCHIVED,
-    JsonRows,
+    bound_rows,
+    has_bound_rows,
     insert_if_free,
     insert_into,
     is_one_of,
     json_pairs,
     json_rows,
+    names_of_bound,
     near,
     set_actor,
 )
@@ -37,15 +39,18 @@ from sessions_db.schema.log_tables import (
     sealed_transcripts,
     session_events,
 )
-from sessions_db.schema.tables import archived_messages, labels, messages, sessions
+from sessions_db.schema.tables import archived_messages, labelled_sessions, labels, messages, sessions
 from sessions_db.schema.verification import foreign_triggers, trigger_faults
 from sessions_db.schema.views import VIEWS
 
 TRIGGERS: Final = {"sqlite": sqlite_triggers.TRIGGERS, "postgresql": postgresql_triggers.TRIGGERS}
 """The statements that create each trigger, by database and name."""
 
-FUNCTIONS: Final[dict[str, dict[str, str]]] = {"sqlite": {}, "postgresql": postgresql_transcripts.FUNCTIONS}
-"""The statements that create each function, by database and name."""
+FUNCTIONS: Final[dict[str, dict[str, str]]] = {
+    "sqlite": {"labelled_sessions": sqlite_triggers.LABELLED_SESSIONS},
+    "postgresql": postgresql_transcripts.FUNCTIONS,
+}
+"""The statements that create each function, by database and name. On SQLite a view serves as one."""
 
 __all__ = [
     "ACT_AS",
@@ -59,25 +64,28 @@ __all__ = [
     "VIEWS",
     "WRITE_ARCHIVED",
     "Json",
-    "JsonRows",
     "archived_messages",
+    "bound_rows",
     "each_from_json",
     "event_actor",
     "event_digests",
     "event_seals",
     "foreign_triggers",
     "from_json",
+    "has_bound_rows",
     "insert_if_free",
     "insert_into",
     "is_one_of",
     "json_pairs",
     "json_rows",
+    "labelled_sessions",
     "labels",
     "log_policy",
     "message_digests",
     "message_removals",
     "messages",
     "metadata",
+    "names_of_bound",
     "near",
     "sealed_transcripts",
     "session_events",

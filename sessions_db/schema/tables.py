@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Final
 
 from sqlalchemy import (
     CheckConstraint,
@@ -11,6 +11,7 @@ from sqlalchemy import (
     ForeignKeyConstraint,
     Index,
     Integer,
+    MetaData,
     PrimaryKeyConstraint,
     Table,
     Text,
@@ -89,6 +90,18 @@ sessions = Table(
     sqlite_strict=True,
     # HOT updates need room on the page for the next version of a row.
     postgresql_with={"fillfactor": 80},
+)
+
+
+# A view of the columns that a new session is given. On SQLite no statement writes to two tables, but a trigger does.
+labelled_sessions: Final = Table(
+    "labelled_sessions",
+    MetaData(),
+    *(
+        Column(column.name, column.type)
+        for column in sessions.c
+        if column.name not in ("finished_ms", "end_reason", "last_seq", "unsealed")
+    ),
 )
 
 

@@ -142,7 +142,8 @@ class Messages(Runner):
         """The message, whose content, metadata and tool name are replaced by a mark; None if there is no such session.
 
         Its number, role and time stay, and the log records the number and the reason. An archived message is redacted
-        too. One that was redacted before is returned as it is.
+        too. One that was redacted before is returned as it is. A task that says the same as the message is replaced by
+        the mark; copies in other sessions stay.
 
         Args:
             key: the session's key.

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from sessions_db import NewMessage, SessionManager, doctor
+from sessions_db import DatabaseUnavailable, NewMessage, SessionManager, doctor
 from sessions_db.enums import Severity
 from sessions_db.operations.appending_together import Append, append_together
 from sessions_db.schemas import distribute_schema, find_schemas, make_audit_views
@@ -184,6 +184,25 @@ def test_worker_is_killed_under_writers_and_nothing_is_lost(
             writers.check(plain)
         check_log(manager)
     cluster.execute(f"DROP SCHEMA {other_schema} CASCADE")
+
+
+def test_block_whose_node_died_before_the_commit_leaves_the_outcome_unknown(cluster: Cluster, schema: str) -> None:
+    worker = cluster.workers[0]
+    with SessionManager(cluster.url, schema=schema) as manager:
+        cluster.place(schema, worker)
+        key = manager.get_or_create_main("clerk").key
+
+        def commit() -> None:
+            with manager.transaction() as tx:
+                tx.touch(key)
+                worker.kill()
+
+        with pytest.raises(DatabaseUnavailable) as caught:
+            commit()
+
+        worker.start()
+        assert caught.value.outcome_unknown
+        assert manager.send_message(key, "Hello").seq == 1
 
 
 def test_dumped_schema_is_restored_and_distributed_again(cluster: Cluster, schema: str, tmp_path: Path) -> None:

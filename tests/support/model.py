@@ -172,6 +172,8 @@ class Model:
         for messages in (record.messages, record.archived):
             for position, message in enumerate(messages):
                 if message.seq == seq:
+                    if record.task == message.content != "":
+                        record.task = "[redacted]"
                     if message.content != "[redacted]":
                         messages[position] = self._redacted(record, message, reason)
                     return messages[position]
