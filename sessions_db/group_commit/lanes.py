@@ -20,6 +20,9 @@ Answer: TypeAlias = list[Message] | BaseException
 # together with those of other sessions again.
 _ASIDE_S: Final = 1.0
 
+# The owner of those that are withdrawn.
+_NOBODY: Final = object()
+
 
 class Waiting(ABC):
     """An append that waits in a lane, for someone who waits for its answer."""
@@ -57,7 +60,7 @@ class Waiting(ABC):
     def unclaim(self) -> bool:
         """Let it be claimed anew; False if it was withdrawn in the meantime."""
         self._claim.clear()
-        if self._withdrawn_for is not None and self.claim(self):
+        if self._withdrawn_for is not None and self.claim(_NOBODY):
             self.deliver(self._withdrawn_for)
             self.wake()
             return False
@@ -66,7 +69,7 @@ class Waiting(ABC):
     def withdraw(self, reason: BaseException) -> bool:
         """Whether it will never be stored. If a group has claimed it and does not store it, the reason is delivered."""
         self._withdrawn_for = reason
-        return self.claim(self)
+        return self.claim(_NOBODY)
 
     def timed_out(self) -> DatabaseUnavailable:
         """The error for one that waited too long."""
@@ -162,6 +165,9 @@ class Group:
     def __init__(self, lane: Lane, leader: Waiting) -> None:
         self.lane = lane
         self.leader = leader
+        # In place of the group, which refers to its members: with what they refer to, they would be a cycle for the
+        # garbage collector to find.
+        self.claimant: Final = object()
         self.members = [leader]
         self.answers: dict[Waiting, Answer] = {}
         self.locked: set[str] = set()
@@ -178,7 +184,7 @@ class Group:
         while (waiting := self.lane.next()) is not None:
             # Before it is claimed: if an exception interrupts this, `close` puts it back.
             self.members.append(waiting)
-            if not waiting.claim(self):
+            if not waiting.claim(self.claimant):
                 self.members.pop()
                 continue
             messages += len(waiting.append.messages)
@@ -199,7 +205,7 @@ class Group:
         for waiting in self.sent:
             if waiting is not self.leader:
                 self.answers.setdefault(waiting, _interrupted())
-        mine = [waiting for waiting in self.members if waiting.claim(self)]
+        mine = [waiting for waiting in self.members if waiting.claim(self.claimant)]
         open_again = []
         for waiting in mine:
             if (answer := self.answers.get(waiting)) is not None:

@@ -170,7 +170,7 @@ class GroupCommit:
         with self._place(lane, retry), self._calls.connection(retry, writing=True) as conn:
             group = Group(lane, leader)
             try:
-                if leader.claim(group):
+                if leader.claim(group.claimant):
                     group.fill()
                     retry.sent = True
                     _Storing(self._calls, conn, group, retry).run()

@@ -7,20 +7,31 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
 from functools import cache
-from itertools import repeat
+from itertools import repeat, zip_longest
 from operator import attrgetter
-from typing import Any, Final, cast
+from typing import Any, Final, NamedTuple, cast
 
-from sqlalchemy import ClauseElement, ColumnElement, Connection, bindparam, exists, func, or_, select
+from sqlalchemy import ClauseElement, ColumnElement, Connection, FromClause, bindparam, exists, func, or_, select
 
 from sessions_db import clock
 from sessions_db.database.statement import Statement
 from sessions_db.enums import Role, SessionStatus
 from sessions_db.errors import DatabaseUnavailable, InvalidInput, Shown
-from sessions_db.limits import MAX_BATCH_BYTES
+from sessions_db.limits import MAX_BATCH_BYTES, MAX_GROUP_LENGTH, MAX_GROUP_MESSAGES
 from sessions_db.models import Message, NewMessage
 from sessions_db.models.camel_case import copied
-from sessions_db.schema import Json, insert_into, is_one_of, json_rows, messages, sessions, to_json
+from sessions_db.schema import (
+    Json,
+    bound_rows,
+    has_bound_rows,
+    insert_into,
+    is_one_of,
+    json_rows,
+    messages,
+    names_of_bound,
+    sessions,
+    to_json,
+)
 
 GIVEN: Final = tuple(field.name for field in fields(NewMessage))
 """The columns that the caller's message fills."""
@@ -33,8 +44,14 @@ _values = attrgetter(*GIVEN)
 
 _encode = json.JSONEncoder(ensure_ascii=False).encode
 
-# In the JSON of a message, what comes before the columns of `GIVEN`.
+# In the row of a message, what comes before the columns of `GIVEN`.
 _KEY, _STATUS, _FIRST_GIVEN = range(3)
+_IDEMPOTENCY_KEY: Final = _FIRST_GIVEN + GIVEN.index("idempotency_key")
+_WIDTH: Final = _FIRST_GIVEN + len(GIVEN)
+
+# The fewest rows that a statement has parameters for.
+_SMALLEST: Final = 4
+
 _CONTENT_THERE: Final = _FIRST_GIVEN + GIVEN.index("content")
 _METADATA_THERE: Final = _FIRST_GIVEN + _METADATA
 
@@ -111,17 +128,13 @@ def append_together(
     """
     if rows is None:
         rows = [row for append in appends for row in append.rows()]
-    text = _encode(rows)
-    if len(text) > MAX_BATCH_BYTES // 4 and (size := len(text.encode())) > MAX_BATCH_BYTES:
-        limit = f"must be at most {MAX_BATCH_BYTES} bytes together, as JSON"
-        raise InvalidInput("messages", limit, Shown(f"{size} bytes"))
     at_ms = clock.now_ms()
-    keys = _encode([*{append.key for append in appends}])
-    parameters: dict[str, object] = {"keys": keys, "rows": text, "new_timestamp_ms": at_ms}
+    parameters, form = (_bound if _can_be_bound(conn, rows) else _as_json)(rows)
+    parameters["new_timestamp_ms"] = at_ms
     expecting = appends[0].expected_count is not None
     if expecting:
         parameters["expected_count"] = appends[0].expected_count
-    found = _statement(skip_locked=skip_locked, expecting=expecting).rows(conn, parameters)
+    found = _statement(form, skip_locked=skip_locked, expecting=expecting).rows(conn, parameters)
     # A session's numbers follow each other, in the order of its appends.
     next_seq: dict[str, int] = {}
     for key, seq, _ in found:
@@ -136,6 +149,51 @@ def append_together(
         next_seq[append.key] += len(append.messages)
         answers.append([stored_message(new, number, at_ms) for number, new in enumerate(append.messages, seq)])
     return answers
+
+
+class _Form(NamedTuple):
+    """How the statement is given its rows.
+
+    Args:
+        size: as so many rows of parameters; 0 for JSON.
+        is_numbered: whether their numbers are those within their sessions. Otherwise the statement counts.
+    """
+
+    size: int
+    is_numbered: bool
+
+
+_JSON: Final = _Form(0, is_numbered=False)
+
+
+def _can_be_bound(conn: Connection, rows: Sequence[list[Any]]) -> bool:
+    return has_bound_rows(conn.dialect.name) and len(rows) <= MAX_GROUP_MESSAGES and length_of(rows) <= MAX_GROUP_LENGTH
+
+
+def _bound(rows: Sequence[list[Any]]) -> tuple[dict[str, Any], _Form]:
+    # In few sizes, as each is a statement of its own. What is missing has no key, and so no session.
+    size = max(_SMALLEST, 1 << (len(rows) - 1).bit_length())
+    counts: dict[str, int] = {}
+    values: list[Any] = []
+    for row in rows:
+        key = row[_KEY]
+        counts[key] = count = counts.get(key, 0) + 1
+        values.append(count)
+        values += row
+    # If the rows of each session are all stored, or none.
+    is_numbered = len(counts) == len(rows) or (
+        len({row[_STATUS] for row in rows}) == 1 and all(row[_IDEMPOTENCY_KEY] is None for row in rows)
+    )
+    names = names_of_bound(size, _WIDTH)
+    return dict(zip_longest(names, values)), _Form(size, is_numbered)
+
+
+def _as_json(rows: Sequence[list[Any]]) -> tuple[dict[str, Any], _Form]:
+    text = _encode(rows)
+    if len(text) > MAX_BATCH_BYTES // 4 and (size := len(text.encode())) > MAX_BATCH_BYTES:
+        limit = f"must be at most {MAX_BATCH_BYTES} bytes together, as JSON"
+        raise InvalidInput("messages", limit, Shown(f"{size} bytes"))
+    return {"keys": _encode([*{row[_KEY] for row in rows}]), "rows": text}, _JSON
 
 
 def _are_stored(appends: Sequence[Append], found: Sequence[Sequence[Any]], sent: int) -> Iterable[bool]:
@@ -167,31 +225,40 @@ def has_had_expected_count() -> ColumnElement[bool]:
 
 
 @cache
-def _statement(*, skip_locked: bool, expecting: bool) -> Statement:
+def _statement(form: _Form, *, skip_locked: bool, expecting: bool) -> Statement:
     def build(dialect: str) -> ClauseElement:
-        rows, number, value = json_rows(dialect, "rows")
-        # Locked in the order of their keys, so that two statements over the same sessions never deadlock.
-        session = (
-            select(sessions.c.key, sessions.c.last_seq, sessions.c.status)
-            .where(is_one_of(dialect, sessions.c.key, "keys"), *([has_had_expected_count()] if expecting else []))
-            .order_by(sessions.c.key)
-            .with_for_update(key_share=True, skip_locked=skip_locked)
-            .subquery("session")
-        )
+        conditions = [has_had_expected_count()] if expecting else []
+        session: FromClause = sessions
+        if form.size:
+            rows, number, value = bound_rows(form.size, _WIDTH)
+        else:
+            rows, number, value = json_rows(dialect, "rows")
+            # Locked in the order of their keys, so that two statements over the same sessions never deadlock.
+            session = (
+                select(sessions.c.key, sessions.c.last_seq, sessions.c.status)
+                .where(is_one_of(dialect, sessions.c.key, "keys"), *conditions)
+                .order_by(sessions.c.key)
+                .with_for_update(key_share=True, skip_locked=skip_locked)
+                .subquery("session")
+            )
+        if not form.is_numbered:
+            number = func.row_number().over(partition_by=session.c.key, order_by=number)
         given = [value(_FIRST_GIVEN + position) for position in range(len(GIVEN))]
         is_known = exists().where(
-            messages.c.session_key == session.c.key, messages.c.idempotency_key == given[GIVEN.index("idempotency_key")]
+            messages.c.session_key == session.c.key, messages.c.idempotency_key == value(_IDEMPOTENCY_KEY)
         )
         batch = (
             select(
                 session.c.key,
-                session.c.last_seq + func.row_number().over(partition_by=session.c.key, order_by=number),
+                session.c.last_seq + number,
                 bindparam("new_timestamp_ms", type_=messages.c.timestamp_ms.type),
                 *(item.cast(Json) if position == _METADATA else item for position, item in enumerate(given)),
             )
             .select_from(session.join(rows, value(_KEY) == session.c.key))
             .where(or_(value(_STATUS).is_(None), value(_STATUS) == session.c.status), ~is_known)
         )
+        if form.size:
+            batch = batch.where(*conditions)
         insert = insert_into(dialect, messages).from_select(COLUMNS, batch)
         return insert.returning(messages.c.session_key, messages.c.seq, messages.c.idempotency_key)
 
