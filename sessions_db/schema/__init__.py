@@ -39,7 +39,7 @@ from sessions_db.schema.log_tables import (
     sealed_transcripts,
     session_events,
 )
-from sessions_db.schema.tables import archived_messages, labelled_sessions, labels, messages, sessions
+from sessions_db.schema.tables import archived_messages, labelling, labels, messages, sessions
 from sessions_db.schema.verification import foreign_triggers, trigger_faults
 from sessions_db.schema.views import VIEWS
 
@@ -78,7 +78,7 @@ __all__ = [
     "is_one_of",
     "json_pairs",
     "json_rows",
-    "labelled_sessions",
+    "labelling",
     "labels",
     "log_policy",
     "message_digests",
