@@ -36,7 +36,7 @@ from sessions_db.schema.log_tables import (
     sealed_transcripts,
     session_events,
 )
-from sessions_db.schema.tables import archived_messages, labelled_sessions, labels, messages, sessions
+from sessions_db.schema.tables import archived_messages, labelling, labels, messages, sessions
 from sessions_db.schema.text_rows import (
     TextRows,
     bound_rows_parameters,
@@ -83,7 +83,7 @@ __all__ = [
     "is_one_of",
     "json_pairs",
     "json_rows",
-    "labelled_sessions",
+    "labelling",
     "labels",
     "log_policy",
     "message_digests",

@@ -341,12 +341,23 @@ def test_a_dropped_table_is_reported_by_name(url: str, plain: PlainClient, table
 
 
 @pytest.mark.parametrize("table", [sessions, messages, labels], ids=str)
-def test_a_missing_column_is_reported_by_name(url: str, plain: PlainClient, table: Table) -> None:
+def test_a_missing_column_is_reported_by_name(url: str, plain: PlainClient, table: Table, backend: str) -> None:
     faults: list[str] = []
+    of_view = "SELECT sql FROM sqlite_master WHERE tbl_name = 'labelled_sessions' ORDER BY type = 'trigger'"
+    view = [sql for (sql,) in plain(of_view)] if backend == "sqlite" else []
+
+    def rename(column: str, name: str) -> None:
+        if view:
+            # SQLite refuses to rename a column that the trigger of a view names.
+            plain("DROP VIEW labelled_sessions")
+        plain(f"ALTER TABLE {table} RENAME COLUMN {column} TO {name}")
+        for sql in view:
+            plain(str(sql))
+
     for column in table.columns.keys():  # noqa: SIM118  # not a dict
-        plain(f"ALTER TABLE {table} RENAME COLUMN {column} TO moved")
+        rename(column, "moved")
         failed, _ = use(url)
-        plain(f"ALTER TABLE {table} RENAME COLUMN moved TO {column}")
+        rename("moved", column)
 
         # A column that triggers name changes their definitions, which are looked at first.
         told = [
