@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import threading
 import time
 import traceback
@@ -26,6 +27,7 @@ from sessions_db import (
 )
 from sessions_db.group_commit.lanes import Lane
 from sessions_db.group_commit.storing import GroupCommit
+from sessions_db.operations.appending_together import Append
 from tests.support.blocking import Blocking
 from tests.support.client import PlainClient
 from tests.support.locks import wait_for_lock
@@ -325,6 +327,27 @@ def test_key_that_comes_twice_in_a_group_while_another_transaction_stores_it_is_
         wait_for_lock(plain)
 
     assert [outcome.result() for outcome in outcomes] == [stored, stored]
+
+
+def test_stored_append_leaves_nothing_to_the_garbage_collector(
+    manager: SessionManager, threads: ThreadPoolExecutor
+) -> None:
+    key = manager.get_or_create_main("main").key
+
+    def is_left() -> bool:
+        return any(isinstance(item, Append) and item.key == key for item in gc.get_objects())
+
+    gc.collect()
+    gc.disable()
+    try:
+        for outcome in together(manager, threads, [lambda: manager.send_message(key, "text")] * 8):
+            outcome.result()
+        del outcome
+
+        # The thread that stored them may still be about to return.
+        wait_until(lambda: not is_left())
+    finally:
+        gc.enable()
 
 
 def test_error_of_an_append_keeps_nothing_of_the_thread_that_stored_it(

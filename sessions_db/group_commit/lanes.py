@@ -11,7 +11,8 @@ from sessions_db.database.semaphores import FairSemaphore, Token
 from sessions_db.errors import DatabaseUnavailable, SessionsError
 from sessions_db.limits import MAX_GROUP_LENGTH, MAX_GROUP_MESSAGES
 from sessions_db.models import Message
-from sessions_db.operations.appending_together import Append, IfLocked, length_of
+from sessions_db.operations.appending_together import Append, length_of
+from sessions_db.operations.locking import IfLocked
 
 Answer: TypeAlias = list[Message] | BaseException
 """The stored messages of an append, or why there are none."""
@@ -19,6 +20,9 @@ Answer: TypeAlias = list[Message] | BaseException
 # For how long appends to a session that was found locked wait for its lock apart from the others, before they are
 # stored together with those of sessions that are not locked again.
 _ASIDE_S: Final = 1.0
+
+# The owner of those that are withdrawn.
+_NOBODY: Final = object()
 
 
 class Waiting(ABC):
@@ -57,7 +61,7 @@ class Waiting(ABC):
     def unclaim(self) -> bool:
         """Let it be claimed anew; False if it was withdrawn in the meantime."""
         self._claim.clear()
-        if self._withdrawn_for is not None and self.claim(self):
+        if self._withdrawn_for is not None and self.claim(_NOBODY):
             self.deliver(self._withdrawn_for)
             self.wake()
             return False
@@ -66,7 +70,7 @@ class Waiting(ABC):
     def withdraw(self, reason: BaseException) -> bool:
         """Whether it will never be stored. If a group has claimed it and does not store it, the reason is delivered."""
         self._withdrawn_for = reason
-        return self.claim(self)
+        return self.claim(_NOBODY)
 
     def timed_out(self) -> DatabaseUnavailable:
         """The error for one that waited too long."""
@@ -168,6 +172,9 @@ class Group:
     def __init__(self, lane: Lane, leader: Waiting) -> None:
         self.lane = lane
         self.leader = leader
+        # In place of the group, which refers to its members: with what they refer to, they would be a cycle for the
+        # garbage collector to find.
+        self.claimant: Final = object()
         self.members = [leader]
         self.answers: dict[Waiting, Answer] = {}
         self.locked: set[str] = set()
@@ -184,7 +191,7 @@ class Group:
         while (waiting := self.lane.next()) is not None:
             # Before it is claimed: if an exception interrupts this, `close` puts it back.
             self.members.append(waiting)
-            if not waiting.claim(self):
+            if not waiting.claim(self.claimant):
                 self.members.pop()
                 continue
             messages += len(waiting.append.messages)
@@ -205,7 +212,7 @@ class Group:
         for waiting in self.sent:
             if waiting is not self.leader:
                 self.answers.setdefault(waiting, _interrupted())
-        mine = [waiting for waiting in self.members if waiting.claim(self)]
+        mine = [waiting for waiting in self.members if waiting.claim(self.claimant)]
         open_again = []
         for waiting in mine:
             if (answer := self.answers.get(waiting)) is not None:

@@ -19,7 +19,8 @@ from sessions_db.errors import DatabaseUnavailable, ReadOnly, SessionsError
 from sessions_db.group_commit.lanes import Answer, Group, Lane, Waiting, parts, with_different_keys
 from sessions_db.models import Message
 from sessions_db.operations.appending import SessionLocked, append
-from sessions_db.operations.appending_together import Append, IfLocked, append_together
+from sessions_db.operations.appending_together import Append, append_together
+from sessions_db.operations.locking import IfLocked
 
 _LEFT: Final = DatabaseUnavailable("nobody waits for its answer", 0.0)
 
@@ -171,7 +172,7 @@ class GroupCommit:
         with self._place(lane, retry), self._calls.connection(retry, writing=True) as conn:
             group = Group(lane, leader)
             try:
-                if leader.claim(group):
+                if leader.claim(group.claimant):
                     group.fill()
                     retry.sent = True
                     _Storing(self._calls, conn, group, retry).run()

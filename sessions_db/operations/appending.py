@@ -12,13 +12,14 @@ from sessions_db.enums import SessionStatus
 from sessions_db.errors import SessionChanged, SessionNotActive, SessionNotFound
 from sessions_db.models import Message, NewMessage
 from sessions_db.operations.appending_alone import append_one, append_several
-from sessions_db.operations.appending_together import Append, IfLocked, append_together
+from sessions_db.operations.appending_together import Append, append_together
 from sessions_db.operations.attempts import attempts
+from sessions_db.operations.locking import IfLocked
 from sessions_db.operations.operation import Needs, needs
 from sessions_db.operations.reading import locked, state_of
 from sessions_db.operations.repeating import check_message
 from sessions_db.operations.rows import MESSAGE_COLUMNS, messages_of
-from sessions_db.schema import json_rows, messages
+from sessions_db.schema import has_bound_rows, json_rows, messages
 
 
 class SessionLocked(Exception):  # a signal within the package
@@ -102,7 +103,8 @@ def _stored(conn: Connection, new: Append, *, if_locked: IfLocked) -> list[Messa
     """The stored messages; none, or None, if nothing is stored."""
     if len(new.messages) == 1:
         return append_one(conn, new, if_locked=if_locked)
-    if all(message.idempotency_key is None for message in new.messages):
+    is_bound = has_bound_rows(conn.dialect.name)
+    if not is_bound and all(message.idempotency_key is None for message in new.messages):
         return append_several(conn, new, if_locked=if_locked)
     (stored,) = append_together(conn, [new], if_locked=if_locked)
     return stored

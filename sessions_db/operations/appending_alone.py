@@ -15,15 +15,14 @@ from sessions_db.operations.appending_together import (
     COLUMNS,
     GIVEN,
     Append,
-    IfLocked,
     given_parameters,
     given_values,
     has_had_expected_count,
     left_out,
-    locking,
     row_of,
     stored_message,
 )
+from sessions_db.operations.locking import IfLocked, locking
 from sessions_db.schema import insert_into, messages, sessions, text_rows
 
 _PARAMETERS: Final = tuple(f"new_{name}" for name in GIVEN)
@@ -47,13 +46,13 @@ def append_one(conn: Connection, new: Append, *, if_locked: IfLocked) -> list[Me
 def append_several(conn: Connection, new: Append, *, if_locked: IfLocked) -> list[Message] | None:
     """The stored messages, or None if nothing is stored. One statement. None of them has an idempotency key.
 
-    For five, Postgres takes half as long again with `append_together`, and SQLite a fifth (measured once).
+    For five, Postgres takes half as long again with `append_together` (measured once).
     """
     statement = _append_several(
         active_only=new.active_only, if_locked=if_locked, expecting=new.expected_count is not None
     )
     rows = [row_of(message) for message in new.messages]
-    parameters, at_ms = _parameters(new, given_parameters(conn, GIVEN, rows))
+    parameters, at_ms = _parameters(new, given_parameters(conn, rows))
     found = statement.rows(conn, parameters)
     if not found:
         return None
@@ -105,12 +104,12 @@ def _append_several(*, active_only: bool, if_locked: IfLocked, expecting: bool) 
     ).subquery("session")
 
     def build(dialect: str) -> ClauseElement:
-        given = text_rows(dialect, GIVEN)
+        given = text_rows(dialect, len(GIVEN))
         rows = select(
             session.c.key,
             session.c.last_seq + given.number,
             bindparam("new_timestamp_ms", type_=messages.c.timestamp_ms.type),
-            *given_values(given),
+            *given_values(given.value, 0),
         ).select_from(session.join(given.rows, true()))
         return insert_into(dialect, messages).from_select(COLUMNS, rows).returning(messages.c.seq)
 

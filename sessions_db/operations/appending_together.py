@@ -4,29 +4,31 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields
-from enum import Enum
 from functools import cache
-from itertools import repeat
+from itertools import repeat, zip_longest
 from operator import attrgetter
-from typing import Any, Final, cast
+from typing import Any, Final, NamedTuple, cast
 
-from sqlalchemy import ClauseElement, ColumnElement, Connection, Select, bindparam, exists, func, or_, select, true
+from sqlalchemy import ClauseElement, ColumnElement, Connection, FromClause, bindparam, exists, func, or_, select
 
 from sessions_db import clock
 from sessions_db.database.statement import Statement
 from sessions_db.enums import Role, SessionStatus
 from sessions_db.errors import DatabaseUnavailable, InvalidInput, Shown
-from sessions_db.limits import BRIEF_LOCK_WAIT_MS, MAX_BATCH_BYTES
+from sessions_db.limits import MAX_BATCH_BYTES, MAX_GROUP_LENGTH, MAX_GROUP_MESSAGES
 from sessions_db.models import Message, NewMessage
 from sessions_db.models.camel_case import copied
+from sessions_db.operations.locking import IfLocked, locking
 from sessions_db.schema import (
     Json,
-    TextRows,
+    bound_rows,
+    has_bound_rows,
     insert_into,
     is_one_of,
     messages,
+    names_of_bound,
     sessions,
     text_rows,
     text_rows_parameters,
@@ -44,19 +46,16 @@ _values = attrgetter(*GIVEN)
 
 _encode = json.JSONEncoder(ensure_ascii=False).encode
 
-_SENT: Final = ("to_key", "needed_status", *GIVEN)
-"""The texts of a message that is sent with those of other sessions."""
+# In the row of a message, what comes before the columns of `GIVEN`.
+_KEY, _STATUS, _FIRST_GIVEN = range(3)
+_IDEMPOTENCY_KEY: Final = _FIRST_GIVEN + GIVEN.index("idempotency_key")
+_WIDTH: Final = _FIRST_GIVEN + len(GIVEN)
 
-_CONTENT_THERE: Final = _SENT.index("content")
-_METADATA_THERE: Final = _SENT.index("metadata")
+# The fewest rows that a statement has parameters for.
+_SMALLEST: Final = 4
 
-
-class IfLocked(Enum):
-    """What a statement does with a session that another transaction has locked."""
-
-    WAIT = "wait for it"
-    WAIT_BRIEFLY = "wait for it, at most as long as `BRIEF_LOCK_WAIT_MS` says: nothing is stored then"
-    SKIP = "store nothing in it"
+_CONTENT_THERE: Final = _FIRST_GIVEN + GIVEN.index("content")
+_METADATA_THERE: Final = _FIRST_GIVEN + _METADATA
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,14 +130,13 @@ def append_together(
     """
     if rows is None:
         rows = [row for append in appends for row in append.rows()]
-    parameters = given_parameters(conn, _SENT, rows)
     at_ms = clock.now_ms()
-    parameters["keys"] = _encode([*{append.key for append in appends}])
+    parameters, form = _bound(rows) if _can_be_bound(conn, rows) else _as_texts(conn, rows)
     parameters["new_timestamp_ms"] = at_ms
     expecting = appends[0].expected_count is not None
     if expecting:
         parameters["expected_count"] = appends[0].expected_count
-    found = _statement(if_locked, expecting=expecting).rows(conn, parameters)
+    found = _statement(form, if_locked, expecting=expecting).rows(conn, parameters)
     # A session's numbers follow each other, in the order of its appends.
     next_seq: dict[str, int] = {}
     for key, seq, _ in found:
@@ -155,13 +153,54 @@ def append_together(
     return answers
 
 
-def given_parameters(conn: Connection, names: Sequence[str], rows: Sequence[Sequence[Any]]) -> dict[str, Any]:
-    """What sends these rows.
+class _Form(NamedTuple):
+    """How the statement is given its rows.
+
+    Args:
+        size: as so many rows of parameters; 0 for `text_rows`.
+        is_numbered: whether their numbers are those within their sessions. Otherwise the statement counts.
+    """
+
+    size: int
+    is_numbered: bool
+
+
+_TEXTS: Final = _Form(0, is_numbered=False)
+
+
+def _can_be_bound(conn: Connection, rows: Sequence[list[Any]]) -> bool:
+    return has_bound_rows(conn.dialect.name) and len(rows) <= MAX_GROUP_MESSAGES and length_of(rows) <= MAX_GROUP_LENGTH
+
+
+def _bound(rows: Sequence[list[Any]]) -> tuple[dict[str, Any], _Form]:
+    # In few sizes, as each is a statement of its own. What is missing has no key, and so no session.
+    size = max(_SMALLEST, 1 << (len(rows) - 1).bit_length())
+    counts: dict[str, int] = {}
+    values: list[Any] = []
+    for row in rows:
+        key = row[_KEY]
+        counts[key] = count = counts.get(key, 0) + 1
+        values.append(count)
+        values += row
+    # If the rows of each session are all stored, or none.
+    is_numbered = len(counts) == len(rows) or (
+        len({row[_STATUS] for row in rows}) == 1 and all(row[_IDEMPOTENCY_KEY] is None for row in rows)
+    )
+    names = names_of_bound(size, _WIDTH)
+    return dict(zip_longest(names, values)), _Form(size, is_numbered)
+
+
+def _as_texts(conn: Connection, rows: Sequence[list[Any]]) -> tuple[dict[str, Any], _Form]:
+    return given_parameters(conn, rows) | {"keys": _encode([*{row[_KEY] for row in rows}])}, _TEXTS
+
+
+def given_parameters(conn: Connection, rows: Sequence[Sequence[Any]]) -> dict[str, Any]:
+    """What sends these rows to `text_rows`.
 
     Raises:
         InvalidInput: they are too large for a statement.
     """
-    parameters: dict[str, Any] = {**text_rows_parameters(conn.dialect.name, names, rows)}
+    parameters: dict[str, Any] = {**text_rows_parameters(conn.dialect.name, rows)}
     if sum(map(len, parameters.values())) > MAX_BATCH_BYTES // 4:
         size = sum(len(text.encode()) for text in parameters.values())
         if size > MAX_BATCH_BYTES:
@@ -170,9 +209,11 @@ def given_parameters(conn: Connection, names: Sequence[str], rows: Sequence[Sequ
     return parameters
 
 
-def given_values(given: TextRows) -> list[ColumnElement[Any]]:
-    """The values of the columns of `GIVEN` in such rows."""
-    return [given.texts[name].cast(Json) if name == "metadata" else given.texts[name] for name in GIVEN]
+def given_values(value: Callable[[int], ColumnElement[Any]], first: int) -> Iterator[ColumnElement[Any]]:
+    """The values of the columns of `GIVEN` in such rows, where the first has this position."""
+    for position in range(len(GIVEN)):
+        item = value(first + position)
+        yield item.cast(Json) if position == _METADATA else item
 
 
 def left_out() -> DatabaseUnavailable:
@@ -208,39 +249,39 @@ def has_had_expected_count() -> ColumnElement[bool]:
     return sessions.c.last_seq == bindparam("expected_count", type_=sessions.c.last_seq.type)
 
 
-def locking(rows: Select[Any], if_locked: IfLocked) -> Select[Any]:
-    """The rows of sessions, which it locks: SQLite has one writer at a time and ignores FOR UPDATE."""
-    if if_locked is IfLocked.WAIT_BRIEFLY:
-        # Of this transaction only. The condition is evaluated before a row is locked.
-        rows = rows.where(func.set_config("lock_timeout", str(BRIEF_LOCK_WAIT_MS), true()).is_not(None))
-    return rows.with_for_update(key_share=True, skip_locked=if_locked is IfLocked.SKIP)
-
-
 @cache
-def _statement(if_locked: IfLocked, *, expecting: bool) -> Statement:
+def _statement(form: _Form, if_locked: IfLocked, *, expecting: bool) -> Statement:
     def build(dialect: str) -> ClauseElement:
-        given = text_rows(dialect, _SENT)
-        # Locked in the order of their keys, so that two statements over the same sessions never deadlock.
-        session = locking(
-            select(sessions.c.key, sessions.c.last_seq, sessions.c.status)
-            .where(is_one_of(dialect, sessions.c.key, "keys"), *([has_had_expected_count()] if expecting else []))
-            .order_by(sessions.c.key),
-            if_locked,
-        ).subquery("session")
-        needed, idempotency_key = given.texts["needed_status"], given.texts["idempotency_key"]
+        conditions = [has_had_expected_count()] if expecting else []
+        session: FromClause = sessions
+        if form.size:
+            rows, number, value = bound_rows(form.size, _WIDTH)
+        else:
+            rows, number, value = text_rows(dialect, _WIDTH)
+            # Locked in the order of their keys, so that two statements over the same sessions never deadlock.
+            session = locking(
+                select(sessions.c.key, sessions.c.last_seq, sessions.c.status)
+                .where(is_one_of(dialect, sessions.c.key, "keys"), *conditions)
+                .order_by(sessions.c.key),
+                if_locked,
+            ).subquery("session")
+        if not form.is_numbered:
+            number = func.row_number().over(partition_by=session.c.key, order_by=number)
         is_known = exists().where(
-            messages.c.session_key == session.c.key, messages.c.idempotency_key == idempotency_key
+            messages.c.session_key == session.c.key, messages.c.idempotency_key == value(_IDEMPOTENCY_KEY)
         )
         batch = (
             select(
                 session.c.key,
-                session.c.last_seq + func.row_number().over(partition_by=session.c.key, order_by=given.number),
+                session.c.last_seq + number,
                 bindparam("new_timestamp_ms", type_=messages.c.timestamp_ms.type),
-                *given_values(given),
+                *given_values(value, _FIRST_GIVEN),
             )
-            .select_from(session.join(given.rows, given.texts["to_key"] == session.c.key))
-            .where(or_(needed.is_(None), needed == session.c.status), ~is_known)
+            .select_from(session.join(rows, value(_KEY) == session.c.key))
+            .where(or_(value(_STATUS).is_(None), value(_STATUS) == session.c.status), ~is_known)
         )
+        if form.size:
+            batch = batch.where(*conditions)
         insert = insert_into(dialect, messages).from_select(COLUMNS, batch)
         return insert.returning(messages.c.session_key, messages.c.seq, messages.c.idempotency_key)
 

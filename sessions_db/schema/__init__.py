@@ -17,12 +17,14 @@ from sessions_db.schema.expressions import (
     SKIP,
     STOP_ACTING,
     WRITE_ARCHIVED,
-    JsonRows,
+    bound_rows,
+    has_bound_rows,
     insert_if_free,
     insert_into,
     is_one_of,
     json_pairs,
     json_rows,
+    names_of_bound,
     near,
     set_actor,
 )
@@ -38,7 +40,7 @@ from sessions_db.schema.log_tables import (
     session_events,
 )
 from sessions_db.schema.tables import archived_messages, labelled_sessions, labels, messages, sessions
-from sessions_db.schema.text_rows import TextRows, text_rows, text_rows_parameters
+from sessions_db.schema.text_rows import text_rows, text_rows_parameters
 from sessions_db.schema.verification import foreign_triggers, trigger_faults
 from sessions_db.schema.views import VIEWS
 
@@ -63,15 +65,15 @@ __all__ = [
     "VIEWS",
     "WRITE_ARCHIVED",
     "Json",
-    "JsonRows",
-    "TextRows",
     "archived_messages",
+    "bound_rows",
     "each_from_json",
     "event_actor",
     "event_digests",
     "event_seals",
     "foreign_triggers",
     "from_json",
+    "has_bound_rows",
     "insert_if_free",
     "insert_into",
     "is_one_of",
@@ -84,6 +86,7 @@ __all__ = [
     "message_removals",
     "messages",
     "metadata",
+    "names_of_bound",
     "near",
     "sealed_transcripts",
     "session_events",

@@ -3,45 +3,38 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Final, NamedTuple
+from collections.abc import Iterable, Sequence
+from typing import Final
 
-from sqlalchemy import ColumnElement, TableValuedAlias, Text, bindparam, func
+from sqlalchemy import Text, bindparam, func
 from sqlalchemy.dialects import postgresql
 
-_JSON: Final = "rows"
+from sessions_db.schema.expressions import GivenRows, json_rows
+
+_PARAMETER: Final = "rows"
 
 _encode = json.JSONEncoder(ensure_ascii=False).encode
 
 
-class TextRows(NamedTuple):
-    """The rows, the column that numbers them from 1, and the columns of texts by name."""
-
-    rows: TableValuedAlias
-    number: ColumnElement[int]
-    texts: Mapping[str, ColumnElement[str]]
-
-
-def text_rows(dialect: str, names: Sequence[str]) -> TextRows:
-    """The rows that `text_rows_parameters` sends.
+def text_rows(dialect: str, width: int) -> GivenRows:
+    """The rows that `text_rows_parameters` sends, of so many texts each, numbered from 1.
 
     On Postgres an array for each column: it parses JSON anew for each value that is taken out.
     """
-    if dialect == "postgresql":
-        # Not cast from text: what is not a plain parameter confuses Citus.
-        arrays = [bindparam(f"{_JSON}_{name}", type_=postgresql.ARRAY(Text)) for name in names]
-        rows = func.unnest(*arrays).table_valued(*names, with_ordinality="number").render_derived(name="batch")
-        return TextRows(rows, rows.c.number, {name: rows.c[name] for name in names})
-    rows = func.json_each(bindparam(_JSON, type_=Text)).table_valued("key", "value", name="batch")
-    texts = {name: func.json_extract(rows.c.value, f"$[{position}]") for position, name in enumerate(names)}
-    return TextRows(rows, rows.c.key + 1, texts)
+    if dialect != "postgresql":
+        return json_rows(dialect, _PARAMETER)
+    # Not cast from text: what is not a plain parameter confuses Citus.
+    arrays = [bindparam(f"{_PARAMETER}_{position}", type_=postgresql.ARRAY(Text)) for position in range(width)]
+    names = [f"c{position}" for position in range(width)]
+    rows = func.unnest(*arrays).table_valued(*names, with_ordinality="number").render_derived(name="batch")
+    return GivenRows(rows, rows.c.number, lambda position: rows.c[names[position]])
 
 
-def text_rows_parameters(dialect: str, names: Sequence[str], rows: Sequence[Sequence[str | None]]) -> dict[str, str]:
-    """The parameters for these rows, of one text or None for each name. There is at least one row."""
-    if dialect == "postgresql":
-        return {f"{_JSON}_{name}": _array(column) for name, column in zip(names, zip(*rows, strict=True), strict=True)}
-    return {_JSON: _encode(rows)}
+def text_rows_parameters(dialect: str, rows: Sequence[Sequence[str | None]]) -> dict[str, str]:
+    """The parameters for these rows. There is at least one."""
+    if dialect != "postgresql":
+        return {_PARAMETER: _encode(rows)}
+    return {f"{_PARAMETER}_{position}": _array(texts) for position, texts in enumerate(zip(*rows, strict=True))}
 
 
 def _array(texts: Iterable[str | None]) -> str:

@@ -20,6 +20,7 @@ from sessions_db import (
     SessionNotFound,
     SessionStatus,
 )
+from sessions_db.limits import MAX_GROUP_MESSAGES
 from sessions_db.operations import appending_together
 from sessions_db.validation import JsonValue
 from tests.support.client import PlainClient
@@ -268,7 +269,7 @@ def test_batch_that_no_statement_can_hold_is_refused_and_stores_nothing(
     monkeypatch.setattr(appending_together, "MAX_BATCH_BYTES", 1_000)
 
     with pytest.raises(InvalidInput, match="messages must be at most 1000 bytes together"):
-        manager.add_messages(key, [NewMessage("user", "é" * 100)] * 10)
+        manager.add_messages(key, [NewMessage("user", "é" * 100)] * (MAX_GROUP_MESSAGES + 1))
 
     assert manager.history(key) == []
     assert len(manager.add_messages(key, [NewMessage("user", "é" * 100)] * 3)) == 3
