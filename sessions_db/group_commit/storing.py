@@ -275,6 +275,8 @@ class _Storing:
             if self._if_locked is IfLocked.WAIT_BRIEFLY and self._calls.backend.is_lock_timeout(error):
                 # Some of the sessions are locked for long: from now on, find out which.
                 self._if_locked = IfLocked.SKIP
+                for waiting in members:
+                    waiting.hindrance = self._retry.reason_of(error)
             elif self._retry.may_repeat(error):
                 self._group.sent = ()
                 for waiting in members:
