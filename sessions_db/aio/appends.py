@@ -19,7 +19,8 @@ from sessions_db.group_commit.lanes import Answer, Waiting
 from sessions_db.limits import DEFAULT_MESSAGE_CAP
 from sessions_db.manager import SessionManager
 from sessions_db.models import Message
-from sessions_db.operations.appending_together import Append, IfLocked
+from sessions_db.operations.appending_together import Append
+from sessions_db.operations.locking import IfLocked
 from sessions_db.operations.operation import Operation
 from sessions_db.store import SessionStore
 

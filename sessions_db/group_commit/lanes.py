@@ -11,7 +11,8 @@ from sessions_db.database.semaphores import FairSemaphore, Token
 from sessions_db.errors import DatabaseUnavailable, SessionsError
 from sessions_db.limits import MAX_GROUP_LENGTH, MAX_GROUP_MESSAGES
 from sessions_db.models import Message
-from sessions_db.operations.appending_together import Append, IfLocked
+from sessions_db.operations.appending_together import Append
+from sessions_db.operations.locking import IfLocked
 from sessions_db.operations.message_rows import length_of
 
 Answer: TypeAlias = list[Message] | BaseException

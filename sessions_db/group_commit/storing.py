@@ -19,7 +19,8 @@ from sessions_db.errors import DatabaseUnavailable, ReadOnly, SessionsError
 from sessions_db.group_commit.lanes import Answer, Group, Lane, Waiting, parts, with_different_keys
 from sessions_db.models import Message
 from sessions_db.operations.appending import SessionLocked, append
-from sessions_db.operations.appending_together import Append, IfLocked, append_together
+from sessions_db.operations.appending_together import Append, append_together
+from sessions_db.operations.locking import IfLocked
 
 _LEFT: Final = DatabaseUnavailable("nobody waits for its answer", 0.0)
 
@@ -274,6 +275,8 @@ class _Storing:
             if self._if_locked is IfLocked.WAIT_BRIEFLY and self._calls.backend.is_lock_timeout(error):
                 # Some of the sessions are locked for long: from now on, find out which.
                 self._if_locked = IfLocked.SKIP
+                for waiting in members:
+                    waiting.hindrance = self._retry.reason_of(error)
             elif self._retry.may_repeat(error):
                 self._group.sent = ()
                 for waiting in members:

@@ -12,8 +12,9 @@ from sessions_db.enums import SessionStatus
 from sessions_db.errors import SessionChanged, SessionNotActive, SessionNotFound
 from sessions_db.models import Message, NewMessage
 from sessions_db.operations.appending_alone import append_one, append_several
-from sessions_db.operations.appending_together import Append, IfLocked, append_together
+from sessions_db.operations.appending_together import Append, append_together
 from sessions_db.operations.attempts import attempts
+from sessions_db.operations.locking import IfLocked
 from sessions_db.operations.operation import Needs, needs
 from sessions_db.operations.reading import locked, state_of
 from sessions_db.operations.repeating import check_message

@@ -15,12 +15,11 @@ from sessions_db.models import Message
 from sessions_db.operations.appending_together import (
     COLUMNS,
     Append,
-    IfLocked,
     has_had_expected_count,
     left_out,
-    locking,
     stored_message,
 )
+from sessions_db.operations.locking import IfLocked, locking
 from sessions_db.operations.message_rows import GIVEN, given_parameters, given_values, row_of
 from sessions_db.schema import insert_into, messages, sessions, text_rows
 
@@ -45,7 +44,7 @@ def append_one(conn: Connection, new: Append, *, if_locked: IfLocked) -> list[Me
 def append_several(conn: Connection, new: Append, *, if_locked: IfLocked) -> list[Message] | None:
     """The stored messages, or None if nothing is stored. One statement. None of them has an idempotency key.
 
-    For five, Postgres takes half as long again with `append_together`, and SQLite a fifth (measured once).
+    For five, Postgres takes half as long again with `append_together` (measured once).
     """
     rows = [row_of(message) for message in new.messages]
     given, size = given_parameters(conn, GIVEN, rows, partial(count, 1))

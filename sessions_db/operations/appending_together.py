@@ -6,7 +6,6 @@ import json
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from enum import Enum
 from functools import cache, partial
 from itertools import repeat
 from typing import Any, Final, NamedTuple, cast
@@ -16,22 +15,20 @@ from sqlalchemy import (
     ColumnElement,
     Connection,
     FromClause,
-    Select,
     bindparam,
     exists,
     func,
     or_,
     select,
-    true,
 )
 
 from sessions_db import clock
 from sessions_db.database.statement import Statement
 from sessions_db.enums import Role, SessionStatus
 from sessions_db.errors import DatabaseUnavailable
-from sessions_db.limits import BRIEF_LOCK_WAIT_MS
 from sessions_db.models import Message, NewMessage
 from sessions_db.models.camel_case import copied
+from sessions_db.operations.locking import IfLocked, locking
 from sessions_db.operations.message_rows import GIVEN, given_parameters, given_values, row_of
 from sessions_db.schema import (
     insert_into,
@@ -51,14 +48,6 @@ _SENT: Final = ("to_key", "needed_status", *GIVEN)
 
 _KEY, _STATUS = range(2)
 _IDEMPOTENCY_KEY: Final = _SENT.index("idempotency_key")
-
-
-class IfLocked(Enum):
-    """What a statement does with a session that another transaction has locked."""
-
-    WAIT = "wait for it"
-    WAIT_BRIEFLY = "wait for it, at most as long as `BRIEF_LOCK_WAIT_MS` says: nothing is stored then"
-    SKIP = "store nothing in it"
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,14 +191,6 @@ def _are_stored(appends: Sequence[Append], found: Sequence[Sequence[Any]], sent:
 def has_had_expected_count() -> ColumnElement[bool]:
     """Whether the session has had as many messages as the parameter `expected_count` says."""
     return sessions.c.last_seq == bindparam("expected_count", type_=sessions.c.last_seq.type)
-
-
-def locking(rows: Select[Any], if_locked: IfLocked) -> Select[Any]:
-    """The rows of sessions, which it locks: SQLite has one writer at a time and ignores FOR UPDATE."""
-    if if_locked is IfLocked.WAIT_BRIEFLY:
-        # Of this transaction only. The condition is evaluated before a row is locked.
-        rows = rows.where(func.set_config("lock_timeout", str(BRIEF_LOCK_WAIT_MS), true()).is_not(None))
-    return rows.with_for_update(key_share=True, skip_locked=if_locked is IfLocked.SKIP)
 
 
 @cache

@@ -11,6 +11,8 @@ from typing import Any, Final, NamedTuple
 from sqlalchemy import BigInteger, ColumnClause, ColumnElement, FromClause, Text, bindparam, column, func, values
 from sqlalchemy.dialects import postgresql
 
+from sessions_db.schema.expressions import json_rows
+
 _JSON: Final = "rows"
 
 _encode = json.JSONEncoder(ensure_ascii=False).encode
@@ -40,9 +42,8 @@ def text_rows(dialect: str, names: Sequence[str], size: int = 0) -> TextRows:
         arrays = [bindparam(f"{_JSON}_{name}", type_=postgresql.ARRAY(Text)) for name in names]
         rows = func.unnest(*arrays).table_valued(*names, with_ordinality="number").render_derived(name="batch")
         return TextRows(rows, rows.c.number, {name: rows.c[name] for name in names})
-    rows = func.json_each(bindparam(_JSON, type_=Text)).table_valued("key", "value", name="batch")
-    texts = {name: func.json_extract(rows.c.value, f"$[{position}]") for position, name in enumerate(names)}
-    return TextRows(rows, rows.c.key + 1, texts)
+    array, number, value = json_rows(dialect, _JSON)
+    return TextRows(array, number, {name: value(position) for position, name in enumerate(names)})
 
 
 def text_rows_parameters(dialect: str, names: Sequence[str], rows: Sequence[Sequence[str | None]]) -> dict[str, str]:
