@@ -39,7 +39,7 @@ def pytest_collection_finish() -> None:
     gc.collect()
     gc.freeze()
     # Tests that wait for something to be collected ask for it.
-    gc.set_threshold(20_000)
+    gc.set_threshold(5_000)
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
