@@ -37,8 +37,6 @@ _INSTRUCTIONS: Final = 10_000
 
 
 # The doctor's checks
-
-
 def _journal_mode(conn: Connection) -> tuple[Severity, str]:
     mode = _value(conn, "PRAGMA journal_mode")
     if mode == "wal":
@@ -151,6 +149,8 @@ class SQLite(Backend):
                 if in_wal_mode and (options.create or connection.execute(_IS_OURS).fetchone()):
                     connection.execute("PRAGMA journal_mode = WAL")
                 connection.execute(f"PRAGMA synchronous = {options.synchronous}")
+                # Its copies of pages, to undo a statement, took more writes than an import itself (counted once).
+                connection.execute("PRAGMA temp_store = MEMORY")
             except sqlite3.DatabaseError as error:
                 explain(error, self.file(engine), read_only=options.read_only)
                 raise
@@ -229,8 +229,9 @@ class SQLite(Backend):
         With foreign keys on, the DROP would also delete the rows that refer to the table: for `sessions`, messages and
         labels. Without `legacy_alter_table`, the RENAME would fail, because views and other tables' triggers refer to a
         table that does not exist at that moment. See https://sqlite.org/lang_altertable.html#otheralter
+        What sorts a whole table for an index may need more than the memory.
         """
-        return _with_pragmas(conn, foreign_keys="OFF", legacy_alter_table="ON")
+        return _with_pragmas(conn, foreign_keys="OFF", legacy_alter_table="ON", temp_store="DEFAULT")
 
     def is_aborted(self, conn: Connection) -> bool:
         """Whether SQLite has rolled back on its own, as it does when the disk is full or fails."""
