@@ -7,13 +7,17 @@ import os
 import sys
 from pathlib import Path
 
+from sessions_db import signals
+
 
 def main() -> None:
     """Run the command and exit the process with its exit code."""
     try:
-        from sessions_db.cli import cli, interruption  # noqa: PLC0415  # its packages are an extra
+        signals.prepare()
+        _prepare_streams()
+        from sessions_db.cli import cli  # noqa: PLC0415  # its packages are an extra
 
-        interruption.prepare()
+        cli(prog_name="sessions-db")
     except ModuleNotFoundError as error:
         missing = (error.name or "").partition(".")[0]
         if missing not in ("click", "rich"):
@@ -23,6 +27,9 @@ def main() -> None:
         # Importing takes half a second; later the command tells what it has done.
         sys.stderr.write("\nInterrupted. Nothing was changed.\n")
         sys.exit(130)
+
+
+def _prepare_streams() -> None:
     # What the caller has closed (`<&-`, `>&-`) is None.
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
@@ -30,7 +37,6 @@ def main() -> None:
     # Replace characters that the terminal can't show, instead of failing.
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")
-    cli(prog_name="sessions-db")
 
 
 if __name__ == "__main__":

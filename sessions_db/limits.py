@@ -68,3 +68,6 @@ MAX_GROUP_MESSAGES: Final = 256
 
 MAX_GROUP_LENGTH: Final = 256 * 1024
 """The most characters of these messages."""
+
+BRIEF_LOCK_WAIT_MS: Final = 100
+"""For how long appends to several sessions that others have locked wait together, before each waits by itself."""

@@ -42,6 +42,7 @@ from sessions_db import (
 )
 from tests.support.client import PlainClient
 from tests.support.clock import ms
+from tests.support.databases import OTHERS
 from tests.support.locks import wait_for_lock
 from tests.support.servers import wait_until
 
@@ -586,9 +587,8 @@ def test_write_after_the_server_ended_the_idle_connection_is_stored_once(
 @pytest.mark.parametrize("backend", ["postgresql"], indirect=True)
 def test_write_after_an_idle_session_timeout_is_stored_once(url: str, plain: PlainClient) -> None:
     impatient = make_url(url).update_query_dict({"options": "-c idle_session_timeout=100"})
-    others = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
     with SessionManager(impatient) as manager:
         key = manager.get_or_create_main("main").key
-        wait_until(lambda: plain(others) == [(0,)])
+        wait_until(lambda: plain(OTHERS) == [])
 
         assert manager.send_message(key, "Hello").seq == 1

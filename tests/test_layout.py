@@ -20,7 +20,19 @@ PACKAGE = ROOT / "sessions_db"
 
 # A module imports from its own layer and from those before it.
 LAYERS = [
-    *("enums", "limits", "clock", "errors", "validation", "keys", "escaping", "wording", "digests", "models"),
+    *(
+        "enums",
+        "limits",
+        "clock",
+        "errors",
+        "validation",
+        "keys",
+        "escaping",
+        "wording",
+        "signals",
+        "digests",
+        "models",
+    ),
     *("schema", "database", "operations"),
     *(
         "store",

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from typing import Any, cast
 
 import pytest
@@ -26,6 +27,7 @@ from sessions_db import (
 )
 from sessions_db.group_commit.lanes import Lane
 from sessions_db.group_commit.storing import GroupCommit
+from sessions_db.operations.appending_together import Append
 from tests.support.blocking import Blocking
 from tests.support.client import PlainClient
 from tests.support.locks import wait_for_lock
@@ -172,9 +174,33 @@ def test_locked_session_delays_no_other_and_keeps_its_order(
 
     assert [outcome.result(timeout=10).content for outcome in waiting] == [str(n) for n in range(10)]
     assert contents(manager, locked) == [str(n) for n in range(10)]
-    # Soon they go together with the others again.
+    # Soon they go together with those of sessions that are not locked again.
     lanes: list[Lane] = group_commit_of(manager)._lanes
     wait_until(lambda: manager.send_message(locked, "x").seq > 0 and not any(lane._aside for lane in lanes))
+
+
+@pytest.mark.parametrize("backend", ["postgresql"], indirect=True)
+def test_session_that_stays_locked_delays_no_other_that_was_locked(
+    manager: SessionManager, plain: PlainClient, url: str, threads: ThreadPoolExecutor
+) -> None:
+    staying, other = (manager.get_or_create_main(name).key for name in ("a", "b"))
+    with closing(PlainClient(url)) as client:
+        for holder, key in ((plain, staying), (client, other)):
+            holder("BEGIN")
+            holder("SELECT 1 FROM sessions WHERE key = ? FOR UPDATE", key)
+        waiting = together(
+            manager,
+            threads,
+            [lambda key=key, n=n: manager.send_message(key, str(n)) for n in range(4) for key in (staying, other)],  # type: ignore[misc]
+        )
+        wait_for_lock(plain)
+        client("COMMIT")
+
+    assert [outcome.result(timeout=10).content for outcome in waiting[1::2]] == [str(n) for n in range(4)]
+    assert manager.send_message(other, "4").seq == 5
+    assert not any(outcome.done() for outcome in waiting[::2])
+    plain("COMMIT")
+    assert [outcome.result(timeout=10).seq for outcome in waiting[::2]] == [1, 2, 3, 4]
 
 
 @pytest.mark.parametrize("backend", ["postgresql"], indirect=True)
@@ -301,6 +327,27 @@ def test_key_that_comes_twice_in_a_group_while_another_transaction_stores_it_is_
         wait_for_lock(plain)
 
     assert [outcome.result() for outcome in outcomes] == [stored, stored]
+
+
+def test_stored_append_leaves_nothing_to_the_garbage_collector(
+    manager: SessionManager, threads: ThreadPoolExecutor
+) -> None:
+    key = manager.get_or_create_main("collector").key  # other tests may have left appends to theirs
+
+    def is_left() -> bool:
+        return any(isinstance(item, Append) and item.key == key for item in gc.get_objects())
+
+    gc.collect()
+    gc.disable()
+    try:
+        for outcome in together(manager, threads, [lambda: manager.send_message(key, "text")] * 8):
+            outcome.result()
+        del outcome
+
+        # The thread that stored them may still be about to return.
+        wait_until(lambda: not is_left())
+    finally:
+        gc.enable()
 
 
 def test_error_of_an_append_keeps_nothing_of_the_thread_that_stored_it(

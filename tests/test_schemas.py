@@ -7,6 +7,7 @@ import json
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, closing
+from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
@@ -182,7 +183,8 @@ def test_each_schema_is_upgraded_by_itself(empty_url: str) -> None:
         make_audit_views(empty_url)
 
 
-def test_every_command_takes_a_schema(empty_url: str) -> None:
+def test_every_command_takes_a_schema(empty_url: str, tmp_path: Path) -> None:
+    (tmp_path / "sessions.db").touch()
     ok("--schema", STRANGE, "upgrade", db=empty_url)
     with SessionManager(empty_url, schema=STRANGE) as manager:
         key = manager.get_or_create_main("clerk").key
@@ -191,7 +193,7 @@ def test_every_command_takes_a_schema(empty_url: str) -> None:
     assert run("doctor", "--schema", STRANGE, "--quick", db=empty_url).exit_code == 0
     assert "nothing has created it yet" in run("list", db=empty_url).stderr
     assert STRANGE in ok("schemas", db=empty_url)
-    assert "schema must be None on SQLite" in run("list", "--schema", STRANGE, db="sqlite://").stderr
+    assert "schema must be None on SQLite" in run("list", "--schema", STRANGE, db=f"{tmp_path}/sessions.db").stderr
 
 
 def test_schemas_are_asked_of_postgres_only(empty_url: str, owner: PlainClient) -> None:

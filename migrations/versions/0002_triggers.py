@@ -63,22 +63,30 @@ def not_replaced(table: str, event: str, keys: tuple[str, ...]) -> str:
 # By trigger, the statement that creates it.
 SQLITE = (
     {
-        "messages_append": f"""\
+        "messages_append": """\
 CREATE TRIGGER messages_append AFTER INSERT ON messages
 BEGIN
-  SELECT RAISE(ABORT, 'messages_append: seq must be the last_seq of an existing session, plus 1')
-  WHERE NOT EXISTS (SELECT 1 FROM sessions WHERE key = NEW.session_key AND last_seq = NEW.seq - 1);
-  UPDATE sessions SET unsealed = 1 WHERE key = NEW.session_key AND unsealed = 0;
   UPDATE sessions
   SET last_seq = NEW.seq, last_activity_ms = max(last_activity_ms, NEW.timestamp_ms)
-  WHERE key = NEW.session_key;
-  INSERT INTO archived_messages ({MESSAGE}, archived_ms)
-  SELECT {MESSAGE}, {SQLITE_NOW} FROM messages
-  WHERE session_key = NEW.session_key
-    AND seq <= NEW.seq - (SELECT message_cap FROM sessions WHERE key = NEW.session_key AND archive_trimmed = 1);
+  WHERE key = NEW.session_key AND last_seq = NEW.seq - 1;
+  SELECT RAISE(ABORT, 'messages_append: seq must be the last_seq of an existing session, plus 1')
+  WHERE changes() = 0;
   DELETE FROM messages
   WHERE session_key = NEW.session_key
-    AND seq <= NEW.seq - (SELECT message_cap FROM sessions WHERE key = NEW.session_key);
+    AND seq = NEW.seq - (SELECT message_cap FROM sessions WHERE key = NEW.session_key);
+END""",
+        "sessions_append": f"""\
+CREATE TRIGGER sessions_append AFTER UPDATE OF last_seq ON sessions
+WHEN NEW.last_seq = OLD.last_seq + 1
+  AND (NEW.archive_trimmed = 1 OR NEW.unsealed = 0
+    OR EXISTS (SELECT 1 FROM messages WHERE session_key = NEW.key AND seq < NEW.last_seq - NEW.message_cap))
+  AND EXISTS (SELECT 1 FROM messages WHERE session_key = NEW.key AND seq = NEW.last_seq)
+BEGIN
+  UPDATE sessions SET unsealed = 1 WHERE key = NEW.key AND unsealed = 0;
+  INSERT INTO archived_messages ({MESSAGE}, archived_ms)
+  SELECT {MESSAGE}, {SQLITE_NOW} FROM messages
+  WHERE NEW.archive_trimmed = 1 AND session_key = NEW.key AND seq <= NEW.last_seq - NEW.message_cap;
+  DELETE FROM messages WHERE session_key = NEW.key AND seq <= NEW.last_seq - NEW.message_cap;
 END""",
         "messages_place": """\
 CREATE TRIGGER messages_place BEFORE UPDATE OF session_key, seq ON messages
@@ -226,7 +234,7 @@ END"""
         f"{table}_unique_{event}": not_replaced(table, event, keys)
         for table, event, keys in (
             ("sessions", "insert", ("key", "run_id")),
-            ("messages", "insert", ("session_key, seq", "session_key, idempotency_key")),
+            ("messages", "insert", ("session_key, idempotency_key",)),
             ("messages", "update", ("session_key, idempotency_key",)),
             ("labels", "insert", ("label",)),
             ("labels", "update", ("label",)),

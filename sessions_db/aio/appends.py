@@ -19,7 +19,7 @@ from sessions_db.group_commit.lanes import Answer, Waiting
 from sessions_db.limits import DEFAULT_MESSAGE_CAP
 from sessions_db.manager import SessionManager
 from sessions_db.models import Message
-from sessions_db.operations.appending_together import Append
+from sessions_db.operations.appending_together import Append, IfLocked
 from sessions_db.operations.operation import Operation
 from sessions_db.store import SessionStore
 
@@ -113,7 +113,8 @@ class _WaitingTask(Waiting):
 
     def put(self, token: Token, /) -> None:
         appends = self._appends
-        threads: Threads | ThreadPoolExecutor = appends.writers if self.lane.waits else appends.groups
+        is_aside = self.lane.if_locked is not IfLocked.SKIP
+        threads: Threads | ThreadPoolExecutor = appends.writers if is_aside else appends.groups
         try:
             threads.submit(partial(self._lead, token))
         except RuntimeError:  # the threads were shut down, as at the end of the process

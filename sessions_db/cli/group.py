@@ -15,6 +15,7 @@ from click.exceptions import Exit
 from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, TextColumn, TimeRemainingColumn
 
+from sessions_db import signals
 from sessions_db.cli import interruption, terminal
 from sessions_db.cli.opening import database
 from sessions_db.errors import SessionsError
@@ -43,7 +44,7 @@ class _Commands(click.Group):
         except KeyboardInterrupt:
             raise interruption.interrupted(ctx) from None
         finally:
-            interruption.is_over()
+            signals.is_over()
 
     def _invoke(self, ctx: click.Context) -> object:
         try:

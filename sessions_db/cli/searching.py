@@ -20,7 +20,7 @@ from sessions_db.wording import counted
 @click.argument("text")
 @agents_option("Only in this agent's sessions")
 @click.option("--kind", "kinds", type=one_of(SessionKind), multiple=True, help="Only in this kind; may be repeated.")
-@click.option("--limit", type=click.IntRange(min=1), default=50, show_default=True, help="Stop after this many.")
+@click.option("--limit", type=click.IntRange(min=0), default=50, show_default=True, help="Stop after this many.")
 @click.option(
     "--timeout",
     "time_limit",

@@ -137,6 +137,10 @@ class Backend(ABC):
     def is_idle(self, conn: Connection) -> bool:
         """Whether the connection is in no transaction and in no statement, so that another call may use it."""
 
+    def waits_briefly(self, conn: Connection) -> bool:
+        """Whether a statement on this connection can set its own `lock_timeout`."""
+        return False
+
     def is_usable(self, conn: Connection) -> bool:
         """Whether a connection that lay unused can still be used, as far as can be told without sending anything."""
         return True
@@ -157,6 +161,10 @@ class Backend(ABC):
     @abstractmethod
     def is_rolled_back(self, error: exc.DBAPIError) -> bool:
         """Whether the database is known to have undone the statement, so that repeating it is safe."""
+
+    def is_lock_timeout(self, error: exc.DBAPIError) -> bool:
+        """Whether the statement waited too long for a lock."""
+        return False
 
     def is_lost(self, error: exc.DBAPIError) -> bool:
         """Whether a connection broke, so that nobody knows whether what was sent before was done."""

@@ -14,7 +14,7 @@ from sqlalchemy import URL, Connection, Engine, ExceptionContext, event, exc, te
 
 from sessions_db.database.backend import DROPPED, NOT_OURS, NUMBER_TAKEN, SCHEMA, Backend, EngineOptions
 from sessions_db.database.postgresql_checks import CHECKS, value
-from sessions_db.database.postgresql_pinning import pin, pin_again
+from sessions_db.database.postgresql_pinning import led_elsewhere, pin, pin_again
 from sessions_db.errors import InvalidInput, SchemaMismatch
 
 _log = logging.getLogger("sessions_db")
@@ -32,6 +32,9 @@ _DEAD_PEER: Final = {
     "keepalives_count": 3,
 }
 
+# What a connection's `info` says of it.
+_WAITS_BRIEFLY: Final = "sessions_db_waits_briefly"
+
 # The schema in which search_path finds the tables, or else the one in which they would be created.
 _FOUND_IN: Final = """\
 coalesce(
@@ -48,10 +51,11 @@ SELECT pg_backend_pid(), current_setting('lock_timeout'), current_setting('citus
 _READ_ONLY_TRANSACTION: Final = "25006"
 _QUERY_CANCELED: Final = "57014"
 _INSUFFICIENT_PRIVILEGE: Final = "42501"
+_LOCK_NOT_AVAILABLE: Final = "55P03"
 
 # After serialization_failure, deadlock_detected and lock_not_available the server has rolled the statement back. The
 # two time-outs end a connection in which no statement is running.
-_ROLLED_BACK: Final = frozenset({"40001", "40P01", "55P03", "57P05", "25P03", _READ_ONLY_TRANSACTION})
+_ROLLED_BACK: Final = frozenset({"40001", "40P01", _LOCK_NOT_AVAILABLE, "57P05", "25P03", _READ_ONLY_TRANSACTION})
 # Citus reports these on a connection that goes on: its own one to another node failed, perhaps after a commit there.
 _CONNECTION_FAILURES: Final = frozenset({"08006", "57P01", "57P02"})
 _INTERNAL_ERROR: Final = "XX000"
@@ -105,11 +109,13 @@ class PostgreSQL(Backend):
             nonlocal first
             pid, lock_timeout, citus, found, named = connection.execute(_STATE, [options.schema]).fetchone()
             is_pooled = pid != connection.info.backend_pid
+            # Citus does not send the setting on to the node that waits.
+            record.info[_WAITS_BRIEFLY] = citus is None
             if named is not None:
                 if not is_pooled:
                     pin(connection, record, named)
                 elif found != named:
-                    raise _led_elsewhere(connection, named, found)
+                    raise led_elsewhere(connection, named, found)
                 found = named
             first = first or found
             if found != first:
@@ -196,6 +202,10 @@ class PostgreSQL(Backend):
         """Whether the connection is in no transaction, and no answer to a statement is outstanding."""
         return _transaction_status(conn) == "IDLE"
 
+    def waits_briefly(self, conn: Connection) -> bool:
+        """Whether it was found so when the connection was set up, as one of the library's own engine."""
+        return bool(conn.info.get(_WAITS_BRIEFLY))
+
     def is_usable(self, conn: Connection) -> bool:
         """Whether the server has said nothing since the last statement: what it says is that it ends the connection.
 
@@ -229,6 +239,10 @@ class PostgreSQL(Backend):
     def is_forbidden(self, error: exc.DBAPIError) -> bool:
         """Whether the error's code says so."""
         return _state(error.orig) == _INSUFFICIENT_PRIVILEGE
+
+    def is_lock_timeout(self, error: exc.DBAPIError) -> bool:
+        """Whether the error's code says so."""
+        return _state(error.orig) == _LOCK_NOT_AVAILABLE
 
     def is_lost(self, error: exc.DBAPIError) -> bool:
         """Whether the connection broke, or one that Citus has to another node."""
@@ -265,13 +279,6 @@ def _settings(options: EngineOptions, lock_timeout: str, citus: str | None) -> I
         yield "citus.propagate_set_commands = 'local'"
     if options.read_only:
         yield "default_transaction_read_only = on"
-
-
-def _led_elsewhere(connection: Any, schema: str, found: str | None) -> SchemaMismatch:
-    """Close a connection through PgBouncer, where a search_path would leak to other clients; the error to raise."""
-    connection.close()
-    cure = f"{found or 'no schema'} and not to {schema}: ALTER ROLE … SET search_path = {schema}"
-    return SchemaMismatch(None, None, f"behind PgBouncer, search_path leads to {cure}")
 
 
 def _transaction_status(conn: Connection) -> str:

@@ -11,11 +11,12 @@ from typing import Any, Final
 
 from sqlalchemy import URL, Connection, Engine, QueuePool, StaticPool, event, exc, text
 
-from sessions_db.database.backend import DROPPED, NOT_OURS, NUMBER_TAKEN, Backend, Check, EngineOptions
+from sessions_db.database.backend import DROPPED, NOT_OURS, NUMBER_TAKEN, Backend, EngineOptions
 from sessions_db.database.connecting import FilePool
 from sessions_db.database.paths import explain, path_of, with_resolved_path, without_creating
+from sessions_db.database.sqlite_checks import CHECKS
+from sessions_db.database.sqlite_identity import hold_to_file, is_same_file, require_same_file
 from sessions_db.database.statement import Statement
-from sessions_db.enums import Severity
 from sessions_db.errors import DatabaseUnavailable, InvalidInput
 
 # SQLite soon polls for the lock only every 100 ms, and rarely finds it free among writers that never pause: one of
@@ -36,68 +37,6 @@ _OLDEST: Final = (3, 37, 0)
 _INSTRUCTIONS: Final = 10_000
 
 
-# The doctor's checks
-def _journal_mode(conn: Connection) -> tuple[Severity, str]:
-    mode = _value(conn, "PRAGMA journal_mode")
-    if mode == "wal":
-        return Severity.OK, "WAL"
-    return Severity.WARNING, f"{mode}: the next SessionManager that writes makes it WAL, where the file system can"
-
-
-def _foreign_keys(conn: Connection) -> tuple[Severity, str]:
-    if _value(conn, "PRAGMA foreign_keys") == 1:
-        return Severity.OK, "on, in this library's connections"
-    return Severity.FAILURE, "off: this SQLite was built without them"
-
-
-def _version(_conn: Connection) -> tuple[Severity, str]:
-    # https://sqlite.org/wal.html, "The WAL-Reset Bug"
-    if (3, 7, 0) <= sqlite3.sqlite_version_info < (3, 51, 3):
-        return Severity.WARNING, (
-            f"{sqlite3.sqlite_version} has the WAL-reset bug, which can damage a file that several connections write "
-            "to at once; it is fixed in 3.51.3"
-        )
-    return Severity.OK, sqlite3.sqlite_version
-
-
-def _integrity(conn: Connection) -> tuple[Severity, str]:
-    found = [str(row[0]) for row in conn.exec_driver_sql("PRAGMA quick_check(5)")]
-    if found == ["ok"]:
-        return Severity.OK, "the file is sound"
-    return Severity.FAILURE, "; ".join(found)
-
-
-def _actor_left_over(conn: Connection) -> tuple[Severity, str]:
-    names = [str(row[0]) for row in conn.exec_driver_sql("SELECT name FROM event_actor")]
-    if names:
-        return Severity.WARNING, f"the log names {', '.join(names)} for what other clients do: empty event_actor"
-    return Severity.OK, "nobody is named except by a manager"
-
-
-def _numbers_left(conn: Connection) -> tuple[Severity, str]:
-    used = conn.exec_driver_sql("SELECT seq FROM sqlite_sequence WHERE name = 'session_events'").scalar() or 0
-    if used > 2**62:
-        return (
-            Severity.FAILURE,
-            f"the log has counted to {used}, and SQLite reports a full disk when it has no number left",
-        )
-    return Severity.OK, "the log has numbers left"
-
-
-def _value(conn: Connection, sql: str) -> object:
-    return conn.exec_driver_sql(sql).scalar_one()
-
-
-_CHECKS: dict[str, Check] = {
-    "journal mode": _journal_mode,
-    "foreign keys": _foreign_keys,
-    "SQLite version": _version,
-    "integrity": _integrity,
-    "actor": _actor_left_over,
-    "numbers": _numbers_left,
-}
-
-
 class SQLite(Backend):
     """SQLite, through Python's own `sqlite3`."""
 
@@ -108,7 +47,7 @@ class SQLite(Backend):
     groups_at_once = 1
     database_bytes = text("SELECT page_count * page_size FROM pragma_page_count(), pragma_page_size()")
     transaction_settings = ("isolation_level",)
-    checks = _CHECKS
+    checks = CHECKS
 
     def engine_arguments(self, url: URL, options: EngineOptions) -> tuple[URL, dict[str, Any]]:
         """The URL and the arguments for `sqlalchemy.create_engine`."""
@@ -141,6 +80,8 @@ class SQLite(Backend):
     def configure(self, engine: Engine, options: EngineOptions) -> None:
         """Set the pragmas of each new connection."""
         in_wal_mode = not (options.read_only or self.is_in_memory(engine.url))
+        if (file := self.file(engine)) is not None:
+            hold_to_file(engine, file)
 
         @event.listens_for(engine, "connect")
         def set_pragmas(connection: sqlite3.Connection, _record: object) -> None:
@@ -198,6 +139,7 @@ class SQLite(Backend):
 
     def data_version(self, conn: Connection) -> int | None:
         """SQLite's own number, which costs less than a query (https://sqlite.org/pragma.html#pragma_data_version)."""
+        require_same_file(conn)
         return int(_DATA_VERSION.rows(conn, {})[0][0])
 
     def begin(self, conn: Connection, *, read_only: bool) -> None:
@@ -232,6 +174,10 @@ class SQLite(Backend):
         What sorts a whole table for an index may need more than the memory.
         """
         return _with_pragmas(conn, foreign_keys="OFF", legacy_alter_table="ON", temp_store="DEFAULT")
+
+    def is_usable(self, conn: Connection) -> bool:
+        """Whether its file was neither removed nor replaced."""
+        return is_same_file(conn)
 
     def is_aborted(self, conn: Connection) -> bool:
         """Whether SQLite has rolled back on its own, as it does when the disk is full or fails."""

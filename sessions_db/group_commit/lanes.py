@@ -11,14 +11,18 @@ from sessions_db.database.semaphores import FairSemaphore, Token
 from sessions_db.errors import DatabaseUnavailable, SessionsError
 from sessions_db.limits import MAX_GROUP_LENGTH, MAX_GROUP_MESSAGES
 from sessions_db.models import Message
-from sessions_db.operations.appending_together import Append, length_of
+from sessions_db.operations.appending_together import Append, IfLocked
+from sessions_db.operations.message_rows import length_of
 
 Answer: TypeAlias = list[Message] | BaseException
 """The stored messages of an append, or why there are none."""
 
-# For how long appends to a session that was found locked wait for its lock by themselves, before they are stored
-# together with those of other sessions again.
+# For how long appends to a session that was found locked wait for its lock apart from the others, before they are
+# stored together with those of sessions that are not locked again.
 _ASIDE_S: Final = 1.0
+
+# The owner of those that are withdrawn.
+_NOBODY: Final = object()
 
 
 class Waiting(ABC):
@@ -57,7 +61,7 @@ class Waiting(ABC):
     def unclaim(self) -> bool:
         """Let it be claimed anew; False if it was withdrawn in the meantime."""
         self._claim.clear()
-        if self._withdrawn_for is not None and self.claim(self):
+        if self._withdrawn_for is not None and self.claim(_NOBODY):
             self.deliver(self._withdrawn_for)
             self.wake()
             return False
@@ -66,7 +70,7 @@ class Waiting(ABC):
     def withdraw(self, reason: BaseException) -> bool:
         """Whether it will never be stored. If a group has claimed it and does not store it, the reason is delivered."""
         self._withdrawn_for = reason
-        return self.claim(self)
+        return self.claim(_NOBODY)
 
     def timed_out(self) -> DatabaseUnavailable:
         """The error for one that waited too long."""
@@ -88,36 +92,40 @@ class Waiting(ABC):
 class Lane(FairSemaphore):
     """Appends that are stored one group after the other. Who has the one token stores the next group.
 
+    A session that is found locked has its appends wait in a lane aside: with those of other such sessions, and one that
+    is locked for long in a lane of its own.
+
     Args:
-        waits: whether its statements wait for sessions that other transactions have locked.
+        if_locked: what its statements do with sessions that other transactions have locked.
+        shared: where the appends to sessions that are found locked wait (default: each session has a lane of its own).
     """
 
-    def __init__(self, *, waits: bool) -> None:
+    def __init__(self, if_locked: IfLocked, shared: Lane | None = None) -> None:
         super().__init__(1)
-        self.waits = waits
-        self.made = time.monotonic()
-        # The lanes of sessions that were found locked. Only who has the token uses it.
-        self._aside: dict[str, Lane] = {}
+        self.if_locked = if_locked
+        self._shared = shared
+        # The lanes of sessions that were found locked, and when. Only who has the token uses it.
+        self._aside: dict[str, tuple[Lane, float]] = {}
 
     # Only who has the token may call these. So the appends to a session stay in their order.
 
     def has_aside(self, append: Append) -> bool:
-        """Whether its session has a lane of its own, because it was found locked."""
-        own = self._aside.get(append.key) if self._aside else None
-        if own is not None and own.is_over:
+        """Whether its session has another lane, because it was found locked."""
+        aside = self._aside.get(append.key) if self._aside else None
+        if aside is not None and _is_over(aside):
             del self._aside[append.key]
             return False
-        return own is not None
+        return aside is not None
 
     def enter_aside(self, waiting: Waiting) -> None:
-        """Have it wait in a lane of its session's own."""
-        own = self._aside.get(waiting.append.key)
-        if own is None:
+        """Have it wait in the lane for its session, which was found locked."""
+        aside = self._aside.get(waiting.append.key)
+        if aside is None:
             # Nobody else would drop those of sessions to which nothing more is appended.
-            self._aside = {key: other for key, other in self._aside.items() if not other.is_over}
-            own = self._aside[waiting.append.key] = Lane(waits=True)
-        waiting.lane = own
-        own.enter(waiting)
+            self._aside = {key: other for key, other in self._aside.items() if not _is_over(other)}
+            aside = self._aside[waiting.append.key] = self._shared or Lane(IfLocked.WAIT), time.monotonic()
+        waiting.lane, _ = aside
+        waiting.lane.enter(waiting)
 
     def next(self) -> Waiting | None:
         """Take out what has waited longest."""
@@ -137,20 +145,22 @@ class Lane(FairSemaphore):
                 waiting.deliver(error)
                 waiting.wake()
 
-    @property
-    def is_over(self) -> bool:
-        """Whether it has been there for long enough, and is unused."""
-        return time.monotonic() - self.made > _ASIDE_S and self.is_unused
-
-    @property
-    def waiting_with_aside(self) -> int:
-        """How many appends wait in it, and in the lanes of its sessions."""
-        return self.waiting + sum(own.waiting for own in [*self._aside.values()])
+    def with_aside(self) -> set[Lane]:
+        """Itself, and the lanes of its sessions."""
+        # A list is made in one step, also while another thread adds a lane.
+        return {self}.union(*(lane.with_aside() for lane, _ in [*self._aside.values()]))
 
     @property
     def is_unused(self) -> bool:
         """Whether nothing waits in it or is being stored, nor in the lanes of its sessions."""
-        return not (self.taken or self.waiting) and all(own.is_unused for own in [*self._aside.values()])
+        # In this order: what it sets aside is then seen there.
+        return not (self.taken or self.waiting) and all(lane.is_unused for lane, _ in [*self._aside.values()])
+
+
+def _is_over(aside: tuple[Lane, float]) -> bool:
+    """Whether the session has been aside for long enough, and its lane is unused."""
+    lane, since = aside
+    return time.monotonic() - since > _ASIDE_S and lane.is_unused
 
 
 class Group:
@@ -162,6 +172,9 @@ class Group:
     def __init__(self, lane: Lane, leader: Waiting) -> None:
         self.lane = lane
         self.leader = leader
+        # In place of the group, which refers to its members: with what they refer to, they would be a cycle for the
+        # garbage collector to find.
+        self.claimant: Final = object()
         self.members = [leader]
         self.answers: dict[Waiting, Answer] = {}
         self.locked: set[str] = set()
@@ -178,7 +191,7 @@ class Group:
         while (waiting := self.lane.next()) is not None:
             # Before it is claimed: if an exception interrupts this, `close` puts it back.
             self.members.append(waiting)
-            if not waiting.claim(self):
+            if not waiting.claim(self.claimant):
                 self.members.pop()
                 continue
             messages += len(waiting.append.messages)
@@ -199,7 +212,7 @@ class Group:
         for waiting in self.sent:
             if waiting is not self.leader:
                 self.answers.setdefault(waiting, _interrupted())
-        mine = [waiting for waiting in self.members if waiting.claim(self)]
+        mine = [waiting for waiting in self.members if waiting.claim(self.claimant)]
         open_again = []
         for waiting in mine:
             if (answer := self.answers.get(waiting)) is not None:

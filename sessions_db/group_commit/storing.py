@@ -19,7 +19,7 @@ from sessions_db.errors import DatabaseUnavailable, ReadOnly, SessionsError
 from sessions_db.group_commit.lanes import Answer, Group, Lane, Waiting, parts, with_different_keys
 from sessions_db.models import Message
 from sessions_db.operations.appending import SessionLocked, append
-from sessions_db.operations.appending_together import Append, append_together
+from sessions_db.operations.appending_together import Append, IfLocked, append_together
 
 _LEFT: Final = DatabaseUnavailable("nobody waits for its answer", 0.0)
 
@@ -72,7 +72,8 @@ class GroupCommit:
         in_child(self._begin)
 
     def _begin(self) -> None:
-        self._lanes = [Lane(waits=False) for _ in range(self.groups_at_once)]
+        shared = Lane(IfLocked.WAIT_BRIEFLY)
+        self._lanes = [Lane(IfLocked.SKIP, shared) for _ in range(self.groups_at_once)]
         # Statements that wait for locked sessions leave connections to those that do not.
         size = self._calls.connections.status().size
         self._may_wait = None if size is None else FairSemaphore(max(1, size - self.groups_at_once))
@@ -80,7 +81,7 @@ class GroupCommit:
     @property
     def waiting(self) -> int:
         """How many appends wait for their turn."""
-        return sum(lane.waiting_with_aside for lane in self._lanes)
+        return sum(lane.waiting for lane in set().union(*(lane.with_aside() for lane in self._lanes)))
 
     def append(self, new: Append) -> list[Message]:
         """The stored messages.
@@ -137,7 +138,7 @@ class GroupCommit:
         if lane.has_aside(new):
             return None
         try:
-            return self._calls.run(append, new, skip_locked=True)
+            return self._calls.run(append, new, if_locked=IfLocked.SKIP)
         except SessionLocked:
             return None
 
@@ -170,7 +171,7 @@ class GroupCommit:
         with self._place(lane, retry), self._calls.connection(retry, writing=True) as conn:
             group = Group(lane, leader)
             try:
-                if leader.claim(group):
+                if leader.claim(group.claimant):
                     group.fill()
                     retry.sent = True
                     _Storing(self._calls, conn, group, retry).run()
@@ -184,7 +185,7 @@ class GroupCommit:
     @contextmanager
     def _place(self, lane: Lane, retry: Retry) -> Iterator[None]:
         """Have the block be one of those that may wait for locked sessions at the same time, if the lane does."""
-        semaphore = self._may_wait if lane.waits else None
+        semaphore = None if lane.if_locked is IfLocked.SKIP else self._may_wait
         if semaphore is None:
             yield
             return
@@ -204,6 +205,9 @@ class _Storing:
         self._conn = conn
         self._group = group
         self._retry = retry
+        self._if_locked = group.lane.if_locked
+        if self._if_locked is IfLocked.WAIT_BRIEFLY and not calls.backend.waits_briefly(conn):
+            self._if_locked = IfLocked.SKIP
 
     def run(self) -> None:
         """Store what can be stored.
@@ -212,34 +216,44 @@ class _Storing:
             SQLAlchemyError: the leader's append was rolled back and may be repeated.
         """
         group = self._group
-        skip_locked = not group.lane.waits
-        for part in parts(with_different_keys(group.members)):
+        for members in parts(with_different_keys(group.members)):
+            # In the order of the calls: nothing goes past one that waits for the lock.
+            part = [waiting for waiting in members if waiting.append.key not in group.locked]
             # One alone goes the way below: its idempotency key may be stored by someone else at this moment.
-            if len(part) > 1 and not self._sent(part, self._together, skip_locked):
+            if len(part) > 1 and not self._sent(part, self._together):
                 return
-            if not self._sent_each(part, skip_locked):
+            if not self._sent_each(part):
                 return
-        self._sent_each(group.members, skip_locked)
+        self._sent_each(group.members)
 
-    def _sent_each(self, members: Sequence[Waiting], skip_locked: bool) -> bool:
+    def _sent_each(self, members: Sequence[Waiting]) -> bool:
         """Send those by themselves that have no answer; whether the connection is of further use."""
         group = self._group
         return all(
-            self._sent([waiting], self._alone, skip_locked)
+            self._sent_alone(waiting)
             for waiting in members
             if waiting not in group.answers and waiting.append.key not in group.locked
         )
 
-    def _together(self, members: Sequence[Waiting], skip_locked: bool) -> dict[Waiting, Answer]:
+    def _sent_alone(self, waiting: Waiting) -> bool:
+        """Send it by itself; whether the connection is of further use."""
+        was = self._if_locked
+        is_usable = self._sent([waiting], self._alone)
+        if self._if_locked is not was and is_usable:
+            # It has waited for its lock in vain.
+            return self._sent([waiting], self._alone)
+        return is_usable
+
+    def _together(self, members: Sequence[Waiting]) -> dict[Waiting, Answer]:
         appends = [waiting.append for waiting in members]
         rows = [row for waiting in members for row in waiting.rows]
-        stored = append_together(self._conn, appends, rows, skip_locked=skip_locked)
+        stored = append_together(self._conn, appends, rows, if_locked=self._if_locked)
         return {waiting: messages for waiting, messages in zip(members, stored, strict=True) if messages is not None}
 
-    def _alone(self, members: Sequence[Waiting], skip_locked: bool) -> dict[Waiting, Answer]:
+    def _alone(self, members: Sequence[Waiting]) -> dict[Waiting, Answer]:
         (waiting,) = members
         try:
-            return {waiting: append(self._conn, waiting.append, skip_locked=skip_locked)}
+            return {waiting: append(self._conn, waiting.append, if_locked=self._if_locked)}
         except SessionLocked:
             self._group.locked.add(waiting.append.key)
             return {}
@@ -247,30 +261,31 @@ class _Storing:
     def _sent(
         self,
         members: Sequence[Waiting],
-        send: Callable[[Sequence[Waiting], bool], dict[Waiting, Answer]],
-        skip_locked: bool,
+        send: Callable[[Sequence[Waiting]], dict[Waiting, Answer]],
     ) -> bool:
         """Note the answers of the members; whether the connection is of further use."""
         answers = self._group.answers
         self._group.sent = members
         try:
-            stored = send(members, skip_locked)
+            stored = send(members)
             self._calls.commit(self._conn)
             answers.update(stored)
         except exc.DBAPIError as error:
-            if self._retry.may_repeat(error):
+            if self._if_locked is IfLocked.WAIT_BRIEFLY and self._calls.backend.is_lock_timeout(error):
+                # Some of the sessions are locked for long: from now on, find out which.
+                self._if_locked = IfLocked.SKIP
+            elif self._retry.may_repeat(error):
                 self._group.sent = ()
                 for waiting in members:
                     waiting.hindrance = self._retry.reason_of(error)
                 if self._group.leader not in answers:
                     raise
                 return False
-            is_lost = self._calls.backend.is_lost(error)
-            if is_lost or len(members) == 1:
+            elif (is_lost := self._calls.backend.is_lost(error)) or len(members) == 1:
                 answers.update((waiting, self._retry.translated(error)) for waiting in members)
+                if is_lost:
+                    return False
             # Otherwise somebody's trigger or constraint refused one of them: each is sent by itself.
-            if is_lost:
-                return False
         except SessionsError as error:
             # Its traceback leads through this thread's frames. Whoever keeps the error would keep them, and with them
             # the token and the appends of others.

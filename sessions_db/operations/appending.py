@@ -4,33 +4,21 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
-from functools import cache
-from typing import Final
 
-from sqlalchemy import ClauseElement, Connection, and_, bindparam, exists, select
+from sqlalchemy import ClauseElement, Connection, and_, bindparam, select
 
-from sessions_db import clock
 from sessions_db.database.statement import Statement
 from sessions_db.enums import SessionStatus
 from sessions_db.errors import SessionChanged, SessionNotActive, SessionNotFound
 from sessions_db.models import Message, NewMessage
-from sessions_db.operations.appending_together import (
-    COLUMNS,
-    GIVEN,
-    Append,
-    append_together,
-    has_had_expected_count,
-    row_of,
-    stored_message,
-)
+from sessions_db.operations.appending_alone import append_one, append_several
+from sessions_db.operations.appending_together import Append, IfLocked, append_together
 from sessions_db.operations.attempts import attempts
 from sessions_db.operations.operation import Needs, needs
 from sessions_db.operations.reading import locked, state_of
 from sessions_db.operations.repeating import check_message
 from sessions_db.operations.rows import MESSAGE_COLUMNS, messages_of
-from sessions_db.schema import insert_into, json_rows, messages, sessions
-
-_PARAMETERS: Final = tuple(f"new_{name}" for name in GIVEN)
+from sessions_db.schema import json_rows, messages
 
 
 class SessionLocked(Exception):  # a signal within the package
@@ -38,21 +26,17 @@ class SessionLocked(Exception):  # a signal within the package
 
 
 @needs(Needs.STATEMENT)
-def append(conn: Connection, new: Append, *, skip_locked: bool = False) -> list[Message]:
+def append(conn: Connection, new: Append, *, if_locked: IfLocked = IfLocked.WAIT) -> list[Message]:
     """The stored messages. One statement, unless nothing is stored.
 
     Raises:
-        SessionLocked: with `skip_locked`, another transaction has locked the session.
+        SessionLocked: with `IfLocked.SKIP`, another transaction has locked the session.
     """
     key, idempotency_key = new.key, new.idempotency_key
     tries = attempts(key)
     while True:
         next(tries)
-        if len(new.messages) == 1:
-            stored = _append_one(conn, new, skip_locked=skip_locked)
-        else:
-            (stored,) = append_together(conn, [new], skip_locked=skip_locked)
-        if stored:
+        if new.messages and (stored := _stored(conn, new, if_locked=if_locked)):
             return stored
         state = state_of(conn, key)
         if state is None:
@@ -66,19 +50,19 @@ def append(conn: Connection, new: Append, *, skip_locked: bool = False) -> list[
                 return [known[idempotency_key]]
         if new.active_only and state.status is not SessionStatus.ACTIVE:
             raise SessionNotActive(key, state.status)
-        _check_count(new, state.last_seq, skip_locked=skip_locked)
+        _check_count(new, state.last_seq, if_locked=if_locked)
         if not new.messages:
             return []
-        if skip_locked:
+        if if_locked is IfLocked.SKIP:
             raise SessionLocked
         # Between the statements the session was reopened, or deleted and made again.
 
 
-def _check_count(new: Append, count: int, *, skip_locked: bool) -> None:
+def _check_count(new: Append, count: int, *, if_locked: IfLocked) -> None:
     expected = new.expected_count
     if expected is None or count == expected:
         return
-    if skip_locked and count < expected:
+    if if_locked is IfLocked.SKIP and count < expected:
         # Who has locked the session may be about to store what is missing.
         raise SessionLocked
     raise SessionChanged(new.key, expected, count)
@@ -114,56 +98,14 @@ def append_many_once(
     ]
 
 
-def _append_one(conn: Connection, new: Append, *, skip_locked: bool) -> list[Message] | None:
-    (message,) = new.messages
-    keyed = message.idempotency_key is not None
-    at_ms = clock.now_ms()
-    parameters = dict(zip(_PARAMETERS, row_of(message), strict=True))
-    parameters["key"] = new.key
-    parameters["new_timestamp_ms"] = at_ms
-    expecting = new.expected_count is not None
-    if expecting:
-        parameters["expected_count"] = new.expected_count
-    statement = _append(active_only=new.active_only, keyed=keyed, skip_locked=skip_locked, expecting=expecting)
-    for (seq,) in statement.rows(conn, parameters):
-        return [stored_message(message, seq, at_ms)]
-    return None
-
-
-@cache
-def _append(*, active_only: bool, keyed: bool, skip_locked: bool, expecting: bool) -> Statement:
-    # The lock makes writers to one session queue, so that each reads the last_seq left by the one before it. SQLite
-    # has one writer at a time and ignores FOR UPDATE.
-    session = (
-        select(
-            sessions.c.key,
-            sessions.c.last_seq + 1,
-            *(bindparam(f"new_{name}", type_=messages.c[name].type) for name in COLUMNS[2:]),
-        )
-        .where(sessions.c.key == bindparam("key"))
-        .with_for_update(key_share=True, skip_locked=skip_locked)
-    )
-    if active_only:
-        session = session.where(sessions.c.status == SessionStatus.ACTIVE.value)
-    if expecting:
-        # Checked again after a wait for the lock.
-        session = session.where(has_had_expected_count())
-
-    if keyed:
-        # SQLite's triggers refuse a conflict before ON CONFLICT sees it.
-        is_known = messages.c.idempotency_key == bindparam("new_idempotency_key")
-        session = session.where(~exists().where(messages.c.session_key == sessions.c.key, is_known))
-
-    def build(dialect: str) -> ClauseElement:
-        insert = insert_into(dialect, messages)
-        if keyed:
-            insert = insert.on_conflict_do_nothing(
-                index_elements=[messages.c.session_key, messages.c.idempotency_key],
-                index_where=messages.c.idempotency_key.is_not(None),
-            )
-        return insert.from_select(COLUMNS, session).returning(messages.c.seq)
-
-    return Statement(build)
+def _stored(conn: Connection, new: Append, *, if_locked: IfLocked) -> list[Message] | None:
+    """The stored messages; none, or None, if nothing is stored."""
+    if len(new.messages) == 1:
+        return append_one(conn, new, if_locked=if_locked)
+    if all(message.idempotency_key is None for message in new.messages):
+        return append_several(conn, new, if_locked=if_locked)
+    (stored,) = append_together(conn, [new], if_locked=if_locked)
+    return stored
 
 
 def _known(conn: Connection, key: str, idempotency_keys: Iterable[str]) -> dict[str | int, Message]:

@@ -5,38 +5,60 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, fields
-from functools import cache
+from dataclasses import dataclass
+from enum import Enum
+from functools import cache, partial
 from itertools import repeat
-from operator import attrgetter
-from typing import Any, Final, cast
+from typing import Any, Final, NamedTuple, cast
 
-from sqlalchemy import ClauseElement, ColumnElement, Connection, bindparam, exists, func, or_, select
+from sqlalchemy import (
+    ClauseElement,
+    ColumnElement,
+    Connection,
+    FromClause,
+    Select,
+    bindparam,
+    exists,
+    func,
+    or_,
+    select,
+    true,
+)
 
 from sessions_db import clock
 from sessions_db.database.statement import Statement
 from sessions_db.enums import Role, SessionStatus
-from sessions_db.errors import DatabaseUnavailable, InvalidInput, Shown
-from sessions_db.limits import MAX_BATCH_BYTES
+from sessions_db.errors import DatabaseUnavailable
+from sessions_db.limits import BRIEF_LOCK_WAIT_MS
 from sessions_db.models import Message, NewMessage
 from sessions_db.models.camel_case import copied
-from sessions_db.schema import Json, insert_into, is_one_of, json_rows, messages, sessions, to_json
-
-GIVEN: Final = tuple(field.name for field in fields(NewMessage))
-"""The columns that the caller's message fills."""
+from sessions_db.operations.message_rows import GIVEN, given_parameters, given_values, row_of
+from sessions_db.schema import (
+    insert_into,
+    is_one_of,
+    messages,
+    sessions,
+    text_rows,
+)
 
 COLUMNS: Final = ("session_key", "seq", "timestamp_ms", *GIVEN)
 """All columns that an append fills."""
 
-_METADATA: Final = GIVEN.index("metadata")
-_values = attrgetter(*GIVEN)
-
 _encode = json.JSONEncoder(ensure_ascii=False).encode
 
-# In the JSON of a message, what comes before the columns of `GIVEN`.
-_KEY, _STATUS, _FIRST_GIVEN = range(3)
-_CONTENT_THERE: Final = _FIRST_GIVEN + GIVEN.index("content")
-_METADATA_THERE: Final = _FIRST_GIVEN + _METADATA
+_SENT: Final = ("to_key", "needed_status", *GIVEN)
+"""The texts of a message that is sent with those of other sessions."""
+
+_KEY, _STATUS = range(2)
+_IDEMPOTENCY_KEY: Final = _SENT.index("idempotency_key")
+
+
+class IfLocked(Enum):
+    """What a statement does with a session that another transaction has locked."""
+
+    WAIT = "wait for it"
+    WAIT_BRIEFLY = "wait for it, at most as long as `BRIEF_LOCK_WAIT_MS` says: nothing is stored then"
+    SKIP = "store nothing in it"
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,23 +88,6 @@ class Append:
         return [[self.key, status, *row_of(new)] for new in self.messages]
 
 
-def length_of(rows: Iterable[Sequence[Any]]) -> int:
-    """The characters of the contents and metadata in what `Append.rows` gives."""
-    length = 0
-    for row in rows:
-        length += len(row[_CONTENT_THERE])
-        if row[_METADATA_THERE] is not None:
-            length += len(row[_METADATA_THERE])
-    return length
-
-
-def row_of(new: NewMessage) -> list[Any]:
-    """The values of `GIVEN`, as they are sent."""
-    row = [*_values(new)]
-    row[_METADATA] = to_json(new.metadata)
-    return row
-
-
 def stored_message(new: NewMessage, seq: int, at_ms: int) -> Message:
     """The message that was stored under this number."""
     # The caller's NewMessage keeps its metadata for itself. Its role is a member of the enum once it is checked.
@@ -96,7 +101,7 @@ def append_together(
     appends: Sequence[Append],
     rows: Sequence[list[Any]] | None = None,
     *,
-    skip_locked: bool = False,
+    if_locked: IfLocked = IfLocked.WAIT,
 ) -> list[list[Message] | None]:
     """For each append its stored messages, or None if nothing of it was stored. One statement.
 
@@ -107,21 +112,20 @@ def append_together(
         conn: a connection.
         appends: those of a session are numbered in this order.
         rows: what `Append.rows` gives for all of them, if it is known.
-        skip_locked: store nothing in a session that another transaction has locked, rather than wait for it.
+        if_locked: what to do with sessions that another transaction has locked.
     """
     if rows is None:
         rows = [row for append in appends for row in append.rows()]
-    text = _encode(rows)
-    if len(text) > MAX_BATCH_BYTES // 4 and (size := len(text.encode())) > MAX_BATCH_BYTES:
-        limit = f"must be at most {MAX_BATCH_BYTES} bytes together, as JSON"
-        raise InvalidInput("messages", limit, Shown(f"{size} bytes"))
+    parameters, size = given_parameters(conn, _SENT, rows, partial(_numbers, rows))
+    form = _Form(size, is_numbered=bool(size) and _are_known(rows))
     at_ms = clock.now_ms()
-    keys = _encode([*{append.key for append in appends}])
-    parameters: dict[str, object] = {"keys": keys, "rows": text, "new_timestamp_ms": at_ms}
+    if not size:
+        parameters["keys"] = _encode([*{append.key for append in appends}])
+    parameters["new_timestamp_ms"] = at_ms
     expecting = appends[0].expected_count is not None
     if expecting:
         parameters["expected_count"] = appends[0].expected_count
-    found = _statement(skip_locked=skip_locked, expecting=expecting).rows(conn, parameters)
+    found = _statement(form, if_locked, expecting=expecting).rows(conn, parameters)
     # A session's numbers follow each other, in the order of its appends.
     next_seq: dict[str, int] = {}
     for key, seq, _ in found:
@@ -138,6 +142,40 @@ def append_together(
     return answers
 
 
+class _Form(NamedTuple):
+    """How the statement is given its rows.
+
+    Args:
+        size: as so many rows of parameters, or otherwise, if 0.
+        is_numbered: whether their numbers are those within their sessions. Otherwise the statement counts.
+    """
+
+    size: int
+    is_numbered: bool
+
+
+def _numbers(rows: Sequence[Sequence[Any]]) -> list[int]:
+    """The number of each row within its session."""
+    counts: dict[str, int] = {}
+    numbers: list[int] = []
+    for row in rows:
+        counts[row[_KEY]] = count = counts.get(row[_KEY], 0) + 1
+        numbers.append(count)
+    return numbers
+
+
+def _are_known(rows: Sequence[Sequence[Any]]) -> bool:
+    """Whether what is stored will have these numbers: the rows of each session are all stored, or none."""
+    return len({row[_KEY] for row in rows}) == len(rows) or (
+        len({row[_STATUS] for row in rows}) == 1 and all(row[_IDEMPOTENCY_KEY] is None for row in rows)
+    )
+
+
+def left_out() -> DatabaseUnavailable:
+    """The error for an append of which only a part was stored, by a trigger of somebody else's."""
+    return DatabaseUnavailable("a trigger left out some of the messages", 0.0, outcome_unknown=True)
+
+
 def _are_stored(appends: Sequence[Append], found: Sequence[Sequence[Any]], sent: int) -> Iterable[bool]:
     """Whether each append was stored, by the rows that were found of those that were sent."""
     if len(found) == sent:
@@ -152,7 +190,7 @@ def _are_stored(appends: Sequence[Append], found: Sequence[Sequence[Any]], sent:
             sizes[append.key] += len(append.messages)
             always[append.key] += 0 if append.active_only else len(append.messages)
     if any(count not in (always[key], sizes[key]) for key, count in stored.items()):
-        raise DatabaseUnavailable("a trigger left out some of the messages", 0.0, outcome_unknown=True)
+        raise left_out()
     return [
         (append.key, append.idempotency_key) in keyed
         if append.idempotency_key is not None
@@ -166,31 +204,45 @@ def has_had_expected_count() -> ColumnElement[bool]:
     return sessions.c.last_seq == bindparam("expected_count", type_=sessions.c.last_seq.type)
 
 
+def locking(rows: Select[Any], if_locked: IfLocked) -> Select[Any]:
+    """The rows of sessions, which it locks: SQLite has one writer at a time and ignores FOR UPDATE."""
+    if if_locked is IfLocked.WAIT_BRIEFLY:
+        # Of this transaction only. The condition is evaluated before a row is locked.
+        rows = rows.where(func.set_config("lock_timeout", str(BRIEF_LOCK_WAIT_MS), true()).is_not(None))
+    return rows.with_for_update(key_share=True, skip_locked=if_locked is IfLocked.SKIP)
+
+
 @cache
-def _statement(*, skip_locked: bool, expecting: bool) -> Statement:
+def _statement(form: _Form, if_locked: IfLocked, *, expecting: bool) -> Statement:
     def build(dialect: str) -> ClauseElement:
-        rows, number, value = json_rows(dialect, "rows")
-        # Locked in the order of their keys, so that two statements over the same sessions never deadlock.
-        session = (
-            select(sessions.c.key, sessions.c.last_seq, sessions.c.status)
-            .where(is_one_of(dialect, sessions.c.key, "keys"), *([has_had_expected_count()] if expecting else []))
-            .order_by(sessions.c.key)
-            .with_for_update(key_share=True, skip_locked=skip_locked)
-            .subquery("session")
-        )
-        given = [value(_FIRST_GIVEN + position) for position in range(len(GIVEN))]
+        given = text_rows(dialect, _SENT, form.size)
+        conditions = [has_had_expected_count()] if expecting else []
+        session: FromClause = sessions
+        if not form.size:
+            # Locked in the order of their keys, so that two statements over the same sessions never deadlock.
+            session = locking(
+                select(sessions.c.key, sessions.c.last_seq, sessions.c.status)
+                .where(is_one_of(dialect, sessions.c.key, "keys"), *conditions)
+                .order_by(sessions.c.key),
+                if_locked,
+            ).subquery("session")
+            conditions = []
+        number = given.number
+        if not form.is_numbered:
+            number = func.row_number().over(partition_by=session.c.key, order_by=number)
+        needed, idempotency_key = given.texts["needed_status"], given.texts["idempotency_key"]
         is_known = exists().where(
-            messages.c.session_key == session.c.key, messages.c.idempotency_key == given[GIVEN.index("idempotency_key")]
+            messages.c.session_key == session.c.key, messages.c.idempotency_key == idempotency_key
         )
         batch = (
             select(
                 session.c.key,
-                session.c.last_seq + func.row_number().over(partition_by=session.c.key, order_by=number),
+                session.c.last_seq + number,
                 bindparam("new_timestamp_ms", type_=messages.c.timestamp_ms.type),
-                *(item.cast(Json) if position == _METADATA else item for position, item in enumerate(given)),
+                *given_values(given),
             )
-            .select_from(session.join(rows, value(_KEY) == session.c.key))
-            .where(or_(value(_STATUS).is_(None), value(_STATUS) == session.c.status), ~is_known)
+            .select_from(session.join(given.rows, given.texts["to_key"] == session.c.key))
+            .where(or_(needed.is_(None), needed == session.c.status), ~is_known, *conditions)
         )
         insert = insert_into(dialect, messages).from_select(COLUMNS, batch)
         return insert.returning(messages.c.session_key, messages.c.seq, messages.c.idempotency_key)

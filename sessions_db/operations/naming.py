@@ -7,6 +7,7 @@ from sqlalchemy import Connection, func, select
 from sessions_db.keys import MAX_KEY_BYTES
 from sessions_db.operations.labels import owner
 from sessions_db.operations.operation import Needs, needs
+from sessions_db.operations.selecting import begins_with
 from sessions_db.schema import labels, sessions
 
 
@@ -18,9 +19,9 @@ def named(conn: Connection, name: str, limit: int) -> list[str]:
     every key is read from one that holds keys.
     """
     if conn.execute(select(sessions.c.key).where(sessions.c.key == name)).first() is not None:
-        return [name]
+        return [name][:limit]
     if (labelled := owner(conn, name)) is not None:
-        return [labelled]
+        return [labelled][:limit]
     if len(name) > MAX_KEY_BYTES:
         # SQLite refuses long patterns.
         return []
@@ -34,8 +35,7 @@ def named(conn: Connection, name: str, limit: int) -> list[str]:
 @needs(Needs.READ)
 def keys_beginning(conn: Connection, prefix: str, limit: int) -> list[str]:
     """The last keys, in the order of their bytes, that begin so: of an agent's spawned sessions the newest."""
-    # No text that begins with the prefix sorts after the one with the last character of Unicode.
-    within = (sessions.c.key >= prefix, sessions.c.key <= f"{prefix}\U0010ffff")
+    within = begins_with(sessions.c.key, prefix)
     query = select(sessions.c.key).where(*within).order_by(sessions.c.key.desc()).limit(limit)
     return [key for (key,) in conn.execute(query)]
 

@@ -56,20 +56,21 @@ class Selection:
         if self.keys is not None:
             found.append(key.in_(self.keys))
         if self.key_prefix is not None:
-            found += _begins_with(key, self.key_prefix)
+            found += begins_with(key, self.key_prefix)
         if self.under is not None:
             found += is_below(literal(self.under, key.type))
         return found
 
 
-def _begins_with(column: ColumnElement[str], prefix: str) -> Iterator[ColumnElement[bool]]:
-    # A range, because no planner takes a pattern in a parameter to an index. Keys sort by their bytes.
-    yield column >= prefix
+def begins_with(key: ColumnElement[str], prefix: str) -> Iterator[ColumnElement[bool]]:
+    """The conditions for a key that begins so: a range, because no planner takes a pattern's parameter to an index."""
+    # Keys sort by their bytes.
+    yield key >= prefix
     # What begins so comes before all that begins with the next character in the place of the last.
     shortened = prefix.rstrip(chr(sys.maxunicode))
     if shortened:
         following = ord(shortened[-1]) + 1
-        yield column < shortened[:-1] + chr(_AFTER_SURROGATES if following == _FIRST_SURROGATE else following)
+        yield key < shortened[:-1] + chr(_AFTER_SURROGATES if following == _FIRST_SURROGATE else following)
 
 
 def is_one_of(column: ColumnElement[str], values: Collection[str]) -> ColumnElement[bool]:

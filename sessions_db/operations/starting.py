@@ -25,7 +25,7 @@ from sessions_db.operations.rows import SESSION_COLUMNS, sessions_of
 from sessions_db.schema import (
     insert_if_free,
     insert_into,
-    labelled_sessions,
+    labelling,
     labels,
     session_events,
     sessions,
@@ -191,9 +191,9 @@ def _statement(*, has_parent: bool, with_label: bool) -> Statement:
     parent = exists().where(sessions.c.key == bindparam("new_parent_key", type_=sessions.c.parent_key.type))
 
     def build(dialect: str) -> ClauseElement:
-        into = labelled_sessions if with_label and dialect == "sqlite" else sessions
+        into = labelling(dialect) if with_label else sessions
         insert = insert_if_free(dialect, into.c.key, _COLUMNS, *([parent] if has_parent else []))
-        if into is labelled_sessions or not with_label:
+        if into is not sessions or not with_label:
             return insert
         made = insert.cte("made")
         label, created_ms = (bindparam(f"new_{name}", type_=sessions.c[name].type) for name in ("label", "created_ms"))

@@ -17,7 +17,6 @@ from sessions_db.schema.expressions import (
     SKIP,
     STOP_ACTING,
     WRITE_ARCHIVED,
-    JsonRows,
     insert_if_free,
     insert_into,
     is_one_of,
@@ -37,7 +36,14 @@ from sessions_db.schema.log_tables import (
     sealed_transcripts,
     session_events,
 )
-from sessions_db.schema.tables import archived_messages, labelled_sessions, labels, messages, sessions
+from sessions_db.schema.tables import archived_messages, labelling, labels, messages, sessions
+from sessions_db.schema.text_rows import (
+    TextRows,
+    bound_rows_parameters,
+    has_bound_rows,
+    text_rows,
+    text_rows_parameters,
+)
 from sessions_db.schema.verification import foreign_triggers, trigger_faults
 from sessions_db.schema.views import VIEWS
 
@@ -62,20 +68,22 @@ __all__ = [
     "VIEWS",
     "WRITE_ARCHIVED",
     "Json",
-    "JsonRows",
+    "TextRows",
     "archived_messages",
+    "bound_rows_parameters",
     "each_from_json",
     "event_actor",
     "event_digests",
     "event_seals",
     "foreign_triggers",
     "from_json",
+    "has_bound_rows",
     "insert_if_free",
     "insert_into",
     "is_one_of",
     "json_pairs",
     "json_rows",
-    "labelled_sessions",
+    "labelling",
     "labels",
     "log_policy",
     "message_digests",
@@ -88,6 +96,8 @@ __all__ = [
     "sessions",
     "set_actor",
     "tables_of",
+    "text_rows",
+    "text_rows_parameters",
     "to_json",
     "trigger_faults",
 ]

@@ -105,6 +105,11 @@ labelled_sessions: Final = Table(
 )
 
 
+def labelling(dialect: str) -> Table:
+    """Where a session is inserted that is to get its label in the same statement."""
+    return labelled_sessions if dialect == "sqlite" else sessions
+
+
 def _message_columns() -> Iterator[Column[Any]]:
     yield Column("session_key", Key, nullable=False)
     yield Column("seq", Int64, nullable=False)

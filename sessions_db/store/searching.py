@@ -37,7 +37,7 @@ class Searching(Runner):
         """
         if not validation.text("name", name):
             raise InvalidInput("name", "must not be empty", name)
-        return self._run(naming.named, name, validation.integer("limit", limit, minimum=1))
+        return self._run(naming.named, name, validation.integer("limit", limit, minimum=0))
 
     def search(
         self,
@@ -73,9 +73,11 @@ class Searching(Runner):
             kinds=validation.optional_choices("kinds", kinds, SessionKind),
             active_since_ms=validation.optional_moment_ms("since", since),
         )
-        limit = validation.integer("limit", limit, minimum=1)
+        limit = validation.integer("limit", limit, minimum=0)
         deadline = time.monotonic() + validation.seconds("timeout", timeout)
         hits, read, last = list[SearchHit](), 0, None
+        if not limit:
+            return SearchResult(hits=(), sessions=0, complete=False, reached_ms=None)
         for session in self._pages(selection, _MESSAGES_AT_FIRST):
             read, last = read + 1, session
             for hit in self._hits(session, wanted):

@@ -20,7 +20,8 @@ from sessions_db import (
     SessionNotFound,
     SessionStatus,
 )
-from sessions_db.operations import appending_together
+from sessions_db.limits import MAX_GROUP_MESSAGES
+from sessions_db.operations import message_rows
 from sessions_db.validation import JsonValue
 from tests.support.client import PlainClient
 from tests.support.clock import Clock
@@ -265,13 +266,45 @@ def test_batch_may_hold_10_000_messages(manager: SessionManager, key: str) -> No
 def test_batch_that_no_statement_can_hold_is_refused_and_stores_nothing(
     manager: SessionManager, key: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(appending_together, "MAX_BATCH_BYTES", 1_000)
+    monkeypatch.setattr(message_rows, "MAX_BATCH_BYTES", 1_000)
 
     with pytest.raises(InvalidInput, match="messages must be at most 1000 bytes together"):
-        manager.add_messages(key, [NewMessage("user", "é" * 100)] * 10)
+        manager.add_messages(key, [NewMessage("user", "é" * 100)] * (MAX_GROUP_MESSAGES + 1))
 
     assert manager.history(key) == []
     assert len(manager.add_messages(key, [NewMessage("user", "é" * 100)] * 3)) == 3
+
+
+@pytest.mark.parametrize("keyed", [False, True])
+def test_batch_keeps_texts_that_mean_something_to_databases(manager: SessionManager, key: str, keyed: bool) -> None:
+    odd = [
+        "",
+        " ",
+        "NULL",
+        "null",
+        '"',
+        "\\",
+        '\\"',
+        "\\\\",
+        "{a,b}",
+        "[1]",
+        ",",
+        "\n\t\r",
+        "é\u2028",
+        "'",
+        "%s",
+        "$1",
+        "\x01",
+    ]
+    batch = [NewMessage("tool", text, text, {text: text}) for text in odd]
+    batch += [NewMessage("user", text, None, None, text if keyed else None) for text in odd if text]
+
+    manager.add_messages(key, batch)
+
+    stored = manager.history(key, include_tools=True) or []
+    assert [(each.content, each.tool_name, each.metadata) for each in stored] == [
+        (new.content, new.tool_name, new.metadata) for new in batch
+    ]
 
 
 @pytest.mark.parametrize("backend", ["postgresql"], indirect=True)

@@ -64,6 +64,8 @@ def test_search_reads_every_page_and_says_how_far_it_came(manager: SessionManage
     assert (everything.sessions, everything.complete) == (1, True)
     assert [hit.seq for hit in two.hits] == [250, 249]
     assert (two.sessions, two.complete, two.reached_ms) == (1, False, START_MS)
+    assert manager.search("m", limit=0) == SearchResult(hits=(), sessions=0, complete=False, reached_ms=None)
+    assert manager.find_keys(key, limit=0) == manager.find_keys("main", limit=0) == []
 
 
 def test_time_limit_is_looked_at_after_each_session(manager: SessionManager) -> None:

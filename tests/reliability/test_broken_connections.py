@@ -14,6 +14,7 @@ from sqlalchemy import make_url
 
 from sessions_db import DatabaseUnavailable, NewMessage, SessionManager
 from tests.support.client import PlainClient
+from tests.support.databases import OTHERS
 from tests.support.retrying import RetryingWriters
 from tests.support.servers import Server, postgres
 from tests.support.threads import run_together
@@ -212,10 +213,7 @@ def test_appends_continue_and_are_stored_once_while_connections_are_cut(
                 if turn % 2:
                     wire.cut_answer()
                     continue
-                cut = plain(
-                    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
-                    " WHERE datname = current_database() AND pid <> pg_backend_pid() ORDER BY random() LIMIT 2"
-                )
+                cut = plain(f"SELECT pg_terminate_backend(pid) FROM ({OTHERS}) AS others ORDER BY random() LIMIT 2")
                 figures["connections ended by the server"] += len(cut)
             writers.go_on(20)
 

@@ -23,6 +23,7 @@ from sessions_db.enums import Severity
 from sessions_db.transfer import export_lines, import_lines
 from tests.support.client import PlainClient
 from tests.support.commands import process
+from tests.support.databases import OTHERS
 from tests.support.ledger import Account
 from tests.support.processes import Writer
 from tests.support.servers import Server, postgres
@@ -187,9 +188,8 @@ def ailments(url: str) -> list[str]:
 def wait_for_the_dead(url: str, *, living: int = 0) -> None:
     """Wait until the server has done what killed clients had sent, and noticed that they are gone."""
     client = PlainClient(url)
-    others = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
     deadline = time.monotonic() + 30
-    while client.backend == "postgresql" and client(others) != [(living,)]:
+    while client.backend == "postgresql" and len(client(OTHERS)) != living:
         assert time.monotonic() < deadline, "a connection outlives its client"
         time.sleep(0.001)
     client.close()

@@ -1,0 +1,77 @@
+"""Rows of texts that a statement is given: how it reads them, and how they are sent."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
+from itertools import chain, zip_longest
+from typing import Any, Final, NamedTuple
+
+from sqlalchemy import BigInteger, ColumnClause, ColumnElement, FromClause, Text, bindparam, column, func, values
+from sqlalchemy.dialects import postgresql
+
+_JSON: Final = "rows"
+
+_encode = json.JSONEncoder(ensure_ascii=False).encode
+
+
+class TextRows(NamedTuple):
+    """The rows, the column that numbers them from 1, and the columns of texts by name."""
+
+    rows: FromClause
+    number: ColumnElement[int]
+    texts: Mapping[str, ColumnElement[str]]
+
+
+def text_rows(dialect: str, names: Sequence[str], size: int = 0) -> TextRows:
+    """The rows that `text_rows_parameters` sends, or `bound_rows_parameters` as so many.
+
+    On Postgres an array for each column: it parses JSON anew for each value that is taken out.
+    """
+    if size:
+        columns: list[ColumnClause[Any]] = [column("number", BigInteger), *(column(name, Text) for name in names)]
+        given = iter(_names_of_bound(size, len(columns)))
+        bound = [tuple(bindparam(next(given), type_=column.type) for column in columns) for _ in range(size)]
+        batch = values(*columns, name="batch").data(bound).cte("batch")
+        return TextRows(batch, batch.c.number, {name: batch.c[name] for name in names})
+    if dialect == "postgresql":
+        # Not cast from text: what is not a plain parameter confuses Citus.
+        arrays = [bindparam(f"{_JSON}_{name}", type_=postgresql.ARRAY(Text)) for name in names]
+        rows = func.unnest(*arrays).table_valued(*names, with_ordinality="number").render_derived(name="batch")
+        return TextRows(rows, rows.c.number, {name: rows.c[name] for name in names})
+    rows = func.json_each(bindparam(_JSON, type_=Text)).table_valued("key", "value", name="batch")
+    texts = {name: func.json_extract(rows.c.value, f"$[{position}]") for position, name in enumerate(names)}
+    return TextRows(rows, rows.c.key + 1, texts)
+
+
+def text_rows_parameters(dialect: str, names: Sequence[str], rows: Sequence[Sequence[str | None]]) -> dict[str, str]:
+    """The parameters for these rows, of one text or None for each name. There is at least one row."""
+    if dialect == "postgresql":
+        return {f"{_JSON}_{name}": _array(column) for name, column in zip(names, zip(*rows, strict=True), strict=True)}
+    return {_JSON: _encode(rows)}
+
+
+def has_bound_rows(dialect: str) -> bool:
+    """Whether a few rows are better sent as parameters of their own."""
+    # SQLite took twice as long to find the values of a message in JSON as to store it (measured once).
+    return dialect == "sqlite"
+
+
+def bound_rows_parameters(rows: Iterable[Iterable[Any]], size: int, width: int) -> dict[str, Any]:
+    """The parameters for at most so many rows, of a number and so many texts or None.
+
+    All values of the rows that are missing are None.
+    """
+    return dict(zip_longest(_names_of_bound(size, 1 + width), chain.from_iterable(rows)))
+
+
+@cache
+def _names_of_bound(size: int, width: int) -> tuple[str, ...]:
+    return tuple(f"row_{row}_{position}" for row in range(size) for position in range(width))
+
+
+def _array(texts: Iterable[str | None]) -> str:
+    """The text of an array of Postgres's."""
+    quoted = ["NULL" if text is None else '"' + text.replace("\\", r"\\").replace('"', r"\"") + '"' for text in texts]
+    return "{" + ",".join(quoted) + "}"
