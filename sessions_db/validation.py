@@ -120,7 +120,8 @@ def _short_name(argument: str, value: object, most_bytes: int) -> str:
 
 
 def _has_control_characters(checked: str) -> bool:
-    return any(unicodedata.category(character) == "Cc" for character in checked)
+    # The first look is for speed: no control character is printable.
+    return not checked.isprintable() and any(unicodedata.category(character) == "Cc" for character in checked)
 
 
 def integer(argument: str, value: object, *, minimum: int, maximum: int = limits.MAX_INTEGER) -> int:

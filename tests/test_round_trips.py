@@ -106,8 +106,9 @@ def test_append_that_expects_a_count_is_one_round_trip(wire: Wire) -> None:
         assert wire.round_trips - before == 1
 
 
-# Transactions of several statements, among them BEGIN and COMMIT.
+# Several statements, in a transaction among them BEGIN and COMMIT.
 OF_SEVERAL: dict[str, tuple[int, Callable[[SessionManager, str], object]]] = {
+    "get_or_create of a new conversation": (2, lambda manager, _: manager.get_or_create("main", str(uuid.uuid4()))),
     "update_session": (5, lambda manager, key: manager.update_session(key, metadata={str(uuid.uuid4()): 1})),
     "update_session with a label": (8, lambda manager, key: manager.update_session(key, label=str(uuid.uuid4()))),
     "fork_session": (5, lambda manager, key: manager.fork_session(key, 1)),
@@ -119,7 +120,7 @@ OF_SEVERAL: dict[str, tuple[int, Callable[[SessionManager, str], object]]] = {
 
 
 @pytest.mark.parametrize("call", OF_SEVERAL)
-def test_call_is_a_transaction_of_few_round_trips(wire: Wire, call: str) -> None:
+def test_call_takes_few_round_trips(wire: Wire, call: str) -> None:
     expected, operation = OF_SEVERAL[call]
     with SessionManager(wire.url) as manager:
         key = manager.spawn_subagent("main", "Test")

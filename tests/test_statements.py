@@ -20,6 +20,7 @@ CALLS: dict[str, tuple[Callable[[SessionManager, str], object], list[str]]] = {
     "spawn": (lambda m, _: m.spawn_subagent("main", "Test"), ALONE),
     "spawn with a parent": (lambda m, key: m.spawn_subagent("main", "Test", parent_key=key), ALONE),
     "idempotent spawn": (lambda m, _: m.spawn_subagent("main", "Test", idempotency_key="once"), ALONE),
+    "new conversation": (lambda m, _: m.get_or_create("main", "talk"), ["WITH page", *ALONE]),
     "spawn with a label": (lambda m, _: m.spawn_subagent("main", "Test", "new"), WITH_LABEL),
     "spawn with a free label": (
         lambda m, _: m.spawn_subagent("main", "Test", "new", on_label_conflict="error"),

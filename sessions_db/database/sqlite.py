@@ -90,6 +90,8 @@ class SQLite(Backend):
                 if in_wal_mode and (options.create or connection.execute(_IS_OURS).fetchone()):
                     connection.execute("PRAGMA journal_mode = WAL")
                 connection.execute(f"PRAGMA synchronous = {options.synchronous}")
+                # Its copies of pages, to undo a statement, took more writes than an import itself (counted once).
+                connection.execute("PRAGMA temp_store = MEMORY")
             except sqlite3.DatabaseError as error:
                 explain(error, self.file(engine), read_only=options.read_only)
                 raise
@@ -169,8 +171,9 @@ class SQLite(Backend):
         With foreign keys on, the DROP would also delete the rows that refer to the table: for `sessions`, messages and
         labels. Without `legacy_alter_table`, the RENAME would fail, because views and other tables' triggers refer to a
         table that does not exist at that moment. See https://sqlite.org/lang_altertable.html#otheralter
+        What sorts a whole table for an index may need more than the memory.
         """
-        return _with_pragmas(conn, foreign_keys="OFF", legacy_alter_table="ON")
+        return _with_pragmas(conn, foreign_keys="OFF", legacy_alter_table="ON", temp_store="DEFAULT")
 
     def is_usable(self, conn: Connection) -> bool:
         """Whether its file was neither removed nor replaced."""

@@ -48,16 +48,17 @@ _values = attrgetter(*_GIVEN)
 _RUNS: Final = (SessionKind.SUBAGENT, SessionKind.CRON)
 
 
-@needs(Needs.TRANSACTION)
+@needs(Needs.LOGGED_STATEMENT)
 def get_or_create(conn: Connection, key: str, new: NewSession) -> Session:
     """The session with this key. Racing writers insert one row, because the key is the same.
 
-    A new one is read before others see it: whoever created it is not told of what came after.
+    A new one is as the statement made it: whoever created it is not told of what came after.
     """
     tries = attempts(key)
     while True:
         next(tries)
-        _insert(conn, key, new)
+        if made := sessions_of(_CREATE.rows(conn, _row(key, new))):
+            return made[0]
         if (session := get(conn, key)) is not None:
             return session
 
@@ -164,17 +165,25 @@ _SPAWNED = Statement(lambda _: select(*SESSION_COLUMNS).where(sessions.c.key == 
 
 def _insert(conn: Connection, key: str, new: NewSession, *, with_label: bool = False) -> int | None:
     """When the session was created; None if there already is one with this key, or no session `parent_key`."""
-    at_ms = clock.now_ms()
+    row = _row(key, new)
+    statement = _statement(has_parent=new.parent_key is not None, with_label=with_label)
+    return row["new_created_ms"] if statement.rows(conn, row) else None
+
+
+def _row(key: str, new: NewSession) -> dict[str, Any]:
+    """The parameters of the statements that insert the session, created now."""
     row: dict[str, Any] = dict(zip(_PARAMETERS, _values(new), strict=True))
     row["new_key"] = key
     row["new_status"] = SessionStatus.ACTIVE.value
     row["new_run_id"] = str(uuid7()) if new.kind in _RUNS else None
-    row["new_created_ms"] = row["new_last_activity_ms"] = at_ms
+    row["new_created_ms"] = row["new_last_activity_ms"] = clock.now_ms()
     row["new_kind"] = new.kind.value
     row["new_archive_trimmed"] = int(new.archive_trimmed)
     row["new_metadata"] = to_json(new.metadata)
-    statement = _statement(has_parent=new.parent_key is not None, with_label=with_label)
-    return at_ms if statement.rows(conn, row) else None
+    return row
+
+
+_CREATE = Statement(lambda dialect: insert_if_free(dialect, sessions.c.key, _COLUMNS, returning=SESSION_COLUMNS))
 
 
 @cache

@@ -43,11 +43,16 @@ def insert_into(dialect: str, table: Table) -> postgresql.Insert | sqlite.Insert
 
 
 def insert_if_free(
-    dialect: str, key: Column[Any], columns: Sequence[str], *conditions: ColumnElement[bool]
+    dialect: str,
+    key: Column[Any],
+    columns: Sequence[str],
+    *conditions: ColumnElement[bool],
+    returning: Sequence[ColumnElement[Any]] = (),
 ) -> ReturningInsert[Any]:
-    """The INSERT of a row, unless a row with this key is there or a condition is not met; it returns the key.
+    """The INSERT of a row, unless a row with this key is there or a condition is not met.
 
-    Each value is the parameter `new_` and the column's name, with metadata as text.
+    It returns the columns that are named, or else the key. Each value is the parameter `new_` and the column's name,
+    with metadata as text.
     """
     table = key.table
     values = {
@@ -61,7 +66,7 @@ def insert_if_free(
     insert = insert_into(dialect, table).from_select(columns, free)
     if dialect == "postgresql":
         insert = insert.on_conflict_do_nothing(index_elements=[key])
-    return insert.returning(key)
+    return insert.returning(*(returning or [key]))
 
 
 class JsonRows(NamedTuple):

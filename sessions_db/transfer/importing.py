@@ -131,7 +131,7 @@ def _parse(line: bytes) -> dict[str, JsonValue]:
     """The JSON object on the line."""
     try:
         # Some programs begin a file with a byte order mark.
-        value = json.loads(line.decode("utf-8-sig"), object_pairs_hook=_to_dict, parse_constant=_refuse_constant)
+        value = _DECODER.decode(line.decode("utf-8-sig"))
     except json.JSONDecodeError as error:
         raise InvalidInput("conversation", f"must be JSON ({error.msg}, column {error.colno})", line) from error
     # From the decoder, the function below, or Python, which limits nesting and the digits of integers.
@@ -152,6 +152,9 @@ def _to_dict(pairs: list[tuple[str, JsonValue]]) -> dict[str, JsonValue]:
 
 def _refuse_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is not JSON")
+
+
+_DECODER: Final = json.JSONDecoder(object_pairs_hook=_to_dict, parse_constant=_refuse_constant)
 
 
 _Item: TypeAlias = "ExportedSession | _Conversation"
