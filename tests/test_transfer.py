@@ -661,7 +661,7 @@ def test_export_to_a_missing_directory_is_one_line_of_error(url: str, tmp_path: 
 
     assert result.exit_code == 1
     assert result.stderr.count("\n") == 1
-    assert "No such file or directory" in result.stderr
+    assert f"The directory {tmp_path / 'no'} does not exist." in result.stderr
 
 
 def test_export_reports_a_missing_table_in_one_line(
