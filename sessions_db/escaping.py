@@ -17,3 +17,8 @@ def escape(character: str) -> str:
 def printable(text: str) -> str:
     """The text with everything unsafe escaped."""
     return UNSAFE.sub(lambda found: escape(found[0]), text)
+
+
+def safe_json(text: str) -> str:
+    r"""The same JSON with everything unsafe as a `\u` escape."""
+    return UNSAFE.sub(lambda found: f"\\u{ord(found[0]):04x}", text)

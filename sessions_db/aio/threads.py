@@ -15,10 +15,10 @@ _T = TypeVar("_T")
 
 
 class Threads:
-    """At most so many threads that run calls.
+    """At most so many threads, or two, that run calls.
 
     One of them takes each call that finds it free: to go on with the next call, a thread need not be woken if it has
-    not yet gone to sleep. A pool that hands its calls round takes half as long again.
+    not yet gone to sleep. A pool that hands its calls round takes half as long again (measured once).
     """
 
     def __init__(self, at_most: int, name: str) -> None:

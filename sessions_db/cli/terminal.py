@@ -15,8 +15,8 @@ from rich.console import Console, RenderableType
 from rich.filesize import decimal
 from rich.text import Text
 
-from sessions_db import clock
-from sessions_db.escaping import UNSAFE, printable
+from sessions_db import clock, escaping
+from sessions_db.escaping import printable
 from sessions_db.models import Session
 from sessions_db.validation import JsonValue
 
@@ -79,7 +79,7 @@ def to_json_line(value: JsonValue) -> bytes:
 
 def safe_json(text: bytes) -> bytes:
     r"""The same JSON in UTF-8, with everything that a terminal would act on as a `\u` escape."""
-    return UNSAFE.sub(lambda found: f"\\u{ord(found[0]):04x}", text.decode()).encode()
+    return escaping.safe_json(text.decode()).encode()
 
 
 def without_none(fields: Mapping[str, JsonValue]) -> dict[str, JsonValue]:

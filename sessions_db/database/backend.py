@@ -185,3 +185,8 @@ class Backend(ABC):
     @abstractmethod
     def schema_cure(self, error: exc.DBAPIError) -> str | None:
         """What to do about a schema object that is missing or in the way; None for any other error."""
+
+
+def value(conn: Connection, sql: str) -> object:
+    """The only value of the only row."""
+    return conn.exec_driver_sql(sql).scalar_one()

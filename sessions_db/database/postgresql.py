@@ -12,8 +12,8 @@ from typing import Any, Final
 
 from sqlalchemy import URL, Connection, Engine, ExceptionContext, event, exc, text
 
-from sessions_db.database.backend import DROPPED, NOT_OURS, NUMBER_TAKEN, SCHEMA, Backend, EngineOptions
-from sessions_db.database.postgresql_checks import CHECKS, value
+from sessions_db.database.backend import DROPPED, NOT_OURS, NUMBER_TAKEN, SCHEMA, Backend, EngineOptions, value
+from sessions_db.database.postgresql_checks import CHECKS
 from sessions_db.database.postgresql_pinning import led_elsewhere, pin, pin_again
 from sessions_db.errors import InvalidInput, SchemaMismatch
 

@@ -6,7 +6,7 @@ from typing import Final
 
 from sqlalchemy import Connection
 
-from sessions_db.database.backend import Check
+from sessions_db.database.backend import Check, value
 from sessions_db.enums import Severity
 
 OLDEST_MAJOR_VERSION: Final = 14
@@ -33,11 +33,6 @@ def _autovacuum(conn: Connection) -> tuple[Severity, str]:
     if value(conn, "SHOW autovacuum") == "on":
         return Severity.OK, "on"
     return Severity.WARNING, "off: every append leaves dead rows, and only VACUUM removes them"
-
-
-def value(conn: Connection, sql: str) -> object:
-    """The only value of the only row."""
-    return conn.exec_driver_sql(sql).scalar_one()
 
 
 CHECKS: Final[dict[str, Check]] = {

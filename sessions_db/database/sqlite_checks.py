@@ -7,19 +7,19 @@ from typing import Final
 
 from sqlalchemy import Connection
 
-from sessions_db.database.backend import Check
+from sessions_db.database.backend import Check, value
 from sessions_db.enums import Severity
 
 
 def _journal_mode(conn: Connection) -> tuple[Severity, str]:
-    mode = _value(conn, "PRAGMA journal_mode")
+    mode = value(conn, "PRAGMA journal_mode")
     if mode == "wal":
         return Severity.OK, "WAL"
     return Severity.WARNING, f"{mode}: the next SessionManager that writes makes it WAL, where the file system can"
 
 
 def _foreign_keys(conn: Connection) -> tuple[Severity, str]:
-    if _value(conn, "PRAGMA foreign_keys") == 1:
+    if value(conn, "PRAGMA foreign_keys") == 1:
         return Severity.OK, "on, in this library's connections"
     return Severity.FAILURE, "off: this SQLite was built without them"
 
@@ -56,10 +56,6 @@ def _numbers_left(conn: Connection) -> tuple[Severity, str]:
             f"the log has counted to {used}, and SQLite reports a full disk when it has no number left",
         )
     return Severity.OK, "the log has numbers left"
-
-
-def _value(conn: Connection, sql: str) -> object:
-    return conn.exec_driver_sql(sql).scalar_one()
 
 
 CHECKS: Final[dict[str, Check]] = {

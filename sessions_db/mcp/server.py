@@ -14,7 +14,7 @@ from mcp.server.auth.settings import AuthSettings
 from mcp.server.mcpserver import MCPServer
 from mcp.types import CallToolResult, TextContent, ToolAnnotations
 
-from sessions_db.escaping import UNSAFE
+from sessions_db.escaping import safe_json
 from sessions_db.tools import SessionTools
 from sessions_db.tools.results import NOTE, Outcome
 from sessions_db.tools.session_tools import Tool
@@ -68,7 +68,7 @@ def _presenting(tool: Tool) -> Tool:
 
 def _as_text(outcome: Outcome) -> str:
     # JSON leaves line separators and the like as they are, by which data could look like more than one line.
-    told = UNSAFE.sub(lambda found: f"\\u{ord(found[0]):04x}", json.dumps(outcome, ensure_ascii=False))
+    told = safe_json(json.dumps(outcome, ensure_ascii=False))
     if "note" not in outcome:
         return told
     # Nobody can have written the mark into a session before.

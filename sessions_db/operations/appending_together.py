@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -10,17 +9,7 @@ from functools import cache, partial
 from itertools import repeat
 from typing import Any, Final, NamedTuple, cast
 
-from sqlalchemy import (
-    ClauseElement,
-    ColumnElement,
-    Connection,
-    FromClause,
-    bindparam,
-    exists,
-    func,
-    or_,
-    select,
-)
+from sqlalchemy import ClauseElement, ColumnElement, Connection, FromClause, bindparam, exists, func, or_, select
 
 from sessions_db import clock
 from sessions_db.database.statement import Statement
@@ -30,18 +19,10 @@ from sessions_db.models import Message, NewMessage
 from sessions_db.models.camel_case import copied
 from sessions_db.operations.locking import IfLocked, locking
 from sessions_db.operations.message_rows import GIVEN, given_parameters, given_values, row_of
-from sessions_db.schema import (
-    insert_into,
-    is_one_of,
-    messages,
-    sessions,
-    text_rows,
-)
+from sessions_db.schema import insert_into, is_one_of, messages, sessions, text_rows, to_json
 
 COLUMNS: Final = ("session_key", "seq", "timestamp_ms", *GIVEN)
 """All columns that an append fills."""
-
-_encode = json.JSONEncoder(ensure_ascii=False).encode
 
 _SENT: Final = ("to_key", "needed_status", *GIVEN)
 """The texts of a message that is sent with those of other sessions."""
@@ -109,7 +90,7 @@ def append_together(
     form = _Form(size, is_numbered=bool(size) and _are_known(rows))
     at_ms = clock.now_ms()
     if not size:
-        parameters["keys"] = _encode([*{append.key for append in appends}])
+        parameters["keys"] = to_json([*{append.key for append in appends}])
     parameters["new_timestamp_ms"] = at_ms
     expecting = appends[0].expected_count is not None
     if expecting:

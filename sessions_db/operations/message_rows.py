@@ -31,7 +31,6 @@ _METADATA: Final = GIVEN.index("metadata") - len(GIVEN)
 # The fewest rows that a statement has parameters for.
 _SMALLEST: Final = 4
 
-
 _values = attrgetter(*GIVEN)
 
 
@@ -66,7 +65,7 @@ def given_parameters(
         size = max(_SMALLEST, 1 << (len(rows) - 1).bit_length())
         numbered = ([number, *row] for number, row in zip(numbers(), rows, strict=False))
         return bound_rows_parameters(numbered, size, len(names)), size
-    parameters: dict[str, Any] = {**text_rows_parameters(dialect, names, rows)}
+    parameters = text_rows_parameters(dialect, names, rows)
     if sum(map(len, parameters.values())) > MAX_BATCH_BYTES // 4:
         bytes_sent = sum(len(text.encode()) for text in parameters.values())
         if bytes_sent > MAX_BATCH_BYTES:

@@ -30,7 +30,7 @@ class Json(UserDefinedType[dict[str, JsonValue]]):
 
 
 def to_json(value: JsonValue) -> str | None:
-    """The text of a JSON object, or None for no object."""
+    """The text of a JSON value, or None for no value."""
     return None if value is None else _ENCODER.encode(value)
 
 

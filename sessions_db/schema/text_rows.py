@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from itertools import chain, zip_longest
@@ -12,10 +11,9 @@ from sqlalchemy import BigInteger, ColumnClause, ColumnElement, FromClause, Text
 from sqlalchemy.dialects import postgresql
 
 from sessions_db.schema.expressions import json_rows
+from sessions_db.schema.json import to_json
 
 _JSON: Final = "rows"
-
-_encode = json.JSONEncoder(ensure_ascii=False).encode
 
 
 class TextRows(NamedTuple):
@@ -46,11 +44,11 @@ def text_rows(dialect: str, names: Sequence[str], size: int = 0) -> TextRows:
     return TextRows(array, number, {name: value(position) for position, name in enumerate(names)})
 
 
-def text_rows_parameters(dialect: str, names: Sequence[str], rows: Sequence[Sequence[str | None]]) -> dict[str, str]:
+def text_rows_parameters(dialect: str, names: Sequence[str], rows: Sequence[Sequence[str | None]]) -> dict[str, Any]:
     """The parameters for these rows, of one text or None for each name. There is at least one row."""
     if dialect == "postgresql":
         return {f"{_JSON}_{name}": _array(column) for name, column in zip(names, zip(*rows, strict=True), strict=True)}
-    return {_JSON: _encode(rows)}
+    return {_JSON: to_json(rows)}
 
 
 def has_bound_rows(dialect: str) -> bool:
