@@ -17,7 +17,10 @@ class FilePool(QueuePool):
     SQLAlchemy counts a connection before it opens it. A fork would wait for a connection that waits for the fork.
     """
 
+    successor: FilePool | None = None
+    """The pool that the engine has instead since a fork: nothing would close what this one opens."""
+
     def connect(self) -> PoolProxiedConnection:
-        """A connection."""
+        """A connection, of the successor for a caller that came before the fork and waited for it."""
         with CONNECTING:
-            return super().connect()
+            return super().connect() if self.successor is None else self.successor.connect()

@@ -18,7 +18,7 @@ from typing import Any, Final, Protocol
 from sqlalchemy import Dialect, Engine, Pool, PoolProxiedConnection, QueuePool, event
 
 from sessions_db.database import BACKENDS
-from sessions_db.database.connecting import CONNECTING
+from sessions_db.database.connecting import CONNECTING, FilePool
 from sessions_db.database.paths import path_of
 from sessions_db.errors import UnsafeFork
 
@@ -146,6 +146,7 @@ def _before_fork() -> None:
         pool = engine.pool
         owners = [owner for owner, shared in sharing if shared is pool]
         engine.dispose(close=False)
+        _succeed(pool, engine.pool)
         for owner in owners:
             owner.drop_idle()
         if _is_free_in_time(pool, file, owners, until):
@@ -153,6 +154,12 @@ def _before_fork() -> None:
         else:
             _in_use.add(file)
             _replaced.append((engine, pool))
+
+
+def _succeed(pool: Pool, successor: Pool) -> None:
+    """Have callers that wait for the fork in this pool go on in the other, which takes its place."""
+    if isinstance(pool, FilePool) and isinstance(successor, FilePool):
+        pool.successor, successor.successor = successor, None
 
 
 def _is_free_in_time(pool: Pool, file: str, owners: list[Any], until: float) -> bool:
@@ -176,6 +183,7 @@ def _after_fork_in_parent() -> None:
     # pool have replaced it one after the other.
     while _replaced:
         engine, pool = _replaced.pop()
+        _succeed(engine.pool, pool)
         engine.pool = pool
     CONNECTING.release()
 

@@ -98,6 +98,18 @@ else:
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
+def test_connection_of_a_call_that_waited_for_a_fork_is_closed_with_the_others(url: str) -> None:
+    with SessionManager(url) as manager:
+        # What a thread has looked up that is about to connect when another one forks.
+        pool = manager._engine.pool
+        if (child := os.fork()) == 0:
+            os._exit(0)
+        os.waitpid(child, 0)
+
+        pool.connect().close()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
 def test_forked_workers_and_their_parent_lose_nothing_and_repeat_nothing(
     url: str, plain: PlainClient, face: str, full: bool, figures: Counter[str]
 ) -> None:
