@@ -33,16 +33,21 @@ class Statement:
 
     def rows(self, conn: Connection, parameters: Mapping[str, object]) -> Sequence[Sequence[Any]]:
         """All rows of the statement, with values for its named parameters; none if it returns no rows."""
-        text = self._by_dialect.get(conn.dialect.name)
-        if text is None:
-            text = self._by_dialect[conn.dialect.name] = self._compile(conn)
-        sql, literals, order = text
+        sql, literals, order = self._text(conn)
         named = {**literals, **parameters}
         return rows_of(conn, sql, named if order is None else tuple([named[name] for name in order]))
 
-    def _compile(self, conn: Connection) -> _Text:
-        compiled = cast(SQLCompiler, self._build(conn.dialect.name).compile(dialect=conn.dialect))
-        return compiled.string, dict(compiled.params), compiled.positiontup
+    def rows_in_order(self, conn: Connection, values: tuple[Any, ...]) -> Sequence[Sequence[Any]]:
+        """Like `rows`, with values for its parameters as they come in the statement. It has no others."""
+        return rows_of(conn, self._text(conn)[0], values)
+
+    def _text(self, conn: Connection) -> _Text:
+        text = self._by_dialect.get(conn.dialect.name)
+        if text is None:
+            compiled = cast(SQLCompiler, self._build(conn.dialect.name).compile(dialect=conn.dialect))
+            text = compiled.string, dict(compiled.params), compiled.positiontup
+            self._by_dialect[conn.dialect.name] = text
+        return text
 
 
 def rows_of(conn: Connection, sql: str, values: dict[str, Any] | tuple[Any, ...]) -> Sequence[Sequence[Any]]:

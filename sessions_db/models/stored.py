@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Hashable, Sequence
-from dataclasses import Field, field, fields, replace
+from dataclasses import field, fields, replace
 from enum import StrEnum
 from functools import cache
-from typing import Any, NoReturn, TypeAlias, TypeVar, cast
+from operator import attrgetter
+from typing import Any, Final, NamedTuple, NoReturn, TypeAlias, TypeVar, cast
 
 from sessions_db import validation
 from sessions_db.errors import InvalidInput
-from sessions_db.limits import MAX_INTEGER
+from sessions_db.limits import MAX_INTEGER, MAX_JSON_DEPTH
 
 Rule: TypeAlias = Callable[[str, Any], Any]
 """Checks a field's value, given the field's name."""
@@ -36,19 +38,23 @@ def checked(stored: _Stored) -> _Stored:
         InvalidInput: names the field that can't be stored.
     """
     changed = {}
-    for name, rule, is_optional in _rules(cast(Hashable, type(stored))):
-        given = getattr(stored, name)
+    ruled = _ruled(cast(Hashable, type(stored)))
+    for given, (name, rule, is_optional) in zip(ruled.values(stored), ruled.rules, strict=True):
         if not (given is None and is_optional) and (value := rule(name, given)) is not given:
             changed[name] = value
     return replace(stored, **changed) if changed else stored  # type: ignore[type-var]
 
 
+class _Ruled(NamedTuple):
+    values: Callable[[object], tuple[Any, ...]]
+    rules: list[tuple[str, Rule, bool]]
+
+
 @cache
-def _rules(model: Hashable) -> list[tuple[str, Rule, bool]]:
-    ruled: tuple[Field[Any], ...] = fields(model)  # type: ignore[arg-type]
-    return [
-        (each.name, each.metadata["rule"], "optional" in each.metadata) for each in ruled if "rule" in each.metadata
-    ]
+def _ruled(model: Hashable) -> _Ruled:
+    found = [each for each in fields(model) if "rule" in each.metadata]  # type: ignore[arg-type]
+    rules = [(each.name, each.metadata["rule"], "optional" in each.metadata) for each in found]
+    return _Ruled(attrgetter(*(each.name for each in found)), rules)
 
 
 def integer(name: str, value: object) -> int:
@@ -85,7 +91,9 @@ def metadata_text(name: str, value: object) -> str:
     # From the decoder, or from Python, which limits nesting and the digits of integers.
     except (ValueError, RecursionError) as error:
         raise InvalidInput(name, f"must be the text of a JSON object ({error})", value) from error
-    if validation.metadata(name, parsed) is None:
+    # Most texts have nothing in their values that could be refused, and to look at each takes longer than to parse all.
+    is_plain = not _MAY_BE_REFUSED.search(text) and text.count("{") + text.count("[") <= MAX_JSON_DEPTH
+    if not (is_plain and isinstance(parsed, dict)) and validation.metadata(name, parsed) is None:
         raise InvalidInput(name, "must be the text of a JSON object", value)
     return text
 
@@ -93,6 +101,9 @@ def metadata_text(name: str, value: object) -> str:
 def _refuse_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is not JSON")
 
+
+# NUL and lone surrogates are escaped: the text itself has none. A number that is too large has an exponent or is long.
+_MAY_BE_REFUSED: Final = re.compile(r"\\u|[0-9][eE]|[0-9]{100}")
 
 # `json.loads` makes a decoder for each call, which takes longer than to decode a message's metadata.
 _DECODER = json.JSONDecoder(parse_constant=_refuse_constant)
