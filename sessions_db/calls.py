@@ -51,7 +51,7 @@ class Calls:
             raise ReadOnly
         retry = self.retry()
         in_transaction = needs in (Needs.SNAPSHOT, Needs.TRANSACTION) or (
-            needs is Needs.LOGGED_STATEMENT and self._actor is not None
+            needs in (Needs.LOGGED_STATEMENT, Needs.UNNAMED_STATEMENT) and self._actor is not None
         )
 
         def attempt() -> _T:

@@ -13,14 +13,15 @@ from tests.support.statements import driver_connection, traced
 pytestmark = pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
 
 # The first words of each statement. SELECT is the look for names that somebody left in `event_actor`.
-ALONE = ["SELECT", "INSERT INTO sessions"]
-WITH_LABEL = ["SELECT", "INSERT INTO labelled_sessions"]
+LOOKING = ["SELECT", "INSERT INTO sessions"]
+ALONE = ["INSERT INTO sessions"]
+WITH_LABEL = ["INSERT INTO labelled_sessions"]
 
 CALLS: dict[str, tuple[Callable[[SessionManager, str], object], list[str]]] = {
     "spawn": (lambda m, _: m.spawn_subagent("main", "Test"), ALONE),
     "spawn with a parent": (lambda m, key: m.spawn_subagent("main", "Test", parent_key=key), ALONE),
     "idempotent spawn": (lambda m, _: m.spawn_subagent("main", "Test", idempotency_key="once"), ALONE),
-    "new conversation": (lambda m, _: m.get_or_create("main", "talk"), ["WITH page", *ALONE]),
+    "new conversation": (lambda m, _: m.get_or_create("main", "talk"), ["WITH page", *LOOKING]),
     "spawn with a label": (lambda m, _: m.spawn_subagent("main", "Test", "new"), WITH_LABEL),
     "spawn with a free label": (
         lambda m, _: m.spawn_subagent("main", "Test", "new", on_label_conflict="error"),

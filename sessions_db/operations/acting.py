@@ -30,11 +30,16 @@ def acting_as(conn: Connection, actor: str | None) -> Iterator[None]:
     _stop(conn)
 
 
-def take_back_names(conn: Connection) -> None:
-    """Have the log name nobody whom another writer named, and left behind when its transaction ended."""
+def take_back_names(conn: Connection) -> bool:
+    """Have the log name nobody whom another writer named, and left behind when its transaction ended.
+
+    Whether there was such a name.
+    """
     # Looking takes no lock, and there is hardly ever anything to delete.
-    if conn.dialect.name in LEFT_OVER and _LEFT_OVER.rows(conn, {}):
+    found = conn.dialect.name in LEFT_OVER and bool(_LEFT_OVER.rows(conn, {}))
+    if found:
         _stop(conn)
+    return found
 
 
 def _stop(conn: Connection) -> None:

@@ -28,6 +28,9 @@ class Needs(Enum):
     LOGGED_STATEMENT = auto()
     """The same, and the log records who sent it."""
 
+    UNNAMED_STATEMENT = auto()
+    """The same, where the statement does nothing while `event_actor` names somebody."""
+
     TRANSACTION = auto()
     """A transaction that writes."""
 

@@ -10,6 +10,7 @@ from sqlalchemy import (
     ClauseElement,
     Column,
     ColumnElement,
+    Integer,
     Table,
     TableValuedAlias,
     Text,
@@ -150,6 +151,14 @@ STOP_ACTING: Final[Mapping[str, ClauseElement]] = {"sqlite": delete(event_actor)
 LEFT_OVER: Final[Mapping[str, ClauseElement]] = {"sqlite": select(event_actor)}
 """The query for names that nobody cleared, where there can be any. `STOP_ACTING` clears them."""
 
+
+UNLESS_NAMED: Final[Mapping[str, ColumnElement[bool]]] = {
+    "sqlite": ~exists(select(event_actor).where(bindparam("is_alone", type_=Integer) == 1))
+}
+"""The condition for a statement to do nothing while there are such names.
+
+`is_alone` is 1 if it is a transaction of its own, otherwise 0: the name is that of whoever began the transaction.
+"""
 
 _KEY: Final = bindparam("key", type_=Text)
 _SEQ: Final = bindparam("seq", type_=BigInteger)
