@@ -14,7 +14,8 @@ from sqlalchemy import URL, Connection, Engine, ExceptionContext, event, exc, te
 
 from sessions_db.database.backend import DROPPED, NOT_OURS, NUMBER_TAKEN, SCHEMA, Backend, EngineOptions, value
 from sessions_db.database.postgresql_checks import CHECKS
-from sessions_db.database.postgresql_pinning import led_elsewhere, pin, pin_again
+from sessions_db.database.postgresql_pinning import pin, pin_again
+from sessions_db.database.postgresql_pooling import is_pooled, require_schema, unfit_behind_pgbouncer
 from sessions_db.errors import InvalidInput, SchemaMismatch
 
 _log = logging.getLogger("sessions_db")
@@ -45,7 +46,7 @@ coalesce(
 # Of a new connection.
 _STATE: Final = f"""\
 SELECT pg_backend_pid(), current_setting('lock_timeout'), current_setting('citus.version', true), {_FOUND_IN},
-  quote_ident(%s)"""
+  quote_ident(%s), current_setting('search_path')"""
 
 # Error codes (PostgreSQL manual, appendix A). This one means that the server is a standby, at least for now.
 _READ_ONLY_TRANSACTION: Final = "25006"
@@ -74,6 +75,7 @@ _TRANSIENT_REFUSALS: Final = (
     "remaining connection slots",
     # PgBouncer's.
     "no more connections allowed",
+    "client connections exceeded",
     "server login has been failing",
 )
 
@@ -107,26 +109,24 @@ class PostgreSQL(Backend):
         @event.listens_for(engine, "connect")
         def set_up(connection: Any, record: Any) -> None:
             nonlocal first
-            pid, lock_timeout, citus, found, named = connection.execute(_STATE, [options.schema]).fetchone()
-            is_pooled = pid != connection.info.backend_pid
+            pid, lock_timeout, citus, found, named, path = connection.execute(_STATE, [options.schema]).fetchone()
+            pooled = is_pooled(connection, pid)
+            if pooled:
+                require_schema(connection, named, found, path)
+            elif named is not None:
+                pin(connection, record, named)
+                found = named
             # Citus does not send the setting on to the node that waits.
             record.info[_WAITS_BRIEFLY] = citus is None
-            if named is not None:
-                if not is_pooled:
-                    pin(connection, record, named)
-                elif found != named:
-                    raise led_elsewhere(connection, named, found)
-                found = named
             first = first or found
             if found != first:
                 # Since the first connection, the search_path of the role was changed, or a schema was created for it.
                 connection.close()
                 cure = f"search_path leads to the schema {found} now, and led to {first} before: set it to one of them"
                 raise SchemaMismatch(None, None, cure)
-            if is_pooled:
-                # PgBouncer gives its clients made-up process ids. In transaction mode it sends consecutive statements
-                # to different server processes: a prepared statement would not exist there, and a setting would leak
-                # to other clients.
+            if pooled:
+                # Consecutive statements go to different server processes: a prepared statement would not exist there,
+                # and a setting would leak to other clients.
                 connection.prepare_threshold = None
                 _log.info("PgBouncer noticed: connections prepare no statements and set no lock_timeout")
                 return
@@ -144,9 +144,11 @@ class PostgreSQL(Backend):
                 context.is_disconnect = True
 
     def unfit(self, conn: Connection, *, read_only: bool) -> str | None:
-        """What the engine must be: not one that is meant for reading, and would write nevertheless."""
-        # psycopg heeds the attribute only in transactions that it begins itself.
+        """What the engine must be: not one that would write though meant for reading, nor one that PgBouncer breaks."""
         driver: Any = conn.connection.driver_connection
+        if is_pooled(driver, value(conn, "SELECT pg_backend_pid()")):
+            return unfit_behind_pgbouncer(driver, value(conn, "SHOW search_path"))
+        # psycopg heeds the attribute only in transactions that it begins itself.
         return "must not be read-only, unless read_only=True" if driver.read_only and not read_only else None
 
     def is_in_memory(self, url: URL) -> bool:
