@@ -15,7 +15,7 @@ from sqlalchemy import URL, Connection, Engine, ExceptionContext, event, exc, te
 from sessions_db.database.backend import DROPPED, NOT_OURS, NUMBER_TAKEN, SCHEMA, Backend, EngineOptions, value
 from sessions_db.database.postgresql_checks import CHECKS
 from sessions_db.database.postgresql_pinning import pin, pin_again
-from sessions_db.database.postgresql_pooling import is_pooled, require_schema, unfit_behind_pgbouncer
+from sessions_db.database.postgresql_pooling import is_pooled, is_unsent, require_schema, unfit_behind_pgbouncer
 from sessions_db.errors import InvalidInput, SchemaMismatch
 
 _log = logging.getLogger("sessions_db")
@@ -231,8 +231,8 @@ class PostgreSQL(Backend):
         conn.exec_driver_sql(lock, (name, _ADVISORY_LOCK))
 
     def is_rolled_back(self, error: exc.DBAPIError) -> bool:
-        """Whether the error's code says so."""
-        return _state(error.orig) in _ROLLED_BACK
+        """Whether the error's code says so, or that the server never got it."""
+        return _state(error.orig) in _ROLLED_BACK or is_unsent(error.orig)
 
     def is_out_of_time(self, error: exc.DBAPIError) -> bool:
         """Whether the error's code says so."""

@@ -7,6 +7,9 @@ from typing import Any, Final
 
 from sessions_db.errors import SchemaMismatch
 
+# What PgBouncer says, with the code protocol_violation, to those that wait for one of its connections to the server.
+_WAITED_IN_VAIN: Final = ("query_wait_timeout", "server login has been failing")
+
 _SEARCH_PATH: Final = re.compile(r"(?:-c\s*|--)search[_-]path=((?:\\.|\S)*)")
 
 
@@ -28,6 +31,11 @@ def require_schema(connection: Any, schema: str | None, found: str | None, searc
         connection.close()
         cure = f"{found or 'no schema'} and not to {wanted}: ALTER ROLE … SET search_path = {wanted}"
         raise SchemaMismatch(None, None, f"behind PgBouncer, search_path leads to {cure}")
+
+
+def is_unsent(error: Any) -> bool:
+    """Whether PgBouncer had no connection to the server for the statement."""
+    return getattr(error, "sqlstate", None) == "08P01" and str(error).startswith(_WAITED_IN_VAIN)
 
 
 def unfit_behind_pgbouncer(connection: Any, search_path: object) -> str | None:

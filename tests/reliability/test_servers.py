@@ -6,17 +6,19 @@ import os
 import re
 import subprocess
 import sys
+import threading
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
+import psycopg
 import pytest
 import sqlalchemy as sa
 
-from sessions_db import InvalidInput, SchemaMismatch, SessionManager
+from sessions_db import DatabaseUnavailable, InvalidInput, SchemaMismatch, SessionManager
 from tests.support.client import PlainClient
 from tests.support.retrying import RetryingWriters
-from tests.support.servers import pgbouncer, postgres
+from tests.support.servers import pgbouncer, postgres, wait_until
 
 ROOT = Path(__file__).parents[2]
 
@@ -94,6 +96,32 @@ def test_behind_pgbouncer_a_schema_is_checked_and_not_pinned() -> None:
         leads = 'behind PgBouncer, search_path leads to public and not to "Team A"'
         assert caught.value.cure == f'{leads}: ALTER ROLE … SET search_path = "Team A"'
         assert server.execute('SELECT agent_id FROM "Team A".sessions') == [("clerk",)]
+
+
+def test_append_that_pgbouncer_has_no_connection_for_is_known_not_to_be_stored_and_is_retried(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    settings = {"default_pool_size": 1, "query_wait_timeout": 0.1}
+    with (
+        postgres() as server,
+        pgbouncer("127.0.0.1", server.port, **settings) as bouncer,
+        SessionManager(bouncer.url(), retry_budget_s=0.1) as hasty,
+        SessionManager(bouncer.url()) as patient,
+    ):
+        key = hasty.get_or_create_main("clerk").key
+        patient.count()
+        append = threading.Thread(target=lambda: patient.send_message(key, "stored"))
+        with psycopg.connect(bouncer.url()) as connection:
+            connection.execute("SELECT 1")
+            with pytest.raises(DatabaseUnavailable, match="query_wait_timeout") as caught:
+                hasty.send_message(key, "refused")
+            caplog.clear()
+            append.start()
+            wait_until(lambda: "A connection broke" in caplog.text)
+        append.join()
+
+        assert not caught.value.outcome_unknown
+        assert [message.content for message in patient.history(key) or []] == ["stored"]
 
 
 @pytest.mark.parametrize("face", ["sync", "async"])
