@@ -12,10 +12,10 @@ from typing import Any, Final
 
 from sqlalchemy import URL, Connection, Engine, ExceptionContext, event, exc, text
 
+from sessions_db.database import pgbouncer
 from sessions_db.database.backend import DROPPED, NOT_OURS, NUMBER_TAKEN, SCHEMA, Backend, EngineOptions, value
 from sessions_db.database.postgresql_checks import CHECKS
 from sessions_db.database.postgresql_pinning import pin, pin_again
-from sessions_db.database.postgresql_pooling import is_pooled, is_unsent, require_schema, unfit_behind_pgbouncer
 from sessions_db.errors import InvalidInput, SchemaMismatch
 
 _log = logging.getLogger("sessions_db")
@@ -73,10 +73,7 @@ _TRANSIENT_REFUSALS: Final = (
     "too many clients",
     "too many connections",
     "remaining connection slots",
-    # PgBouncer's.
-    "no more connections allowed",
-    "client connections exceeded",
-    "server login has been failing",
+    *pgbouncer.REFUSALS,
 )
 
 
@@ -110,9 +107,9 @@ class PostgreSQL(Backend):
         def set_up(connection: Any, record: Any) -> None:
             nonlocal first
             pid, lock_timeout, citus, found, named, path = connection.execute(_STATE, [options.schema]).fetchone()
-            pooled = is_pooled(connection, pid)
+            pooled = pgbouncer.is_pooled(connection, pid)
             if pooled:
-                require_schema(connection, named, found, path)
+                pgbouncer.require_schema(connection, named, found, path)
             elif named is not None:
                 pin(connection, record, named)
                 found = named
@@ -146,8 +143,8 @@ class PostgreSQL(Backend):
     def unfit(self, conn: Connection, *, read_only: bool) -> str | None:
         """What the engine must be: not one that would write though meant for reading, nor one that PgBouncer breaks."""
         driver: Any = conn.connection.driver_connection
-        if is_pooled(driver, value(conn, "SELECT pg_backend_pid()")):
-            return unfit_behind_pgbouncer(driver, value(conn, "SHOW search_path"))
+        if pgbouncer.is_pooled(driver, value(conn, "SELECT pg_backend_pid()")):
+            return pgbouncer.unfit(driver, value(conn, "SHOW search_path"))
         # psycopg heeds the attribute only in transactions that it begins itself.
         return "must not be read-only, unless read_only=True" if driver.read_only and not read_only else None
 
@@ -218,8 +215,11 @@ class PostgreSQL(Backend):
         return not select.select([driver.fileno()], [], [], 0)[0]
 
     def lock_migrations(self, conn: Connection) -> None:
-        """Take an advisory lock."""
+        """Take an advisory lock. From then on, a table in use is waited for only so long that services can bear it."""
         conn.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_ADVISORY_LOCK})")
+        # It is unset behind PgBouncer and on engines of callers.
+        unset = "current_setting('lock_timeout') = '0'"
+        conn.exec_driver_sql(f"SELECT set_config('lock_timeout', '10s', true) WHERE {unset}")
 
     def lock_table(self, conn: Connection, table: str, mode: str) -> None:
         """Lock the table."""
@@ -232,7 +232,7 @@ class PostgreSQL(Backend):
 
     def is_rolled_back(self, error: exc.DBAPIError) -> bool:
         """Whether the error's code says so, or that the server never got it."""
-        return _state(error.orig) in _ROLLED_BACK or is_unsent(error.orig)
+        return _state(error.orig) in _ROLLED_BACK or pgbouncer.is_unsent(error.orig)
 
     def is_out_of_time(self, error: exc.DBAPIError) -> bool:
         """Whether the error's code says so."""

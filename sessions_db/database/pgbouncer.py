@@ -7,7 +7,10 @@ from typing import Any, Final
 
 from sessions_db.errors import SchemaMismatch
 
-# What PgBouncer says, with the code protocol_violation, to those that wait for one of its connections to the server.
+REFUSALS: Final = ("no more connections allowed", "client connections exceeded", "server login has been failing")
+"""What it says to a new connection while it is full, or the server is away."""
+
+# What it says, with the code protocol_violation, to those that wait for one of its connections to the server.
 _WAITED_IN_VAIN: Final = ("query_wait_timeout", "server login has been failing")
 
 _SEARCH_PATH: Final = re.compile(r"(?:-c\s*|--)search[_-]path=((?:\\.|\S)*)")
@@ -38,7 +41,7 @@ def is_unsent(error: Any) -> bool:
     return getattr(error, "sqlstate", None) == "08P01" and str(error).startswith(_WAITED_IN_VAIN)
 
 
-def unfit_behind_pgbouncer(connection: Any, search_path: object) -> str | None:
+def unfit(connection: Any, search_path: object) -> str | None:
     """What the engine must be whose connection this is."""
     if connection.prepare_threshold is not None:
         # Another client's statement of the same name may run instead, unless PgBouncer knows of such statements.
