@@ -41,8 +41,10 @@ def is_unsent(error: Any) -> bool:
     return getattr(error, "sqlstate", None) == "08P01" and str(error).startswith(_WAITED_IN_VAIN)
 
 
-def unfit(connection: Any, search_path: object) -> str | None:
-    """What the engine must be whose connection this is."""
+def unfit(connection: Any, server_pid: object, search_path: object) -> str | None:
+    """What the engine must be whose connection this is, if it goes through PgBouncer."""
+    if not is_pooled(connection, server_pid):
+        return None
     if connection.prepare_threshold is not None:
         # Another client's statement of the same name may run instead, unless PgBouncer knows of such statements.
         return "must prepare no statements behind PgBouncer: connect_args={'prepare_threshold': None}"

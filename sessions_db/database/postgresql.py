@@ -122,8 +122,8 @@ class PostgreSQL(Backend):
                 cure = f"search_path leads to the schema {found} now, and led to {first} before: set it to one of them"
                 raise SchemaMismatch(None, None, cure)
             if pooled:
-                # Consecutive statements go to different server processes: a prepared statement would not exist there,
-                # and a setting would leak to other clients.
+                # Consecutive statements may go to different server processes: a prepared statement would not exist
+                # there, and a setting would leak to other clients.
                 connection.prepare_threshold = None
                 _log.info("PgBouncer noticed: connections prepare no statements and set no lock_timeout")
                 return
@@ -143,10 +143,10 @@ class PostgreSQL(Backend):
     def unfit(self, conn: Connection, *, read_only: bool) -> str | None:
         """What the engine must be: not one that would write though meant for reading, nor one that PgBouncer breaks."""
         driver: Any = conn.connection.driver_connection
-        if pgbouncer.is_pooled(driver, value(conn, "SELECT pg_backend_pid()")):
-            return pgbouncer.unfit(driver, value(conn, "SHOW search_path"))
-        # psycopg heeds the attribute only in transactions that it begins itself.
-        return "must not be read-only, unless read_only=True" if driver.read_only and not read_only else None
+        if driver.read_only and not read_only:
+            # psycopg heeds the attribute only in transactions that it begins itself.
+            return "must not be read-only, unless read_only=True"
+        return pgbouncer.unfit(driver, value(conn, "SELECT pg_backend_pid()"), value(conn, "SHOW search_path"))
 
     def is_in_memory(self, url: URL) -> bool:
         """Never."""
