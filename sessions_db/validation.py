@@ -19,6 +19,9 @@ from sessions_db.errors import InvalidInput, Shown
 JsonValue: TypeAlias = "str | int | float | bool | Mapping[str, JsonValue] | Sequence[JsonValue] | None"
 """What JSON can hold. Numbers are finite."""
 
+SURROGATES = "must not contain lone surrogates"
+"""The reason for which text that is not well-formed is refused."""
+
 _MAX_SHOWN_KEY = 30
 
 _Choice = TypeVar("_Choice", bound=StrEnum)
@@ -36,7 +39,7 @@ def text(argument: str, value: object) -> str:
         try:
             size = len(value.encode())
         except UnicodeEncodeError:
-            raise InvalidInput(argument, "must not contain lone surrogates", value) from None
+            raise InvalidInput(argument, SURROGATES, value) from None
     if size > limits.MAX_TEXT_BYTES:
         raise InvalidInput(argument, f"must be at most {limits.MAX_TEXT_BYTES} bytes of UTF-8", value)
     # Not every driver accepts a subclass of str, such as an enum member.

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from io import StringIO
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import psycopg
 import pytest
@@ -511,6 +511,24 @@ def test_upgrade_leaves_the_settings_of_a_callers_sqlite_connection(tmp_path: Pa
         assert connection.scalar(sa.text("PRAGMA foreign_keys")) == foreign_keys
         assert connection.scalar(sa.text("PRAGMA legacy_alter_table")) == 0
     engine.dispose()
+
+
+@pytest.mark.parametrize("backend", ["postgresql"], indirect=True)
+def test_upgrade_does_not_wait_forever_on_a_connection_without_a_lock_timeout(empty_url: str) -> None:
+    parsed = sa.make_url(empty_url).set(drivername="postgresql+psycopg")
+    engine, set_to = sa.create_engine(parsed, connect_args={"prepare_threshold": None}), list[object]()
+
+    @sa.event.listens_for(engine, "after_cursor_execute")
+    def look(conn: sa.Connection, _cursor: object, statement: str, *_others: object) -> None:
+        if "CREATE TABLE sessions " in statement:
+            set_to.append(cast(Any, conn.connection.driver_connection).execute("SHOW lock_timeout").fetchone()[0])
+
+    SessionManager(engine).close()
+    with engine.connect() as connection:
+        set_to.append(connection.execute(sa.text("SHOW lock_timeout")).scalar())
+    engine.dispose()
+
+    assert set_to == ["10s", "0"]
 
 
 def test_upgrade_of_a_database_without_its_triggers_is_not_opened(empty_url: str, empty: PlainClient) -> None:
