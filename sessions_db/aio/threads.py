@@ -27,10 +27,11 @@ class ThreadsShut(Exception):
 
 
 class Threads:
-    """At most so many threads that run calls, and end when they are shut down or the process ends.
+    """At most so many threads that run calls. They end when they are shut down or forgotten, or the process ends.
 
     The one that became free last takes the next call: to go on with it, a thread need not be woken if it has not yet
-    gone to sleep. A pool that hands its calls round takes half as long again (measured once).
+    gone to sleep. A pool that hands its calls round takes half as long again, and the futures and locks of a
+    `ThreadPoolExecutor` made a read of one message take a third longer (measured once).
     """
 
     def __init__(self, at_most: int, name: str) -> None:
@@ -156,7 +157,7 @@ class _Awaited(Generic[_T]):
     def run(self) -> Callable[[], None]:
         """Call the function, unless it was dropped; what tells its task. On any thread."""
         try:
-            # Only one of the threads gets it, and no lock is needed.
+            # Either this gets it or `_drop`, and neither needs a lock.
             function = self._todo.pop()
         except IndexError:
             return self._tell
