@@ -432,6 +432,10 @@ def test_stored_text_is_shown_and_never_interpreted(url: str, manager: SessionMa
     assert json.loads(text)[0]["content"] == NASTY
 
 
+# Starting a process takes long, so what becomes of its output is tried with one database.
+
+
+@pytest.mark.parametrize("backend", ["sqlite"])
 def test_json_is_readable_and_in_utf_8_whatever_the_terminals_encoding(url: str, manager: SessionManager) -> None:
     manager.get_or_create_main("support")
     manager.send_message("agent:support:main", "Grüße 日本 😀")
@@ -449,6 +453,7 @@ PRINTING = pytest.mark.parametrize("command", [["list"], ["list", "--json"], ["-
 
 
 @PRINTING
+@pytest.mark.parametrize("backend", ["sqlite"])
 def test_a_reader_that_closes_the_pipe_early_is_not_an_error(
     url: str, manager: SessionManager, command: list[str]
 ) -> None:
@@ -465,6 +470,7 @@ def test_a_reader_that_closes_the_pipe_early_is_not_an_error(
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="a device of Linux")
 @PRINTING
+@pytest.mark.parametrize("backend", ["sqlite"])
 def test_a_full_disk_is_reported_in_one_line(url: str, manager: SessionManager, command: list[str]) -> None:
     manager.get_or_create_main("support")
     with Path("/dev/full").open("wb") as full:
