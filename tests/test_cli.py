@@ -8,7 +8,6 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -236,31 +235,30 @@ def family(manager: SessionManager) -> dict[str, Session]:
     }
 
 
-@pytest.mark.parametrize(
-    ("options", "expected"),
-    [
-        ([], ["cron", "done", "main", "other"]),
-        (["--kind", "subagent", "--kind", "cron"], ["cron", "done"]),
-        (["--active"], ["cron", "main", "other"]),
-        (["--status", "completed"], ["done"]),
-        (["--status", "completed", "--status", "timeout"], ["done"]),
-        (["--status", "completed", "--status", "active", "--agent", "support"], ["cron", "done", "main"]),
-        (["--status", "active", "--status", "completed", "--active"], ["cron", "main", "other"]),
-        (["--agent", "sales"], ["other"]),
-        (["--agent", "sales", "--agent", "support", "--kind", "main"], ["main", "other"]),
-        (["--parent", "agent:support:main", "--parent", "agent:sales:main"], ["done"]),
-        (["--parent", "agent:support:main"], ["done"]),
-        (["--agent", "support", "--status", "active", "--kind", "cron"], ["cron"]),
-        (["--prefix", "agent:support:cron:"], ["cron"]),
-        (["--limit", "0"], []),
-    ],
-)
-def test_list_applies_every_filter(
-    url: str, family: dict[str, Session], options: Sequence[str], expected: list[str]
-) -> None:
-    found = ok_json("list", *options, db=url)
+FILTERED: list[tuple[list[str], list[str]]] = [
+    ([], ["cron", "done", "main", "other"]),
+    (["--kind", "subagent", "--kind", "cron"], ["cron", "done"]),
+    (["--active"], ["cron", "main", "other"]),
+    (["--status", "completed"], ["done"]),
+    (["--status", "completed", "--status", "timeout"], ["done"]),
+    (["--status", "completed", "--status", "active", "--agent", "support"], ["cron", "done", "main"]),
+    (["--status", "active", "--status", "completed", "--active"], ["cron", "main", "other"]),
+    (["--agent", "sales"], ["other"]),
+    (["--agent", "sales", "--agent", "support", "--kind", "main"], ["main", "other"]),
+    (["--parent", "agent:support:main", "--parent", "agent:sales:main"], ["done"]),
+    (["--parent", "agent:support:main"], ["done"]),
+    (["--agent", "support", "--status", "active", "--kind", "cron"], ["cron"]),
+    (["--prefix", "agent:support:cron:"], ["cron"]),
+    (["--limit", "0"], []),
+]
 
-    assert sorted(session["key"] for session in found) == sorted(family[name].key for name in expected)
+
+def test_list_applies_every_filter(url: str, family: dict[str, Session], subtests: pytest.Subtests) -> None:
+    for options, expected in FILTERED:
+        with subtests.test(" ".join(options)):
+            found = ok_json("list", *options, db=url)
+
+            assert sorted(session["key"] for session in found) == sorted(family[name].key for name in expected)
 
 
 @pytest.mark.usefixtures("family")

@@ -74,8 +74,8 @@ def is_known(revision: str) -> bool:
 @cache
 def _revisions() -> tuple[str, ...]:
     """All revisions that this release knows, newest first: each file of a migration begins with its own."""
-    files = (_scripts() / "versions").glob("[0-9]*_*.py")
-    return tuple(sorted((file.name.partition("_")[0] for file in files), reverse=True))
+    files = (_scripts() / "versions").iterdir()
+    return tuple(sorted((file.name.partition("_")[0] for file in files if file.suffix == ".py"), reverse=True))
 
 
 def upgrade(engine: Engine, revision: str = "head") -> None:
