@@ -265,11 +265,9 @@ def _named(place: _Place) -> str:
     if isinstance(place, str):
         return place
     holder, key = place
-    if key is None:
-        return f"a key of {_named(holder)}"
     # Shortened: otherwise the paths into nested objects would add up to many times the size of the object.
-    shown = repr(key) if isinstance(key, int) or len(key) <= _MAX_SHOWN_KEY else reprlib.repr(key)
-    return f"{_named(holder)}[{shown}]"
+    shown = reprlib.repr(key) if isinstance(key, str) and len(key) > _MAX_SHOWN_KEY else repr(key)
+    return f"a key of {_named(holder)}" if key is None else f"{_named(holder)}[{shown}]"
 
 
 def _json_object(place: _Place, value: Mapping[object, object], depth: int) -> dict[str, JsonValue]:
@@ -287,9 +285,8 @@ def _json(place: _Place, value: object, depth: int) -> JsonValue:
             return text(place, value)
         case int():
             if value.bit_length() > limits.MAX_JSON_INTEGER_BITS:
-                raise InvalidInput(
-                    _named(place), f"must have at most {limits.MAX_JSON_INTEGER_BITS} bits", Shown("a longer int")
-                )
+                limit = f"must have at most {limits.MAX_JSON_INTEGER_BITS} bits"
+                raise InvalidInput(_named(place), limit, Shown("a longer int"))
             return int(value)
         case float():
             if not math.isfinite(value):
