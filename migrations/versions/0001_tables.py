@@ -57,7 +57,6 @@ def identity_checks() -> list[sa.CheckConstraint]:
     if op.get_context().dialect.name == "postgresql":
         return []
     return [
-        sa.CheckConstraint("kind IN ('main', 'subagent', 'cron', 'conversation')", name="ck_sessions_kind"),
         sa.CheckConstraint("agent_id <> '' AND agent_id NOT LIKE '%:%'", name="ck_sessions_agent_id"),
         sa.CheckConstraint(
             "CASE kind WHEN 'main' THEN key = 'agent:' || agent_id || ':' || kind "
@@ -103,6 +102,7 @@ def create_sessions() -> None:
         sa.PrimaryKeyConstraint("key", name="pk_sessions"),
         sa.UniqueConstraint("run_id", name="uq_sessions_run_id"),
         *identity_checks(),
+        sa.CheckConstraint("kind IN ('main', 'subagent', 'cron', 'conversation')", name="ck_sessions_kind"),
         sa.CheckConstraint(
             "status IN ('active', 'completed', 'error', 'timeout', 'stopped')", name="ck_sessions_status"
         ),

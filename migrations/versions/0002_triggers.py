@@ -380,7 +380,6 @@ WHEN (NEW.key IS DISTINCT FROM OLD.key OR NEW.agent_id IS DISTINCT FROM OLD.agen
 CREATE FUNCTION sessions_insert() RETURNS trigger LANGUAGE plpgsql AS $$
 DECLARE
   broken text := CASE
-    WHEN NOT (NEW.kind IN ('main', 'subagent', 'cron', 'conversation')) THEN 'ck_sessions_kind'
     WHEN NOT (NEW.agent_id <> '' AND NEW.agent_id NOT LIKE '%:%') THEN 'ck_sessions_agent_id'
     WHEN NOT (CASE NEW.kind WHEN 'main' THEN NEW.key = 'agent:' || NEW.agent_id || ':' || NEW.kind
       ELSE substr(NEW.key, 1, length(NEW.agent_id) + length(NEW.kind) + 8)

@@ -28,7 +28,7 @@ _IS_UNSEALED = text("unsealed = 1")
 
 
 def identity_rules(row: str = "") -> dict[str, str]:
-    """What holds for the columns of a session that never change: conditions, each by its name.
+    """What else holds for the columns of a session that never change: conditions, each by its name.
 
     On SQLite each is a CHECK. Postgres would parse all of them anew for each update of a row, and so for each append: a
     seventh of its work (measured once). There the trigger `sessions_insert` has them, and `sessions_identity` refuses
@@ -39,7 +39,6 @@ def identity_rules(row: str = "") -> dict[str, str]:
     """
     kind, key, agent_id, forked_at_seq = (f"{row}{name}" for name in ("kind", "key", "agent_id", "forked_at_seq"))
     return {
-        "ck_sessions_kind": one_of(kind, SessionKind),
         "ck_sessions_agent_id": f"{agent_id} <> '' AND {agent_id} NOT LIKE '%:%'",
         # The grammar of `keys.py`.
         "ck_sessions_key": f"CASE {kind} WHEN 'main' THEN {key} = 'agent:' || {agent_id} || ':' || {kind} "
@@ -78,6 +77,7 @@ sessions = Table(
     PrimaryKeyConstraint("key", name="pk_sessions"),
     UniqueConstraint("run_id", name="uq_sessions_run_id"),
     *(CheckConstraint(rule, name=name).ddl_if(dialect="sqlite") for name, rule in identity_rules().items()),
+    CheckConstraint(one_of("kind", SessionKind), name="ck_sessions_kind"),
     CheckConstraint(one_of("status", SessionStatus), name="ck_sessions_status"),
     # An empty label would be shared by all sessions whose callers have none to give.
     CheckConstraint("label <> ''", name="ck_sessions_label"),
