@@ -8,7 +8,7 @@ from pathlib import Path
 
 from benchmarks.environment import enter
 
-SECTIONS = ("floor", "peers", "concurrency", "processes", "starting", "waiting", "growth")
+SECTIONS = ("floor", "peers", "concurrency", "processes", "starting", "ceiling", "waiting", "growth")
 
 
 def main() -> None:

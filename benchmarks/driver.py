@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Self
 
 import psycopg
-from sqlalchemy import URL, create_engine
+from sqlalchemy import URL, Engine, create_engine
 
 from benchmarks.conversations import ChatMessage
 from benchmarks.databases import conninfo
@@ -25,7 +26,9 @@ _AGENT_ID, _ROLE, _CONTENT, _TOOL_NAME, _METADATA = "recorder", "system", "the c
 
 
 @dataclass(frozen=True, slots=True)
-class _Statement:
+class Recorded:
+    """A statement as it was sent."""
+
     sql: str
     parameters: Any
 
@@ -42,11 +45,7 @@ class Statements:
     """The library's statements for an append and for a read of the newest messages."""
 
     def __init__(self, url: URL) -> None:
-        recorded: list[_Statement] = []
-        is_sqlite = url.get_backend_name() == "sqlite"
-        drivername = "sqlite" if is_sqlite else "postgresql+psycopg"
-        engine = create_engine(url.set(drivername=drivername), connect_args=_recording(recorded, is_sqlite=is_sqlite))
-        with SessionManager(engine) as manager:
+        with recording(url) as (engine, recorded), SessionManager(engine) as manager:
             self._key = manager.get_or_create_main(_AGENT_ID).key
             recorded.clear()
             manager.add_message(self._key, _ROLE, _CONTENT, tool_name=_TOOL_NAME, metadata=_METADATA)
@@ -55,7 +54,6 @@ class Statements:
             manager.history(self._key, READ_LIMIT, include_tools=True)
             (self._read,) = [statement for statement in recorded if "messages" in statement.sql]
             manager.delete_session(self._key)
-        engine.dispose()
         self.append_sql, self.read_sql = self._append.sql, self._read.sql
 
     def append_parameters(self, key: str, message: ChatMessage) -> Any:
@@ -103,12 +101,25 @@ def read(connection: Any, statements: Statements, key: str) -> Operation:
     return lambda _number: connection.execute(sql, parameters).fetchall()
 
 
-def _recording(recorded: list[_Statement], *, is_sqlite: bool) -> dict[str, Any]:
+@contextmanager
+def recording(url: URL) -> Iterator[tuple[Engine, list[Recorded]]]:
+    """An engine for a manager, and what it has sent so far."""
+    recorded: list[Recorded] = []
+    is_sqlite = url.get_backend_name() == "sqlite"
+    drivername = "sqlite" if is_sqlite else "postgresql+psycopg"
+    engine = create_engine(url.set(drivername=drivername), connect_args=_recording(recorded, is_sqlite=is_sqlite))
+    try:
+        yield engine, recorded
+    finally:
+        engine.dispose()
+
+
+def _recording(recorded: list[Recorded], *, is_sqlite: bool) -> dict[str, Any]:
     """Arguments that make the driver's cursors record what they execute."""
 
     class SQLiteCursor(sqlite3.Cursor):
         def execute(self, query: str, parameters: Any = ()) -> Self:
-            recorded.append(_Statement(query, parameters))
+            recorded.append(Recorded(query, parameters))
             return super().execute(query, parameters)
 
     class SQLiteConnection(sqlite3.Connection):
@@ -117,7 +128,7 @@ def _recording(recorded: list[_Statement], *, is_sqlite: bool) -> dict[str, Any]
 
     class PostgresCursor(psycopg.Cursor[Any]):
         def execute(self, query: Any, params: Any = None, **options: Any) -> Any:
-            recorded.append(_Statement(query, params))
+            recorded.append(Recorded(query, params))
             return super().execute(query, params, **options)
 
     return {"factory": SQLiteConnection} if is_sqlite else {"cursor_factory": PostgresCursor}

@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from alembic.util import CommandError
 from sqlalchemy import URL, Connection, Engine, exc, inspect
 
 from sessions_db import schema as at_head
@@ -18,7 +17,7 @@ from sessions_db.database.engine import open_engine
 from sessions_db.database.translation import translate
 from sessions_db.database.urls import file_of
 from sessions_db.enums import Severity
-from sessions_db.errors import SessionsError
+from sessions_db.errors import SchemaMismatch, SessionsError
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,7 +93,7 @@ def _revision(conn: Connection) -> _Result:
     head = migrate.head_revision()
     try:
         found = migrate.current_revision(conn)
-    except CommandError:
+    except SchemaMismatch:
         return Severity.FAILURE, f"{migrate.VERSION_TABLE} has several rows: restore a backup"
     if found == head:
         return Severity.OK, f"{found}, which this release needs"

@@ -5,7 +5,7 @@
     agent:<agent_id>:cron:<uuid>
     agent:<agent_id>:conversation:<name>
 
-The CHECK `ck_sessions_key` in `schema/tables.py` enforces it for every writer; the view `audit_events` splits keys. A
+The rule `ck_sessions_key` in `schema/tables.py` enforces it for every writer; the view `audit_events` splits keys. A
 name comes last and may hold colons: an agent id and a kind never do.
 """
 

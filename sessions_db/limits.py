@@ -60,6 +60,9 @@ MAX_SCHEMA_NAME_BYTES: Final = 63
 PAGE: Final = 100
 """How many sessions `iterate` reads at once."""
 
+PLACES: Final = 10_000
+"""How many keys that begin alike `iterate` sorts at once: no index has them in its order."""
+
 SWEEP_BATCH: Final = 500
 """How many sessions one statement of `prune` or `timeout_idle` changes, so that locks are held for milliseconds."""
 

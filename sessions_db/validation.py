@@ -19,26 +19,32 @@ from sessions_db.errors import InvalidInput, Shown
 JsonValue: TypeAlias = "str | int | float | bool | Mapping[str, JsonValue] | Sequence[JsonValue] | None"
 """What JSON can hold. Numbers are finite."""
 
+SURROGATES = "must not contain lone surrogates"
+"""The reason for which text that is not well-formed is refused."""
+
 _MAX_SHOWN_KEY = 30
+
+# An argument, or an item by its holder and its key or index; None: a key of the holder. Only an error puts it in words.
+_Place: TypeAlias = "str | tuple[_Place, str | int | None]"
 
 _Choice = TypeVar("_Choice", bound=StrEnum)
 
 
-def text(argument: str, value: object) -> str:
+def text(argument: _Place, value: object) -> str:
     """A string that both databases can store: well-formed Unicode without NUL."""
     if not isinstance(value, str):
-        raise InvalidInput(argument, "must be a str", value)
+        raise InvalidInput(_named(argument), "must be a str", value)
     if "\x00" in value:
-        raise InvalidInput(argument, "must not contain NUL (U+0000)", value)
+        raise InvalidInput(_named(argument), "must not contain NUL (U+0000)", value)
     if value.isascii():
         size = len(value)
     else:
         try:
             size = len(value.encode())
         except UnicodeEncodeError:
-            raise InvalidInput(argument, "must not contain lone surrogates", value) from None
+            raise InvalidInput(_named(argument), SURROGATES, value) from None
     if size > limits.MAX_TEXT_BYTES:
-        raise InvalidInput(argument, f"must be at most {limits.MAX_TEXT_BYTES} bytes of UTF-8", value)
+        raise InvalidInput(_named(argument), f"must be at most {limits.MAX_TEXT_BYTES} bytes of UTF-8", value)
     # Not every driver accepts a subclass of str, such as an enum member.
     return value if type(value) is str else str.__str__(value)
 
@@ -255,39 +261,40 @@ def metadata(argument: str, value: object) -> dict[str, JsonValue] | None:
     return _json_object(argument, value, 1)
 
 
-def _json_object(argument: str, value: Mapping[object, object], depth: int) -> dict[str, JsonValue]:
-    checked: dict[str, JsonValue] = {}
-    for key, item in value.items():
-        name = text(f"a key of {argument}", key)
-        # Shortened: otherwise the paths into nested objects would add up to many times the size of the object.
-        place = repr(name) if len(name) <= _MAX_SHOWN_KEY else reprlib.repr(name)
-        checked[name] = _json(f"{argument}[{place}]", item, depth)
-    return checked
+def _named(place: _Place) -> str:
+    if isinstance(place, str):
+        return place
+    holder, key = place
+    # Shortened: otherwise the paths into nested objects would add up to many times the size of the object.
+    shown = reprlib.repr(key) if isinstance(key, str) and len(key) > _MAX_SHOWN_KEY else repr(key)
+    return f"a key of {_named(holder)}" if key is None else f"{_named(holder)}[{shown}]"
 
 
-def _json(argument: str, value: object, depth: int) -> JsonValue:
+def _json_object(place: _Place, value: Mapping[object, object], depth: int) -> dict[str, JsonValue]:
+    return {(name := text((place, None), key)): _json((place, name), item, depth) for key, item in value.items()}
+
+
+def _json(place: _Place, value: object, depth: int) -> JsonValue:
     if depth > limits.MAX_JSON_DEPTH:
-        raise InvalidInput(
-            argument.partition("[")[0], f"must be nested at most {limits.MAX_JSON_DEPTH} levels deep", value
-        )
+        limit = f"must be nested at most {limits.MAX_JSON_DEPTH} levels deep"
+        raise InvalidInput(_named(place).partition("[")[0], limit, value)
     match value:
         case None | bool():
             return value
         case str():
-            return text(argument, value)
+            return text(place, value)
         case int():
             if value.bit_length() > limits.MAX_JSON_INTEGER_BITS:
-                raise InvalidInput(
-                    argument, f"must have at most {limits.MAX_JSON_INTEGER_BITS} bits", Shown("a longer int")
-                )
+                limit = f"must have at most {limits.MAX_JSON_INTEGER_BITS} bits"
+                raise InvalidInput(_named(place), limit, Shown("a longer int"))
             return int(value)
         case float():
             if not math.isfinite(value):
-                raise InvalidInput(argument, "must be finite: JSON has no NaN or Infinity", value)
+                raise InvalidInput(_named(place), "must be finite: JSON has no NaN or Infinity", value)
             return float(value)
         case Mapping():
-            return _json_object(argument, value, depth + 1)
+            return _json_object(place, value, depth + 1)
         case list() | tuple():
-            return [_json(f"{argument}[{index}]", item, depth + 1) for index, item in enumerate(value)]
+            return [_json((place, index), item, depth + 1) for index, item in enumerate(value)]
         case _:
-            raise InvalidInput(argument, "must be made of JSON values", value)
+            raise InvalidInput(_named(place), "must be made of JSON values", value)

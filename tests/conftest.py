@@ -28,6 +28,15 @@ from tests.support.measuring import mark_unmeasured, unmeasured
 
 # A shell has the jobs that it starts in the background ignore SIGINT, and what they start inherits that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+# What is imported stays.
+gc.disable()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, Any, Any]:
+    # Each worker imports all: what runs then is measured in the first.
+    with nullcontext() if os.environ.get("PYTEST_XDIST_WORKER", "gw0") == "gw0" else unmeasured():
+        return (yield)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -36,10 +45,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 def pytest_collection_finish() -> None:
     """Have no garbage collection look at the modules of the frameworks, which are most of the memory."""
-    gc.collect()
     gc.freeze()
     # Tests that wait for something to be collected ask for it.
     gc.set_threshold(5_000)
+    gc.enable()
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)

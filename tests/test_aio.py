@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import inspect
 import os
 import subprocess
@@ -329,6 +330,22 @@ def test_unreachable_database_is_reported_by_the_first_call_and_retried_by_the_n
     asyncio.run(call_twice())
 
 
+def test_threads_end_with_their_manager_if_nobody_closes_it() -> None:
+    before = threading.enumerate()
+    manager = AsyncSessionManager("postgresql://somebody:s3cret@127.0.0.1:1/sessions", retry_budget_s=0)
+    with pytest.raises(DatabaseUnavailable):
+        asyncio.run(manager.list())
+    threads = [thread for thread in threading.enumerate() if thread not in before]
+    assert threads
+
+    del manager
+    gc.collect()
+    for thread in threads:
+        thread.join(timeout=10)
+
+    assert not any(thread.is_alive() for thread in threads)
+
+
 def test_process_ends_with_a_manager_and_a_transaction_left_open(url: str, plain: PlainClient) -> None:
     code = (
         "import asyncio, sys, sessions_db\n"
@@ -368,7 +385,7 @@ def test_forked_child_and_its_parent_keep_working(url: str) -> None:
 
 
 def test_reading_methods_are_those_that_a_read_only_manager_has(url: str) -> None:
-    reading = {method.__name__ for method in READING} - {"_next_page"}
+    reading = {method.__name__ for method in READING if not method.__name__.startswith("_")}
     arguments = {"key": "agent:main:main", "label": "l", "agent_id": "main", "task": "t", "role": "user"} | {
         "at_seq": 0, "name": "n", "message": "m", "content": "c", "messages": [],
         "older_than": ms(1), "session": exported(url), "sessions": [],

@@ -56,6 +56,15 @@ def test_a_missing_file_is_not_created_and_the_error_says_what_does(
     assert [*tmp_path.iterdir()] == []
 
 
+def test_an_argument_that_is_not_utf_8_is_refused_with_its_bytes(tmp_path: Path) -> None:
+    database = str(tmp_path / "sessions.db")
+    ok("upgrade", db=database)
+    given = os.fsdecode(b"caf\xe9")
+
+    assert run("show", given, db=database).stderr == "Error: name must be UTF-8, got 'caf\\xe9'\n"
+    assert run("list", "--prefix", given, db=database).stderr == "Error: key_prefix must be UTF-8, got 'caf\\xe9'\n"
+
+
 @pytest.mark.parametrize("command", [["list"], ["stop", "nobody", "--yes"], ["import", "-"], ["upgrade"], ["doctor"]])
 @pytest.mark.parametrize(
     ("database", "said"),

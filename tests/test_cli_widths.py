@@ -48,6 +48,10 @@ def test_a_wide_terminal_is_used(url: str, key: str, command: str) -> None:
     assert max(map(len, shown(url, command, key, 180))) > 160
 
 
+# Starting a process takes long, so what becomes of its output is tried with one database.
+
+
+@pytest.mark.parametrize("backend", ["sqlite"])
 @pytest.mark.parametrize("command", ["list", "show", "tree", "history"])
 def test_nothing_is_cut_in_a_pipe(url: str, key: str, command: str) -> None:
     piped = process(command, *([] if command == "list" else [key]), db=url, columns=None)
@@ -55,6 +59,7 @@ def test_nothing_is_cut_in_a_pipe(url: str, key: str, command: str) -> None:
     assert TASK.strip() in piped.communicate(timeout=60)[0].decode()
 
 
+@pytest.mark.parametrize("backend", ["sqlite"])
 def test_a_session_has_a_line_of_its_own_in_a_pipe(url: str, manager: SessionManager, key: str) -> None:
     other = manager.spawn_subagent("b", f"{NASTY}\nsecond line", NASTY)
 

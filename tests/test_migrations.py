@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from io import StringIO
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import psycopg
 import pytest
@@ -23,6 +23,7 @@ from alembic.script import ScriptDirectory
 from sqlalchemy.schema import CreateIndex, CreateTable
 
 from sessions_db import SchemaMismatch, SessionManager, SessionsError, schema
+from sessions_db.database import migrate
 from tests.stored.make import fill
 from tests.support.client import PlainClient
 from tests.support.processes import Processes, results, together
@@ -152,10 +153,31 @@ def test_alembic_check_finds_no_difference(url: str) -> None:
     assert "No new upgrade operations detected" in alembic(url, "check")
 
 
+def revisions() -> list[str]:
+    """All of them as Alembic finds them, oldest first."""
+    return [script.revision for script in ScriptDirectory(str(MIGRATIONS)).walk_revisions()][::-1]
+
+
+def test_package_knows_the_revisions_that_alembic_finds_and_their_order() -> None:
+    assert migrate.head_revision() == revisions()[-1]
+    assert [*migrate._revisions()] == revisions()[::-1]
+
+
+@pytest.mark.parametrize("backend", ["sqlite"])
+def test_database_at_head_is_opened_and_written_without_alembic(url: str) -> None:
+    code = (
+        "import sys; from sessions_db import SessionManager\n"
+        "with SessionManager(sys.argv[1]) as manager:\n"
+        "    manager.send_message(manager.get_or_create_main('main').key, 'Hello')\n"
+        "print(*sorted({'alembic', 'mako'} & sys.modules.keys()))"
+    )
+
+    assert subprocess.check_output([sys.executable, "-c", code, url], text=True) == "\n"
+
+
 def test_alembic_upgrades_and_downgrades_step_by_step(empty_url: str, empty: PlainClient) -> None:
     steps: list[dict[str, str]] = [{}]
-    revisions = [script.revision for script in ScriptDirectory(str(MIGRATIONS)).walk_revisions()][::-1]
-    for revision in revisions:
+    for revision in revisions():
         alembic(empty_url, "upgrade", revision)
         steps.append(inventory(empty))
 
@@ -511,6 +533,24 @@ def test_upgrade_leaves_the_settings_of_a_callers_sqlite_connection(tmp_path: Pa
         assert connection.scalar(sa.text("PRAGMA foreign_keys")) == foreign_keys
         assert connection.scalar(sa.text("PRAGMA legacy_alter_table")) == 0
     engine.dispose()
+
+
+@pytest.mark.parametrize("backend", ["postgresql"], indirect=True)
+def test_upgrade_does_not_wait_forever_on_a_connection_without_a_lock_timeout(empty_url: str) -> None:
+    parsed = sa.make_url(empty_url).set(drivername="postgresql+psycopg")
+    engine, set_to = sa.create_engine(parsed, connect_args={"prepare_threshold": None}), list[object]()
+
+    @sa.event.listens_for(engine, "after_cursor_execute")
+    def look(conn: sa.Connection, _cursor: object, statement: str, *_others: object) -> None:
+        if "CREATE TABLE sessions " in statement:
+            set_to.append(cast(Any, conn.connection.driver_connection).execute("SHOW lock_timeout").fetchone()[0])
+
+    SessionManager(engine).close()
+    with engine.connect() as connection:
+        set_to.append(connection.execute(sa.text("SHOW lock_timeout")).scalar())
+    engine.dispose()
+
+    assert set_to == ["10s", "0"]
 
 
 def test_upgrade_of_a_database_without_its_triggers_is_not_opened(empty_url: str, empty: PlainClient) -> None:

@@ -298,16 +298,20 @@ def test_every_operation_is_tried() -> None:
 
 
 @pytest.mark.parametrize("actor", [None, "billing-service"])
-@pytest.mark.parametrize("operation", OPERATIONS)
-def test_service_can_do_what_the_library_does(roles: Roles, clock: Clock, operation: str, actor: str | None) -> None:
+def test_service_can_do_what_the_library_does(
+    roles: Roles, clock: Clock, subtests: pytest.Subtests, actor: str | None
+) -> None:
     with SessionManager(roles.service, actor=actor) as manager:
-        assert OPERATIONS[operation](manager, clock)
+        for name, operation in OPERATIONS.items():
+            with subtests.test(name):
+                assert operation(manager, clock)
 
 
-@pytest.mark.parametrize("operation", OPERATIONS)
-def test_service_can_do_it_in_a_transaction(roles: Roles, clock: Clock, operation: str) -> None:
-    with SessionManager(roles.service) as manager, manager.transaction() as tx:
-        assert OPERATIONS[operation](tx, clock)
+def test_service_can_do_it_in_a_transaction(roles: Roles, clock: Clock, subtests: pytest.Subtests) -> None:
+    with SessionManager(roles.service) as manager:
+        for name, operation in OPERATIONS.items():
+            with subtests.test(name), manager.transaction() as tx:
+                assert operation(tx, clock)
 
 
 def test_service_can_open_for_reading_only(roles: Roles, recorded: str) -> None:
@@ -469,18 +473,19 @@ FOR_THE_SERVICE_ONLY = [
 ]
 
 
-@pytest.mark.parametrize("sql", FOR_NOBODY)
 @pytest.mark.usefixtures("recorded")
-def test_database_refuses_tampering_by_the_service(service: PlainClient, sql: str) -> None:
-    with pytest.raises(InsufficientPrivilege):
-        service(sql)
+def test_database_refuses_tampering_by_the_service(service: PlainClient, subtests: pytest.Subtests) -> None:
+    for sql in FOR_NOBODY:
+        with subtests.test(sql), pytest.raises(InsufficientPrivilege):
+            service(sql)
 
 
-@pytest.mark.parametrize("sql", [*FOR_NOBODY, *FOR_THE_SERVICE_ONLY])
 @pytest.mark.usefixtures("recorded")
-def test_database_refuses_the_auditor_all_but_the_views(auditor: PlainClient, sql: str) -> None:
-    with pytest.raises((InsufficientPrivilege, psycopg.errors.ObjectNotInPrerequisiteState)):
-        auditor(sql)
+def test_database_refuses_the_auditor_all_but_the_views(auditor: PlainClient, subtests: pytest.Subtests) -> None:
+    for sql in [*FOR_NOBODY, *FOR_THE_SERVICE_ONLY]:
+        refusals = (InsufficientPrivilege, psycopg.errors.ObjectNotInPrerequisiteState)
+        with subtests.test(sql), pytest.raises(refusals):
+            auditor(sql)
 
 
 @pytest.mark.parametrize("role", ["service", "auditor"])

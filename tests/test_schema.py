@@ -64,6 +64,9 @@ def test_valid_row_is_accepted_with_the_default_cap(plain: PlainClient) -> None:
         ("ck_sessions_label", {"label": ""}),
         ("ck_sessions_run_id", {"run_id": None}),
         ("ck_sessions_run_id", {"kind": "main", "key": "agent:main:main"}),
+        ("ck_sessions_run_id", {"kind": "conversation", "key": "agent:main:conversation:1"}),
+        ("ck_sessions_forked_at_seq", {"forked_at_seq": 0}),
+        ("ck_sessions_forked_at_seq", {"forked_at_seq": -1, "parent_key": "agent:main:main"}),
         ("ck_sessions_finished_ms", {"finished_ms": 1}),
         ("ck_sessions_finished_ms", {"status": "completed"}),
         ("ck_sessions_end_reason", {"end_reason": "because"}),
@@ -324,6 +327,7 @@ def test_session_keeps_its_identity(plain: PlainClient, key: str) -> None:
         "kind = 'cron'",
         "run_id = 'other'",
         "parent_key = 'agent:other:main'",
+        "forked_at_seq = -1",
         "created_ms = created_ms + 1",
     ):
         with pytest.raises(REFUSAL, match="sessions_identity"):

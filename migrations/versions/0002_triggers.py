@@ -375,6 +375,32 @@ WHEN (NEW.key IS DISTINCT FROM OLD.key OR NEW.agent_id IS DISTINCT FROM OLD.agen
   OR NEW.parent_key IS DISTINCT FROM OLD.parent_key OR NEW.forked_at_seq IS DISTINCT FROM OLD.forked_at_seq
   OR NEW.created_ms IS DISTINCT FROM OLD.created_ms)""",
     ),
+    "sessions_insert": (
+        """\
+CREATE FUNCTION sessions_insert() RETURNS trigger LANGUAGE plpgsql AS $$
+DECLARE
+  broken text := CASE
+    WHEN NOT (NEW.agent_id <> '' AND NEW.agent_id NOT LIKE '%:%') THEN 'ck_sessions_agent_id'
+    WHEN NOT (CASE NEW.kind WHEN 'main' THEN NEW.key = 'agent:' || NEW.agent_id || ':' || NEW.kind
+      ELSE substr(NEW.key, 1, length(NEW.agent_id) + length(NEW.kind) + 8)
+        = 'agent:' || NEW.agent_id || ':' || NEW.kind || ':' END) THEN 'ck_sessions_key'
+    WHEN NOT ((NEW.kind IN ('main', 'conversation')) = (NEW.run_id IS NULL)) THEN 'ck_sessions_run_id'
+    WHEN NOT (NEW.forked_at_seq IS NULL OR NEW.forked_at_seq >= 0 AND NEW.parent_key IS NOT NULL)
+      THEN 'ck_sessions_forked_at_seq'
+  END;
+BEGIN
+  IF broken IS NOT NULL THEN
+    RAISE EXCEPTION 'sessions_insert: the session is refused by %', broken
+      USING ERRCODE = 'check_violation', TABLE = 'sessions', CONSTRAINT = broken;
+  END IF;
+  RETURN NULL;
+END
+$$""",
+        """\
+CREATE TRIGGER sessions_insert AFTER INSERT ON sessions
+FOR EACH ROW EXECUTE FUNCTION sessions_insert()""",
+        in_its_schema("sessions_insert"),
+    ),
     "sessions_log": (
         f"""\
 CREATE FUNCTION sessions_log() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER AS $$

@@ -6,13 +6,12 @@ import asyncio
 import time
 from asyncio import AbstractEventLoop, Future, TimerHandle
 from collections import deque
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
 from typing import Any, NamedTuple, ParamSpec, TypeVar, cast
 from weakref import WeakKeyDictionary
 
-from sessions_db.aio.threads import Threads, Wakeups
+from sessions_db.aio.threads import Threads, ThreadsShut, Wakeups
 from sessions_db.database.semaphores import Token
 from sessions_db.errors import ManagerClosed
 from sessions_db.group_commit.lanes import Answer, Waiting
@@ -68,7 +67,7 @@ class Appends:
         self.writers = writers
         self._board = manager._board  # noqa: SLF001
         # Threads of their own: a group never waits behind other calls for a thread.
-        self.groups = ThreadPoolExecutor(self.group_commit.groups_at_once, "sessions-db-group")
+        self.groups = Threads(self.group_commit.groups_at_once, "sessions-db-group")
         self._mailboxes: WeakKeyDictionary[AbstractEventLoop, _Mailbox] = WeakKeyDictionary()
 
     async def append(self, new: Append) -> list[Message]:
@@ -115,10 +114,10 @@ class _WaitingTask(Waiting):
     def put(self, token: Token, /) -> None:
         appends = self._appends
         is_aside = self.lane.if_locked is not IfLocked.SKIP
-        threads: Threads | ThreadPoolExecutor = appends.writers if is_aside else appends.groups
+        threads = appends.writers if is_aside else appends.groups
         try:
             threads.submit(partial(self._lead, token))
-        except RuntimeError:  # the threads were shut down, as at the end of the process
+        except ThreadsShut:  # as at the end of the process
             self.lane.clear(ManagerClosed)
             self.deliver(ManagerClosed())
             self.wake()

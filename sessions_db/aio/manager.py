@@ -7,7 +7,6 @@ import threading
 import time
 import warnings
 from collections.abc import AsyncIterator, Awaitable, Callable
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager, AbstractContextManager, ExitStack, asynccontextmanager
 from functools import partial, wraps
 from types import TracebackType
@@ -16,7 +15,7 @@ from typing import Any, Concatenate, ParamSpec, Self, TypeVar, cast
 from sessions_db import validation
 from sessions_db.aio.appends import Appends, Checked, Checking
 from sessions_db.aio.store import APPENDING, READING, AsyncSessionStore, AsyncTransaction
-from sessions_db.aio.threads import Threads, outcome
+from sessions_db.aio.threads import Threads, ThreadsShut
 from sessions_db.aio.waiting import AsyncWaiting, CheckedWait, Waits
 from sessions_db.database.connections import PoolStatus
 from sessions_db.database.fork import in_child
@@ -108,8 +107,8 @@ class AsyncSessionManager(AsyncSessionStore, AsyncWaiting):
         if self._closed:
             return
         self._closed = True
-        with ThreadPoolExecutor(1) as thread:
-            await outcome(thread.submit(self._close), skippable=False)
+        with Threads(1, "sessions-db-close") as thread:
+            await thread.run(self._close, skippable=False)
 
     def _close(self) -> None:
         if self._manager is not None:
@@ -146,7 +145,7 @@ class AsyncSessionManager(AsyncSessionStore, AsyncWaiting):
     ) -> AsyncIterator[AsyncTransaction]:
         manager = await self._run(self._readers, self._opened)
         # A thread of its own: the block's operations run in order, and don't queue behind calls that need a connection.
-        with ThreadPoolExecutor(1, "sessions-db-transaction") as thread:
+        with Threads(1, "sessions-db-transaction") as thread:
             stack = ExitStack()
             try:
                 yield AsyncTransaction(await self._run(threads, partial(stack.enter_context, begin(manager))), thread)
@@ -171,7 +170,7 @@ class AsyncSessionManager(AsyncSessionStore, AsyncWaiting):
                 return cast(Awaitable[_T], self._appended(checked))
             return self._run(self._writers, lambda: cast(_T, checked.run(self._opened())))
         threads = self._readers if method in READING else self._writers
-        return self._run(threads, lambda: method(self._opened(), *args, **kwargs))
+        return self._run(threads, lambda: method(self._manager or self._opened(), *args, **kwargs))
 
     async def _appended(self, checked: object) -> object:
         if self._appends is None:
@@ -194,17 +193,15 @@ class AsyncSessionManager(AsyncSessionStore, AsyncWaiting):
     async def _look(self, look: Callable[[], None]) -> None:
         try:
             # Its retry budget does not count from here: thousands may be woken at once, and take turns.
-            future = self._readers.submit(look)
-        except RuntimeError:  # the threads were shut down
+            await self._readers.run(look)
+        except ThreadsShut:
             raise ManagerClosed from None
-        await outcome(future)
 
     async def _run(self, threads: Threads, call: Callable[[], _T]) -> _T:
         try:
-            future = threads.submit(partial(run_since, time.monotonic(), call))
-        except RuntimeError:  # the threads were shut down
+            return await threads.run(partial(run_since, time.monotonic(), call))
+        except ThreadsShut:
             raise ManagerClosed from None
-        return await outcome(future)
 
     def _opened(self) -> SessionManager:
         with self._opening:
@@ -220,10 +217,10 @@ class AsyncSessionManager(AsyncSessionStore, AsyncWaiting):
             self._start()
 
 
-async def _leave(stack: ExitStack, thread: ThreadPoolExecutor, error: BaseException | None) -> None:
+async def _leave(stack: ExitStack, thread: Threads, error: BaseException | None) -> None:
     # A contextmanager uses the traceback that the error itself carries.
     kind = None if error is None else type(error)
-    await outcome(thread.submit(stack.__exit__, kind, error, None), skippable=False)
+    await thread.run(partial(stack.__exit__, kind, error, None), skippable=False)
 
 
 def async_manager(given: object) -> AsyncSessionManager:

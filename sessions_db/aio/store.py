@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial, wraps
 from itertools import islice
 from typing import Any, Concatenate, ParamSpec, TypeVar, cast
 
-from sessions_db.aio.threads import outcome
+from sessions_db.aio.threads import Threads, ThreadsShut
 from sessions_db.errors import TransactionOver
 from sessions_db.limits import PAGE
 from sessions_db.store import SessionStore
@@ -78,6 +77,7 @@ class AsyncSessionStore(ABC):
     find_keys = _awaitable(SessionStore.find_keys)
     search = _awaitable(SessionStore.search)
     history = _awaitable(SessionStore.history)
+    _metadata = _awaitable(SessionStore._metadata)  # noqa: SLF001  # for adapters
     send_message = _awaitable(SessionStore.send_message)
     add_message = _awaitable(SessionStore.add_message)
     add_messages = _awaitable(SessionStore.add_messages)
@@ -120,6 +120,7 @@ READING = frozenset((_next_page,)) | frozenset(
             "find_keys",
             "search",
             "history",
+            "_metadata",
             "archives",
         ),
         *("events", "verify_log", "log_retention", "statistics", "export_sessions", "proofs", "seals"),
@@ -134,15 +135,17 @@ APPENDING = frozenset((SessionStore.send_message, SessionStore.add_message, Sess
 class AsyncTransaction(AsyncSessionStore):
     """The operations within one transaction; `AsyncSessionManager.transaction` and `snapshot` begin and end it."""
 
-    def __init__(self, transaction: Transaction, thread: ThreadPoolExecutor) -> None:
+    def __init__(self, transaction: Transaction, thread: Threads) -> None:
         self._transaction = transaction
         self._thread = thread
 
     def _call(
         self, method: Callable[Concatenate[SessionStore, _P], _T], *args: _P.args, **kwargs: _P.kwargs
     ) -> Awaitable[_T]:
+        return self._run(partial(method, self._transaction, *args, **kwargs))
+
+    async def _run(self, call: Callable[[], _T]) -> _T:
         try:
-            future = self._thread.submit(partial(method, self._transaction, *args, **kwargs))
-        except RuntimeError:  # the thread was shut down
+            return await self._thread.run(call)
+        except ThreadsShut:
             raise TransactionOver from None
-        return outcome(future)

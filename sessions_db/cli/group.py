@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import getpass
 import os
+import re
 import sys
 from collections.abc import Callable
 from enum import StrEnum
@@ -15,10 +16,10 @@ from click.exceptions import Exit
 from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, TextColumn, TimeRemainingColumn
 
-from sessions_db import signals
+from sessions_db import signals, validation
 from sessions_db.cli import interruption, terminal
 from sessions_db.cli.opening import database
-from sessions_db.errors import SessionsError
+from sessions_db.errors import InvalidInput, SessionsError
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 
@@ -50,9 +51,17 @@ class _Commands(click.Group):
         try:
             return super().invoke(ctx)
         except SessionsError as error:
-            raise click.ClickException(terminal.one_line(str(error))) from error
+            raise click.ClickException(terminal.one_line(_named(error))) from error
         except OSError as error:
             raise _told(error) from error
+
+
+def _named(error: SessionsError) -> str:
+    """Its text; bytes of an argument that Python could not decode are named as such."""
+    text = str(error)
+    if isinstance(error, InvalidInput) and error.reason == validation.SURROGATES:
+        return re.sub(r"\\udc([89a-f])", r"\\x\1", text.replace(error.reason, "must be UTF-8"))
+    return text
 
 
 def _told(error: OSError) -> Exit | click.ClickException:

@@ -12,9 +12,10 @@ from typing import Any, Final
 
 from sqlalchemy import URL, Connection, Engine, ExceptionContext, event, exc, text
 
+from sessions_db.database import pgbouncer
 from sessions_db.database.backend import DROPPED, NOT_OURS, NUMBER_TAKEN, SCHEMA, Backend, EngineOptions, value
 from sessions_db.database.postgresql_checks import CHECKS
-from sessions_db.database.postgresql_pinning import led_elsewhere, pin, pin_again
+from sessions_db.database.postgresql_pinning import pin, pin_again
 from sessions_db.errors import InvalidInput, SchemaMismatch
 
 _log = logging.getLogger("sessions_db")
@@ -45,7 +46,7 @@ coalesce(
 # Of a new connection.
 _STATE: Final = f"""\
 SELECT pg_backend_pid(), current_setting('lock_timeout'), current_setting('citus.version', true), {_FOUND_IN},
-  quote_ident(%s)"""
+  quote_ident(%s), current_setting('search_path')"""
 
 # Error codes (PostgreSQL manual, appendix A). This one means that the server is a standby, at least for now.
 _READ_ONLY_TRANSACTION: Final = "25006"
@@ -72,9 +73,7 @@ _TRANSIENT_REFUSALS: Final = (
     "too many clients",
     "too many connections",
     "remaining connection slots",
-    # PgBouncer's.
-    "no more connections allowed",
-    "server login has been failing",
+    *pgbouncer.REFUSALS,
 )
 
 
@@ -107,26 +106,24 @@ class PostgreSQL(Backend):
         @event.listens_for(engine, "connect")
         def set_up(connection: Any, record: Any) -> None:
             nonlocal first
-            pid, lock_timeout, citus, found, named = connection.execute(_STATE, [options.schema]).fetchone()
-            is_pooled = pid != connection.info.backend_pid
+            pid, lock_timeout, citus, found, named, path = connection.execute(_STATE, [options.schema]).fetchone()
+            pooled = pgbouncer.is_pooled(connection, pid)
+            if pooled:
+                pgbouncer.require_schema(connection, named, found, path)
+            elif named is not None:
+                pin(connection, record, named)
+                found = named
             # Citus does not send the setting on to the node that waits.
             record.info[_WAITS_BRIEFLY] = citus is None
-            if named is not None:
-                if not is_pooled:
-                    pin(connection, record, named)
-                elif found != named:
-                    raise led_elsewhere(connection, named, found)
-                found = named
             first = first or found
             if found != first:
                 # Since the first connection, the search_path of the role was changed, or a schema was created for it.
                 connection.close()
                 cure = f"search_path leads to the schema {found} now, and led to {first} before: set it to one of them"
                 raise SchemaMismatch(None, None, cure)
-            if is_pooled:
-                # PgBouncer gives its clients made-up process ids. In transaction mode it sends consecutive statements
-                # to different server processes: a prepared statement would not exist there, and a setting would leak
-                # to other clients.
+            if pooled:
+                # Consecutive statements may go to different server processes: a prepared statement would not exist
+                # there, and a setting would leak to other clients.
                 connection.prepare_threshold = None
                 _log.info("PgBouncer noticed: connections prepare no statements and set no lock_timeout")
                 return
@@ -144,10 +141,12 @@ class PostgreSQL(Backend):
                 context.is_disconnect = True
 
     def unfit(self, conn: Connection, *, read_only: bool) -> str | None:
-        """What the engine must be: not one that is meant for reading, and would write nevertheless."""
-        # psycopg heeds the attribute only in transactions that it begins itself.
+        """What the engine must be: not one that would write though meant for reading, nor one that PgBouncer breaks."""
         driver: Any = conn.connection.driver_connection
-        return "must not be read-only, unless read_only=True" if driver.read_only and not read_only else None
+        if driver.read_only and not read_only:
+            # psycopg heeds the attribute only in transactions that it begins itself.
+            return "must not be read-only, unless read_only=True"
+        return pgbouncer.unfit(driver, value(conn, "SELECT pg_backend_pid()"), value(conn, "SHOW search_path"))
 
     def is_in_memory(self, url: URL) -> bool:
         """Never."""
@@ -216,8 +215,11 @@ class PostgreSQL(Backend):
         return not select.select([driver.fileno()], [], [], 0)[0]
 
     def lock_migrations(self, conn: Connection) -> None:
-        """Take an advisory lock."""
+        """Take an advisory lock. From then on, a table in use is waited for only so long that services can bear it."""
         conn.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_ADVISORY_LOCK})")
+        # It is unset behind PgBouncer and on engines of callers.
+        unset = "current_setting('lock_timeout') = '0'"
+        conn.exec_driver_sql(f"SELECT set_config('lock_timeout', '10s', true) WHERE {unset}")
 
     def lock_table(self, conn: Connection, table: str, mode: str) -> None:
         """Lock the table."""
@@ -229,8 +231,8 @@ class PostgreSQL(Backend):
         conn.exec_driver_sql(lock, (name, _ADVISORY_LOCK))
 
     def is_rolled_back(self, error: exc.DBAPIError) -> bool:
-        """Whether the error's code says so."""
-        return _state(error.orig) in _ROLLED_BACK
+        """Whether the error's code says so, or that the server never got it."""
+        return _state(error.orig) in _ROLLED_BACK or pgbouncer.is_unsent(error.orig)
 
     def is_out_of_time(self, error: exc.DBAPIError) -> bool:
         """Whether the error's code says so."""

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from sessions_db.errors import SchemaMismatch
-
 # Of a pooled connection's `info`: the schema, and what the server has called its search_path since.
 _PINNED: Final = "sessions_db_pinned"
 
@@ -28,13 +26,6 @@ def pin_again(connection: Any, record: Any) -> None:
         # What the block did is done, whatever becomes of its connection.
         if not isinstance(error, Exception):
             raise
-
-
-def led_elsewhere(connection: Any, schema: str, found: str | None) -> SchemaMismatch:
-    """Close a connection through PgBouncer, where a search_path would leak to other clients; the error to raise."""
-    connection.close()
-    cure = f"{found or 'no schema'} and not to {schema}: ALTER ROLE … SET search_path = {schema}"
-    return SchemaMismatch(None, None, f"behind PgBouncer, search_path leads to {cure}")
 
 
 def _search_path(connection: Any) -> str | None:

@@ -27,25 +27,20 @@ class Token:
     __slots__ = ("_semaphore", "_spare")
 
     def __init__(self, semaphore: Callable[[], Semaphore | None], *, with_spare: bool = True) -> None:
-        self._semaphore = semaphore
+        self._semaphore: Callable[[], Semaphore | None] | None = semaphore
         # Python drops what a signal handler raises in a finalizer, and does not run that finalizer again. The spare's
         # own finalizer runs after it.
         self._spare = Token(semaphore, with_spare=False) if with_spare else None
 
     def void(self) -> None:
         """Make it worth nothing."""
-        self._semaphore = _gone
+        self._semaphore = None
         if self._spare is not None:
             self._spare.void()
 
     def __del__(self) -> None:
-        semaphore = self._semaphore()
-        if semaphore is not None:
+        if self._semaphore is not None and (semaphore := self._semaphore()) is not None:
             semaphore.release(self)
-
-
-def _gone() -> None:
-    return None
 
 
 class Semaphore(ABC):
@@ -67,6 +62,10 @@ class Semaphore(ABC):
     @abstractmethod
     def waiting(self) -> int:
         """How many threads wait for a token."""
+
+    @abstractmethod
+    def try_acquire(self) -> Token | None:
+        """A token, or None if none is free."""
 
     @abstractmethod
     def acquire(self, *, timeout: float) -> Token | None:
@@ -147,8 +146,7 @@ class FairSemaphore(Semaphore):
         return None
 
     def _put(self, token: Token) -> None:
-        granted = _first(self._waiters)
-        if granted is not None:
+        if self._waiters and (granted := _first(self._waiters)) is not None:
             granted.put(token)
             return
         if len(self._free) >= self.size:
@@ -157,7 +155,8 @@ class FairSemaphore(Semaphore):
             return
         self._free.append(token)
         # A thread may have begun to wait between the two.
-        self._match()
+        if self._waiters:
+            self._match()
 
     def _match(self) -> None:
         while self._waiters and (token := _first(self._free)) is not None:
@@ -182,13 +181,18 @@ class UnfairSemaphore(Semaphore):
         """How many threads wait for a token."""
         return len(self._waiters)
 
-    def acquire(self, *, timeout: float) -> Token | None:
-        """A token, or None if none was free within that many seconds."""
+    def try_acquire(self) -> Token | None:
+        """A token, or None if none is free."""
         # Not `suppress`, which is a context manager in Python: this is on the way of every append to SQLite.
         try:
             return self._free.get_nowait()
         except Empty:
-            pass
+            return None
+
+    def acquire(self, *, timeout: float) -> Token | None:
+        """A token, or None if none was free within that many seconds."""
+        if (token := self.try_acquire()) is not None:
+            return token
         try:
             self._waiters.append(None)
             with suppress(Empty):
@@ -207,7 +211,9 @@ class UnfairSemaphore(Semaphore):
 
 
 def _first(items: deque[_T]) -> _T | None:
+    # Asked first, because an exception takes longer: this is on the way of every append. Another thread may have taken
+    # the last one since.
     try:
-        return items.popleft()
+        return items.popleft() if items else None
     except IndexError:
         return None

@@ -79,6 +79,8 @@ class StoredSession:
         """
         if limit is None and self.session_settings is not None:
             limit = self.session_settings.limit
+        if (unchanged := await self._unchanged(limit)) is not None:
+            return cast(list[TResponseInputItem], unchanged)
         if limit is None:
             return await self._all()
         stored = await self._history(limit)
@@ -130,11 +132,21 @@ class StoredSession:
         session = cast(Session, await tx.get(self._key))
         await tx.update_session(self._key, metadata={CLEARED: session.message_count})
 
+    async def _unchanged(self, limit: int | None) -> list[Any] | None:
+        """The items, if each message holds one as an object and none is to be left out; otherwise None."""
+        stored = await self._manager._metadata(self._key, limit)  # noqa: SLF001  # for adapters
+        if stored is None or (not stored and self._name is None):
+            return None
+        items: list[Any] = [metadata.get(PAYLOAD) for _, metadata in stored]
+        if not all(type(item) is dict for item in items):
+            return None
+        starts_whole = limit is not None or not items or stored[0][0] == 1 or openai_responses.begins_turn(items[0])
+        return items if starts_whole else None
+
     async def _all(self) -> list[TResponseInputItem]:
-        stored: Sequence[Message] = await self._history()
-        if cut := _is_cut(stored, 0) and (session := await self._manager.get(self._key)) is not None:
-            stored = session.messages
-            cut = _is_cut(stored, (session.metadata or {}).get(CLEARED))
+        session = await self._manager.get(self._key)
+        stored = self._found(None if session is None else [*session.messages])
+        cut = session is not None and _is_cut(stored, (session.metadata or {}).get(CLEARED))
         found = [
             (item, PAYLOAD in (message.metadata or {})) for message in stored if (item := _item(message)) is not None
         ]

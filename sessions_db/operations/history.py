@@ -28,7 +28,14 @@ from sessions_db.limits import MAX_INTEGER
 from sessions_db.models import Archive, Message
 from sessions_db.operations.operation import Needs, needs
 from sessions_db.operations.reading import status_of
-from sessions_db.operations.rows import ARCHIVED_COLUMNS, MESSAGE_COLUMNS, archived_of, messages_of
+from sessions_db.operations.rows import (
+    ARCHIVED_COLUMNS,
+    MESSAGE_COLUMNS,
+    archived_of,
+    as_read,
+    messages_of,
+    metadata_by_seq,
+)
 from sessions_db.schema import archived_messages, messages
 
 
@@ -63,6 +70,17 @@ def history(
 
 
 @needs(Needs.READ)
+def metadata(conn: Connection, key: str, *, limit: int | None) -> list[tuple[int, Any]] | None:
+    """The numbers of the newest messages and their metadata, oldest first; None if one of them has none.
+
+    For those who keep all in it: a read of 50 from SQLite takes half the time of their other columns as well (measured
+    once).
+    """
+    rows = _METADATA.rows(conn, {"key": key, "limit": MAX_INTEGER if limit is None else limit})
+    return metadata_by_seq(rows[::-1])
+
+
+@needs(Needs.READ)
 def archives(conn: Connection, *, limit: int) -> list[Archive]:
     """The sessions with archived messages, those with the most first."""
     table = archived_messages.c
@@ -74,6 +92,16 @@ def archives(conn: Connection, *, limit: int) -> list[Archive]:
         .limit(limit)
     )
     return [Archive(**row) for row in conn.execute(query).mappings()]
+
+
+_METADATA = Statement(
+    lambda _: (
+        select(messages.c.seq, as_read(messages, "metadata"))
+        .where(messages.c.session_key == bindparam("key"))
+        .order_by(messages.c.seq.desc())
+        .limit(bindparam("limit", type_=BigInteger))
+    )
+)
 
 
 @cache

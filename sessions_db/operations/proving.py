@@ -17,7 +17,9 @@ from sessions_db.schema import event_seals, message_digests, sealed_transcripts
 def proofs(conn: Connection, keys: Sequence[str]) -> list[Proof]:
     """What proves the messages of each of these sessions. Reads all transcripts of the seals that cover them."""
     trees: dict[int, Tree] = {}
-    return [_proof(conn, key, trees) for key in keys]
+    # Each session is read once, however often its key is given.
+    found = {key: _proof(conn, key, trees) for key in dict.fromkeys(keys)}
+    return [found[key] for key in keys]
 
 
 def _proof(conn: Connection, key: str, trees: dict[int, Tree]) -> Proof:

@@ -73,17 +73,27 @@ def status_of(conn: Connection, key: str) -> SessionStatus | None:
     return None if state is None else state.status
 
 
+class Place(NamedTuple):
+    """A place in the order of sessions, newest first."""
+
+    created_ms: int
+    key: str
+
+
 @needs(Needs.READ)
 def page(
     conn: Connection, selection: Selection, *, before: Session | None, limit: int, message_limit: int
 ) -> list[Session]:
     """The selected sessions, newest first, from one statement."""
-    query = select(*SESSION_COLUMNS).where(*selection.conditions())
-    if before is not None:
-        position = tuple_(literal(before.created_ms), literal(before.key))
-        query = query.where(tuple_(sessions.c.created_ms, sessions.c.key) < position)
-    query = query.order_by(sessions.c.created_ms.desc(), sessions.c.key.desc()).limit(limit)
+    query = _newest_first(select(*SESSION_COLUMNS).where(*selection.conditions()), before, limit)
     return sessions_of(conn.execute(_with_messages(query, message_limit) if message_limit else query))
+
+
+@needs(Needs.READ)
+def places(conn: Connection, selection: Selection, *, before: Session | Place, limit: int) -> list[Place]:
+    """Where the selected sessions are in the order of `page`."""
+    query = select(sessions.c.created_ms, sessions.c.key).where(*selection.conditions())
+    return [Place(*row) for row in conn.execute(_newest_first(query, before, limit))]
 
 
 @needs(Needs.READ)
@@ -102,6 +112,13 @@ def children(conn: Connection, key: str) -> list[Session]:
 def descendants(conn: Connection, key: str) -> list[Session]:
     """The sessions spawned by `key`, directly or indirectly, oldest first."""
     return sessions_of(_DESCENDANTS.rows(conn, {"key": key}))
+
+
+def _newest_first(query: Select[Any], before: Session | Place | None, limit: int) -> Select[Any]:
+    if before is not None:
+        position = tuple_(literal(before.created_ms), literal(before.key))
+        query = query.where(tuple_(sessions.c.created_ms, sessions.c.key) < position)
+    return query.order_by(sessions.c.created_ms.desc(), sessions.c.key.desc()).limit(limit)
 
 
 def _with_messages(query: Select[Any], message_limit: int | None) -> CompoundSelect[Any]:

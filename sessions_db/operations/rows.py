@@ -115,6 +115,13 @@ def messages_of(rows: Iterable[Sequence[Any]]) -> list[Message]:
 
 
 @telling_damage
+def metadata_by_seq(rows: Sequence[Sequence[Any]]) -> list[tuple[int, Any]] | None:
+    """The numbers and metadata that rows of these two hold; None if one has no metadata."""
+    texts = [stored for _, stored in rows]
+    return None if None in texts else [(row[0], found) for row, found in zip(rows, each_from_json(texts), strict=True)]
+
+
+@telling_damage
 def archived_of(rows: Iterable[Sequence[Any]]) -> list[Message]:
     """The messages that rows of `ARCHIVED_COLUMNS` hold."""
     found = list(rows)

@@ -8,11 +8,16 @@ from typing import Final
 
 from sessions_db.schema import postgresql_log, postgresql_transcripts
 from sessions_db.schema.postgresql_functions import MESSAGE, NOW, in_its_schema, owners_only, refusal
+from sessions_db.schema.tables import identity_rules
 
 # The digests of a session's messages are deleted with it, so `message_digests_delete` has a condition.
 _SEALED: Final = dict.fromkeys(("event_digests", "event_seals", "sealed_transcripts"), "DELETE OR UPDATE") | {
     "message_digests": "UPDATE"
 }
+
+_BROKEN_RULES: Final = "\n".join(
+    f"    WHEN NOT ({rule}) THEN '{name}'" for name, rule in identity_rules("NEW.").items()
+)
 
 TRIGGERS: Final = (
     {
@@ -106,6 +111,24 @@ WHEN (NEW.key IS DISTINCT FROM OLD.key OR NEW.agent_id IS DISTINCT FROM OLD.agen
   OR NEW.parent_key IS DISTINCT FROM OLD.parent_key OR NEW.forked_at_seq IS DISTINCT FROM OLD.forked_at_seq
   OR NEW.created_ms IS DISTINCT FROM OLD.created_ms)""",
         ),
+        # After the row is stored: whatever other triggers have made of it.
+        "sessions_insert": f"""\
+CREATE FUNCTION sessions_insert() RETURNS trigger LANGUAGE plpgsql AS $$
+DECLARE
+  broken text := CASE
+{_BROKEN_RULES}
+  END;
+BEGIN
+  IF broken IS NOT NULL THEN
+    RAISE EXCEPTION 'sessions_insert: the session is refused by %', broken
+      USING ERRCODE = 'check_violation', TABLE = 'sessions', CONSTRAINT = broken;
+  END IF;
+  RETURN NULL;
+END
+$$;
+CREATE TRIGGER sessions_insert AFTER INSERT ON sessions
+FOR EACH ROW EXECUTE FUNCTION sessions_insert();
+{in_its_schema("sessions_insert")}""",
         # TRUNCATE fires no row triggers, so nothing would be logged.
         **{
             f"{table}_truncate": refusal(

@@ -99,8 +99,7 @@ class Listing(Runner):
 
         They are read in pages of 100, each by a call of its own: nothing is locked, and the caller may change what it
         gets. Each session comes at most once; what is created meanwhile does not come. Within a `snapshot()`, pages
-        agree with each other. With `key_prefix`, SQLite may sort all that begin so for each page: of many thousands,
-        one `list` with a high `limit` is faster.
+        agree with each other.
         """
         selection = _selection(
             kinds,

@@ -49,6 +49,17 @@ class Messages(Runner):
             archived=validation.flag("archived", archived),
         )
 
+    def _metadata(self, key: str, limit: int | None = None) -> list[tuple[int, Mapping[str, JsonValue]]] | None:
+        """The numbers and metadata of the newest retained messages, oldest first; None if one of them has none.
+
+        Nothing, too, if there is no such session.
+        """
+        return self._run(
+            reading.metadata,
+            validation.text("key", key),
+            limit=validation.optional_integer("limit", limit, minimum=0),
+        )
+
     def send_message(
         self,
         key: str,

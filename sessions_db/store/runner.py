@@ -8,7 +8,7 @@ from typing import ParamSpec, TypeVar
 
 from sessions_db import validation
 from sessions_db.enums import SessionKind
-from sessions_db.limits import PAGE
+from sessions_db.limits import PAGE, PLACES
 from sessions_db.models import Message, NewSession, Session
 from sessions_db.operations import reading
 from sessions_db.operations.appending import append
@@ -63,6 +63,19 @@ class Runner(ABC):
             if len(page) < PAGE:
                 return
             last = page[-1]
+            # Beside another filter, an index mostly has them in this order.
+            if selection.key_prefix is not None and selection == Selection(key_prefix=selection.key_prefix):
+                yield from self._pages_of_places(selection, last, message_limit)
+                return
+
+    def _pages_of_places(self, selection: Selection, last: Session, message_limit: int) -> Iterator[Session]:
+        """The sessions after this one, as `_pages` returns them: without sorting all that are left for each page."""
+        before: Session | reading.Place = last
+        while places := self._run(reading.places, selection, before=before, limit=PLACES):
+            for start in range(0, len(places), PAGE):
+                some = Selection(keys=[place.key for place in places[start : start + PAGE]])
+                yield from self._run(reading.page, some, before=None, limit=PAGE, message_limit=message_limit)
+            before = places[-1]
 
     def _append(self, new: Append) -> list[Message]:
         stored = self._run(append, new)

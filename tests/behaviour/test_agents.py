@@ -390,20 +390,23 @@ def test_a_prefix_is_compared_character_by_character(manager: SessionManager) ->
     assert manager.count(key_prefix="\U0010ffff") == 0
 
 
-def test_iterate_reads_all_sessions_while_they_change(manager: SessionManager) -> None:
+@pytest.mark.parametrize("key_prefix", [None, "agent:main:"])
+def test_iterate_reads_all_sessions_while_they_change(
+    manager: SessionManager, monkeypatch: pytest.MonkeyPatch, key_prefix: str | None
+) -> None:
+    monkeypatch.setattr("sessions_db.store.runner.PLACES", 120)
     with manager.transaction() as tx:
         keys = [tx.spawn_subagent("main", str(number)) for number in range(250)]
         tx.send_message(keys[0], "Hello")
-    found = []
+    ordered, found = [session.key for session in manager.list(limit=250)], []
 
-    for session in manager.iterate(message_limit=1):
+    for session in manager.iterate(key_prefix=key_prefix, message_limit=1):
         found.append(session)
         manager.delete_session(session.key)
         if len(found) == 1:
             manager.spawn_subagent("main", "too late")
 
-    assert {session.key for session in found} == {*keys}
-    assert len(found) == 250
+    assert [session.key for session in found] == ordered
     assert [m.content for session in found for m in session.messages] == ["Hello"]
     assert [session.task for session in manager.iterate()] == ["too late"]
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from copy import deepcopy
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -150,7 +149,7 @@ def _orders(plans: list[list[Call]], answers: list[list[object]], model: Model) 
             for caller, plan in enumerate(plans):
                 if done[caller] == len(plan):
                     continue
-                after = deepcopy(before)
+                after = before.copy()
                 answer = outcome(partial(plan[done[caller]].on_model, after))
                 if answer == answers[caller][done[caller]]:
                     further = (*done[:caller], done[caller] + 1, *done[caller + 1 :])

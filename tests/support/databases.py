@@ -8,6 +8,7 @@ import shutil
 import sqlite3
 import time
 from contextlib import closing, suppress
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -102,8 +103,9 @@ class PostgresDatabases:
 
     def _create(self, template: str = "template1") -> str:
         name = f"{self._prefix}_{next(_counter)}"
-        # Copying files is four times as fast as logging every page (measured once).
-        self._execute(self._server, f"CREATE DATABASE {name} TEMPLATE {template} STRATEGY = FILE_COPY")
+        # Copying files is four times as fast as logging every page (measured once). PostgreSQL 14 does nothing else.
+        copying = "" if self._version < 15_00_00 else "STRATEGY = FILE_COPY"
+        self._execute(self._server, f"CREATE DATABASE {name} TEMPLATE {template} {copying}")
         return self._server.set(database=name).render_as_string(hide_password=False)
 
     def _template(self) -> str:
@@ -139,6 +141,10 @@ class PostgresDatabases:
             time.sleep(0.001)
         assert leaked == [], "a connection to the database was left open"
         connection.execute(_EMPTYING)
+
+    @cached_property
+    def _version(self) -> int:
+        return int(self._execute(self._server, "SHOW server_version_num")[0][0])
 
     def close(self) -> None:
         for connection in self._connections.values():

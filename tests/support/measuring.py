@@ -13,7 +13,7 @@ from coverage import Coverage
 def mark_unmeasured(items: Iterable[pytest.Item]) -> None:
     """Mark the tests that reach what others reach: those in reliability/, and most repetitions on a database.
 
-    Of a test with other arguments too, the first two are measured for each database and face; of one that runs with
+    Of a test with other arguments too, the first is measured for each database and face; of one that runs with
     both faces on both databases, each face on one database.
     """
     measured: Counter[object] = Counter()
@@ -21,7 +21,7 @@ def mark_unmeasured(items: Iterable[pytest.Item]) -> None:
         arguments = getattr(item, "callspec", None)
         backend, face = (arguments.params.get(name) if arguments else None for name in ("backend", "face"))
         function = item.nodeid.partition("[")[0]
-        is_first = backend is None or measured[function, backend, face] < 2
+        is_first = backend is None or measured[function, backend, face] == 0
         is_across = backend is not None and face is not None and (face == "sync") != (backend == "sqlite")
         if function.startswith("tests/reliability/") or not is_first or is_across:
             item.add_marker(pytest.mark.no_cover)

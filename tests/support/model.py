@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import builtins
 from collections.abc import Callable, Collection
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import Any
 
@@ -54,6 +54,16 @@ class Record:
     messages: list[Message] = field(default_factory=list)
     by_idempotency_key: dict[str, Message] = field(default_factory=dict)
 
+    def copy(self) -> Record:
+        """Another record that holds the same messages and metadata, which are never changed in place."""
+        return replace(
+            self,
+            archived=[*self.archived],
+            popped={*self.popped},
+            messages=[*self.messages],
+            by_idempotency_key={**self.by_idempotency_key},
+        )
+
     def snapshot(self, message_limit: int | None = None) -> Session:
         """The session as the library shows it."""
         shown = self.messages if message_limit is None else self.messages[max(0, len(self.messages) - message_limit) :]
@@ -89,6 +99,13 @@ class Model:
         self.labels: dict[str, str] = {}
         self.cap = cap
         self.now_ms = 0
+
+    def copy(self) -> Model:
+        """Another model that holds the same."""
+        other = Model(self.cap)
+        other.sessions = {key: record.copy() for key, record in self.sessions.items()}
+        other.labels, other.now_ms = {**self.labels}, self.now_ms
+        return other
 
     def get_or_create_main(self, agent_id: str) -> Session:
         return self._get_or_create(f"agent:{agent_id}:main", agent_id, SessionKind.MAIN)
