@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from sqlalchemy import make_url
 
 from sessions_db import InvalidInput, LimitReached, SessionManager, SessionNotFound, SpawnLimits
 from tests.support.processes import Processes, results, together
@@ -118,7 +119,9 @@ def test_racing_managers_reach_the_limit_and_do_not_pass_it(manager: SessionMana
     parent = manager.get_or_create_main("main").key
     if url.startswith("postgresql") and limits == "active":
         # A stricter isolation level than the default repeats what has lost.
-        url += f"{'&' if '?' in url else '?'}options=-c%20default_transaction_isolation%3Dserializable"
+        parsed = make_url(url)
+        options = f"{parsed.query.get('options', '')} -c default_transaction_isolation=serializable"
+        url = parsed.update_query_dict({"options": options}).render_as_string(hide_password=False)
     barrier, spawned = threading.Barrier(6), list[int]()
 
     def race() -> None:
