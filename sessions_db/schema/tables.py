@@ -31,7 +31,7 @@ def identity_rules(row: str = "") -> dict[str, str]:
     """What else holds for the columns of a session that never change: conditions, each by its name.
 
     On SQLite each is a CHECK. Postgres would parse all of them anew for each update of a row, and so for each append: a
-    seventh of its work (measured once). There the trigger `sessions_insert` has them, and `sessions_identity` refuses
+    tenth of its work (measured once). There the trigger `sessions_insert` has them, and `sessions_identity` refuses
     updates.
 
     Args:
