@@ -70,19 +70,28 @@ class Threads:
         arguments = (inbox, self._lock, self._free, self._waiting)
         # A daemon: at its end the interpreter waits for others before it calls `_finish`.
         thread = Thread(target=_work, args=arguments, name=f"{self._name}_{len(self._all)}", daemon=True)
+        # Before it starts: a signal handler may raise while `start` waits for it.
+        self._all[thread] = inbox
         try:
             thread.start()
-        except RuntimeError as error:  # the process ends
-            raise ThreadsShut from error
-        self._all[thread] = inbox
+        except RuntimeError:  # the process may have no more threads
+            del self._all[thread]
+            if not self._all:
+                raise
+            self._waiting.append(call)
 
     def shutdown(self, *, wait: bool = True) -> None:
         """Take no further calls, and wait for those that were taken."""
+        self._is_shut = True
+        if not wait:
+            # Without the lock: the garbage collector may call this on a thread that has it.
+            self._dismiss()
+            return
         with self._lock:
-            self._is_shut = True
-        self._dismiss()
-        if wait:
-            for thread in self._all:
+            self._dismiss()
+        for thread in self._all:
+            # Raised where a signal handler has interrupted its start.
+            with suppress(RuntimeError):
                 thread.join()
 
     def _dismiss(self) -> None:
@@ -117,7 +126,8 @@ def _work(inbox: _Inbox, lock: threading.Lock, free: list[_Inbox], waiting: dequ
             tell = call()
             with lock:
                 call = waiting.popleft() if waiting else None
-                if call is None:
+                # It is still there if a signal handler raised in `submit`.
+                if call is None and inbox not in free:
                     free.append(inbox)
             if tell is not None:
                 tell()
@@ -138,7 +148,13 @@ in_child(_forget)
 
 @atexit.register
 def _finish() -> None:
-    for threads in [*_open]:
+    while True:
+        try:
+            found = [*_open]
+            break
+        except RuntimeError:  # a thread that still runs has added some
+            continue
+    for threads in found:
         threads.shutdown()
 
 
@@ -194,12 +210,13 @@ class _Awaited(Generic[_T]):
                     self._ended = self._loop.create_future()
                     with suppress(asyncio.CancelledError):
                         await self._ended
+            # Its traceback leads to this object, a cycle.
+            self._error = None
             raise
         if self._error is not None:
             try:
                 raise self._error
             finally:
-                # Its traceback leads to this object, a cycle.
                 self._error = None
         return self._value
 
