@@ -14,6 +14,7 @@ from typing import Any, Final
 from sqlalchemy import URL
 
 from benchmarks import driver
+from benchmarks.concurrency import SESSIONS
 from benchmarks.conversations import ChatMessage
 from benchmarks.databases import BACKENDS, TITLES, driver_durability
 from benchmarks.driver import Recorded
@@ -51,16 +52,16 @@ def run(bench: Bench) -> Results:
             slots: dict[str, Callable[[], float]] = {
                 OURS: partial(_repeated, append(manager, keys[0], bench.messages), times)
             }
-            for sessions, chosen in (("own", keys), ("shared", keys[:1] * WRITERS)):
+            for sessions, chosen in zip(SESSIONS, (keys, keys[:1] * WRITERS), strict=True):
                 groups = _groups(url, chosen, bench.messages)
                 slots[sessions] = partial(_group_slot, connection, groups, times)
+            parent_key, recorded_key = (each.get_or_create_main("parent").key for each in (manager, recording_manager))
             for name, start in OPERATIONS.items():
-                parent_keys = [each.get_or_create_main("parent").key for each in (manager, recording_manager)]
-                slots[name] = partial(_repeated, start(manager, parent_keys[0], bench.messages), times)
-                again = start(recording_manager, parent_keys[1], bench.messages)
+                slots[name] = partial(_repeated, start(manager, parent_key, bench.messages), times)
+                again = start(recording_manager, recorded_key, bench.messages)
                 slots[_sent(name)] = partial(_sent_slot, connection, again, recorded, times)
             measured = alternate(slots, plan.rounds)
-        for sessions in ("own", "shared"):
+        for sessions in SESSIONS:
             results.figures[f"{backend}.{sessions}"] = cost(measured, OURS, against=sessions)
         for name in OPERATIONS:
             results.figures[f"{backend}.{name}"] = cost(measured, name, against=_sent(name))

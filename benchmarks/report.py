@@ -38,6 +38,8 @@ _STAGES: Final = {
     STATEMENT: "the library's statement: constraints, counters and trimming too",
 }
 
+_STARTS: Final = dict(zip(OPERATIONS, OPERATIONS, strict=True))
+
 _LEFT_OUT: Final = "Left out: what is compared with an earlier commit. `--before` measures it."
 
 _QUICK: Final = "**From a quick run: the figures only show that the benchmarks work.**\n"
@@ -213,14 +215,14 @@ def _measured(results: Results, name: str, measures: Iterable[str]) -> Iterable[
 def _starting(results: Results, _drawings: Path) -> dict[str, str]:
     return {
         "messages": str(IMPORTED_MESSAGES),
-        "costs": _by_backend(results, dict(zip(OPERATIONS, OPERATIONS, strict=True))),
+        "costs": _by_backend(results, _STARTS),
     }
 
 
 def _ceiling(results: Results, _drawings: Path) -> dict[str, str]:
     return {
         "groups": _by_backend(results, SESSIONS),
-        "starts": _by_backend(results, dict(zip(OPERATIONS, OPERATIONS, strict=True))),
+        "starts": _by_backend(results, _STARTS),
     }
 
 

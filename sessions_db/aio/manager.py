@@ -170,7 +170,7 @@ class AsyncSessionManager(AsyncSessionStore, AsyncWaiting):
                 return cast(Awaitable[_T], self._appended(checked))
             return self._run(self._writers, lambda: cast(_T, checked.run(self._opened())))
         threads = self._readers if method in READING else self._writers
-        return self._run(threads, lambda: method(self._manager or self._opened(), *args, **kwargs))
+        return self._run(threads, lambda: method(self._opened(), *args, **kwargs))
 
     async def _appended(self, checked: object) -> object:
         if self._appends is None:
@@ -204,11 +204,15 @@ class AsyncSessionManager(AsyncSessionStore, AsyncWaiting):
             raise ManagerClosed from None
 
     def _opened(self) -> SessionManager:
+        if self._manager is not None:
+            return self._manager
         with self._opening:
             if self._manager is None:
-                self._manager = self._open()
-                self._appends = Appends(self._manager, self._writers)
-                self._waits = Waits(self._manager)
+                manager = self._open()
+                self._appends = Appends(manager, self._writers)
+                self._waits = Waits(manager)
+                # Last: who finds it takes no lock, and needs the others.
+                self._manager = manager
             return self._manager
 
     def _begin_in_child(self) -> None:

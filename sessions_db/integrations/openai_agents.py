@@ -140,13 +140,13 @@ class StoredSession:
         items: list[Any] = [metadata.get(PAYLOAD) for _, metadata in stored]
         if not all(type(item) is dict for item in items):
             return None
-        starts_whole = limit is not None or not items or stored[0][0] == 1 or openai_responses.begins_turn(items[0])
-        return items if starts_whole else None
+        return None if limit is None and items and _is_cut(stored[0][0], items[0]) else items
 
     async def _all(self) -> list[TResponseInputItem]:
         session = await self._manager.get(self._key)
         stored = self._found(None if session is None else [*session.messages])
-        cut = session is not None and _is_cut(stored, (session.metadata or {}).get(CLEARED))
+        cleared = None if session is None else (session.metadata or {}).get(CLEARED)
+        cut = bool(stored) and _is_cut(stored[0].seq, _item(stored[0]), cleared)
         found = [
             (item, PAYLOAD in (message.metadata or {})) for message in stored if (item := _item(message)) is not None
         ]
@@ -200,9 +200,6 @@ def _item(message: Message) -> dict[str, Any] | None:
     return item
 
 
-def _is_cut(stored: Sequence[Message], cleared: object) -> bool:
-    """Whether the messages start within a turn because those before were trimmed, and not cleared."""
-    if not stored or stored[0].seq == 1 or stored[0].seq - 1 == cleared:
-        return False
-    first = _item(stored[0])
-    return first is None or not openai_responses.begins_turn(first)
+def _is_cut(seq: int, first: Item | None, cleared: object = None) -> bool:
+    """Whether messages that start with this one start within a turn: those before were trimmed, and not cleared."""
+    return seq - 1 not in (0, cleared) and (first is None or not openai_responses.begins_turn(first))

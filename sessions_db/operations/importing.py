@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from operator import attrgetter
 from typing import Any, Final
@@ -31,6 +30,7 @@ from sessions_db.schema import (
     messages,
     sessions,
     text_rows,
+    to_json,
 )
 
 _MESSAGE_FIELDS: Final = [name for name in MESSAGE_FIELDS if name in messages.c]
@@ -102,17 +102,17 @@ def _write_together(conn: Connection, batch: Sequence[ExportedSession]) -> set[s
     return stored
 
 
-def _row(session: ExportedSession) -> list[object]:
+def _row(session: ExportedSession) -> list[Any]:
     row = [*_of_session(session)]
     row[_ARCHIVE_TRIMMED] = int(session.archive_trimmed)
     row[_LAST_SEQ] = first_counter(session)
     return row
 
 
-def _send(conn: Connection, statement: Statement, rows: Sequence[Sequence[object]]) -> list[Sequence[Any]]:
+def _send(conn: Connection, statement: Statement, rows: Sequence[Sequence[Any]]) -> list[Sequence[Any]]:
     """What the statement returns for these rows, of which there is at least one."""
     if not has_bound_rows(conn.dialect.name):
-        return [*statement.rows(conn, {"rows": json.dumps(rows, ensure_ascii=False)})]
+        return [*statement.rows(conn, {"rows": to_json(rows)})]
     found: list[Sequence[Any]] = []
     width = 1 + len(rows[0])
     for start in range(0, len(rows), _BOUND_ROWS):
