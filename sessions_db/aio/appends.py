@@ -102,14 +102,14 @@ class Appends:
 
 
 class _WaitingTask(Waiting):
-    __slots__ = ("_appends", "_mailbox", "answer", "delivered")
+    __slots__ = ("_appends", "answer", "delivered")
+    woken_with: _Mailbox
 
     def __init__(self, append: Append, appends: Appends, mailbox: _Mailbox, delivered: Future[None]) -> None:
-        super().__init__(append)
+        super().__init__(append, woken_with=mailbox)
         self.answer: Answer | None = None
         self.delivered = delivered
         self._appends = appends
-        self._mailbox = mailbox
 
     def put(self, token: Token, /) -> None:
         appends = self._appends
@@ -125,10 +125,10 @@ class _WaitingTask(Waiting):
     def deliver(self, answer: Answer) -> None:
         if self.answer is None:
             self.answer = answer
-            self._mailbox.put(self)
+            self.woken_with.put(self)
 
     def wake(self) -> None:
-        self._mailbox.send(self.delivered.get_loop())
+        self.woken_with.send(self.delivered.get_loop())
 
     def resume(self) -> None:
         if not self.delivered.done():

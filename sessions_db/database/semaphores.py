@@ -119,7 +119,8 @@ class FairSemaphore(Semaphore):
     def enter(self, waiter: Waiter) -> None:
         """Have the waiter wait for its turn."""
         self._waiters.append(waiter)
-        self._match()
+        if self._free:
+            self._match()
 
     def acquire(self, *, timeout: float) -> Token | None:
         """A token, or None if none was free within that many seconds."""

@@ -31,15 +31,22 @@ class Statement:
         self._build = build
         self._by_dialect: dict[str, _Text] = {}
 
-    def rows(self, conn: Connection, parameters: Mapping[str, object]) -> Sequence[Sequence[Any]]:
-        """All rows of the statement, with values for its named parameters; none if it returns no rows."""
+    def rows(
+        self, conn: Connection, parameters: Mapping[str, object], first: Sequence[object] = ()
+    ) -> Sequence[Sequence[Any]]:
+        """All rows of the statement; none if it returns no rows.
+
+        Args:
+            conn: a connection.
+            parameters: the values of its parameters.
+            first: the values of those that come first in it, which then are not named: there may be thousands. Only
+                where the driver takes parameters by their positions.
+        """
         sql, literals, order = self._text(conn)
         named = {**literals, **parameters}
-        return rows_of(conn, sql, named if order is None else tuple([named[name] for name in order]))
-
-    def rows_in_order(self, conn: Connection, values: tuple[Any, ...]) -> Sequence[Sequence[Any]]:
-        """Like `rows`, with values for its parameters as they come in the statement. It has no others."""
-        return rows_of(conn, self._text(conn)[0], values)
+        if order is None:
+            return rows_of(conn, sql, named)
+        return rows_of(conn, sql, (*first, *[named[name] for name in order[len(first) :]]))
 
     def _text(self, conn: Connection) -> _Text:
         text = self._by_dialect.get(conn.dialect.name)

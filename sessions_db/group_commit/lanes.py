@@ -11,7 +11,7 @@ from sessions_db.database.semaphores import FairSemaphore, Token
 from sessions_db.errors import DatabaseUnavailable, SessionsError
 from sessions_db.limits import MAX_GROUP_LENGTH, MAX_GROUP_MESSAGES
 from sessions_db.models import Message
-from sessions_db.operations.appending_together import Append
+from sessions_db.operations.appending_together import SENT, Append
 from sessions_db.operations.locking import IfLocked
 from sessions_db.operations.message_rows import length_of
 
@@ -30,11 +30,13 @@ class Waiting(ABC):
     """An append that waits in a lane, for someone who waits for its answer."""
 
     # Many are there at once, and each object in its dictionary would be one more for the garbage collector to visit.
-    __slots__ = ("_claim", "_rows", "_withdrawn_for", "append", "began", "hindrance", "lane")
+    __slots__ = ("_claim", "_rows", "_withdrawn_for", "append", "began", "hindrance", "lane", "woken_with")
     lane: Lane
 
-    def __init__(self, append: Append) -> None:
+    def __init__(self, append: Append, *, woken_with: object) -> None:
+        """Those that are `woken_with` the same thing are all woken by `wake` of one of them."""
         self.append = append
+        self.woken_with = woken_with
         self.began = time.monotonic()
         self._rows: list[list[Any]] | None = None
         # Whoever comes first decides what becomes of it: the group that stores it, or who no longer waits for it. A
@@ -53,7 +55,7 @@ class Waiting(ABC):
 
     @abstractmethod
     def wake(self) -> None:
-        """Wake who waits, unless `deliver` does: so that all tasks of an event loop are woken at once."""
+        """Wake who waits for what was delivered, unless `deliver` does: all tasks of an event loop at once."""
 
     def claim(self, owner: object) -> bool:
         """Whether the owner has claimed it before anybody else."""
@@ -87,7 +89,7 @@ class Waiting(ABC):
     @property
     def length(self) -> int:
         """Characters of its messages."""
-        return length_of(self.rows)
+        return length_of(SENT, self.rows)
 
 
 class Lane(FairSemaphore):
@@ -223,7 +225,7 @@ class Group:
                     self.lane.enter_aside(waiting)
             else:
                 open_again.append(waiting)
-        for waiting in mine:
+        for waiting in {waiting.woken_with: waiting for waiting in mine}.values():
             waiting.wake()
         for waiting in reversed(open_again):
             if waiting.unclaim() and waiting is not self.leader:

@@ -29,7 +29,7 @@ class _WaitingThread(Waiting):
     __slots__ = ("_has_left", "inbox")
 
     def __init__(self, append: Append) -> None:
-        super().__init__(append)
+        super().__init__(append, woken_with=None)
         self.inbox: SimpleQueue[Token | Answer] = SimpleQueue()
         self._has_left = False
 

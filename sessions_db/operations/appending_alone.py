@@ -17,10 +17,10 @@ from sessions_db.operations.appending_together import (
     Append,
     has_had_expected_count,
     left_out,
-    stored_message,
+    stored_messages,
 )
 from sessions_db.operations.locking import IfLocked, locking
-from sessions_db.operations.message_rows import GIVEN, given_parameters, given_values, row_of
+from sessions_db.operations.message_rows import GIVEN, given, given_values, row_of
 from sessions_db.schema import insert_into, messages, sessions, text_rows
 
 _PARAMETERS: Final = tuple(f"new_{name}" for name in GIVEN)
@@ -37,7 +37,7 @@ def append_one(conn: Connection, new: Append, *, if_locked: IfLocked) -> list[Me
     )
     parameters, at_ms = _parameters(new, dict(zip(_PARAMETERS, row_of(message), strict=True)))
     for (seq,) in statement.rows(conn, parameters):
-        return [stored_message(message, seq, at_ms)]
+        return stored_messages(new, seq, at_ms)
     return None
 
 
@@ -47,18 +47,18 @@ def append_several(conn: Connection, new: Append, *, if_locked: IfLocked) -> lis
     For five, Postgres takes half as long again with `append_together` (measured once).
     """
     rows = [row_of(message) for message in new.messages]
-    given, size = given_parameters(conn, GIVEN, rows, partial(count, 1))
+    size, first, given_parameters = given(conn, GIVEN, rows, partial(count, 1))
     statement = _append_several(
         size, active_only=new.active_only, if_locked=if_locked, expecting=new.expected_count is not None
     )
-    parameters, at_ms = _parameters(new, given)
-    found = statement.rows(conn, parameters)
+    parameters, at_ms = _parameters(new, given_parameters)
+    found = statement.rows(conn, parameters, first)
     if not found:
         return None
     if len(found) < len(rows):
         raise left_out()
     first_seq = min(seq for (seq,) in found)
-    return [stored_message(message, seq, at_ms) for seq, message in enumerate(new.messages, first_seq)]
+    return stored_messages(new, first_seq, at_ms)
 
 
 def _parameters(new: Append, parameters: dict[str, Any]) -> tuple[dict[str, Any], int]:
@@ -103,13 +103,13 @@ def _append_several(size: int, *, active_only: bool, if_locked: IfLocked, expect
     ).subquery("session")
 
     def build(dialect: str) -> ClauseElement:
-        given = text_rows(dialect, GIVEN, size)
+        batch = text_rows(dialect, GIVEN, size)
         rows = select(
             session.c.key,
-            session.c.last_seq + given.number,
+            session.c.last_seq + batch.number,
             bindparam("new_timestamp_ms", type_=messages.c.timestamp_ms.type),
-            *given_values(given),
-        ).select_from(session.join(given.rows, given.number.is_not(None) if size else true()))
+            *given_values(batch),
+        ).select_from(session.join(batch.rows, batch.number.is_not(None) if size else true()))
         return insert_into(dialect, messages).from_select(COLUMNS, rows).returning(messages.c.seq)
 
     return Statement(build)

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
 from itertools import repeat
-from typing import Any, Final, NamedTuple, cast
+from typing import Any, Final, NamedTuple, Self, cast
 
 from sqlalchemy import ClauseElement, ColumnElement, Connection, FromClause, bindparam, exists, func, or_, select
 
@@ -18,17 +18,18 @@ from sessions_db.errors import DatabaseUnavailable
 from sessions_db.models import Message, NewMessage
 from sessions_db.models.camel_case import copied
 from sessions_db.operations.locking import IfLocked, locking
-from sessions_db.operations.message_rows import GIVEN, given_parameters, given_values, row_of
+from sessions_db.operations.message_rows import GIVEN, given, given_values, row_of
 from sessions_db.schema import insert_into, is_one_of, messages, sessions, text_rows, to_json
 
 COLUMNS: Final = ("session_key", "seq", "timestamp_ms", *GIVEN)
 """All columns that an append fills."""
 
-_SENT: Final = ("to_key", "needed_status", *GIVEN)
-"""The texts of a message that is sent with those of other sessions."""
+SENT: Final = ("to_key", *GIVEN, "needed_status")
+"""The texts of a message that is sent with those of other sessions. The last ones are left out if no row needs them."""
 
-_KEY, _STATUS = range(2)
-_IDEMPOTENCY_KEY: Final = _SENT.index("idempotency_key")
+_KEY: Final = 0
+_IDEMPOTENCY_KEY: Final = SENT.index("idempotency_key")
+_STATUS: Final = SENT.index("needed_status")
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,12 +41,14 @@ class Append:
         messages: in order. One with an idempotency key is the only one.
         active_only: whether the session must be active.
         expected_count: how many messages the session must have had. Such an append is sent by itself.
+        owns_messages: whether nobody else has the messages: what is returned then has their metadata, not a copy.
     """
 
     key: str
     messages: Sequence[NewMessage]
     active_only: bool = False
     expected_count: int | None = None
+    owns_messages: bool = False
 
     @property
     def idempotency_key(self) -> str | None:
@@ -55,15 +58,19 @@ class Append:
     def rows(self) -> list[list[Any]]:
         """Its messages as `append_together` sends them."""
         status = SessionStatus.ACTIVE.value if self.active_only else None
-        return [[self.key, status, *row_of(new)] for new in self.messages]
+        return [[self.key, *row_of(new), status] for new in self.messages]
 
 
-def stored_message(new: NewMessage, seq: int, at_ms: int) -> Message:
-    """The message that was stored under this number."""
-    # The caller's NewMessage keeps its metadata for itself. Its role is a member of the enum once it is checked.
-    metadata = None if new.metadata is None else copied(new.metadata)
-    role = cast(Role, new.role)
-    return tuple.__new__(Message, (seq, role, new.content, at_ms, new.tool_name, metadata, None))
+def stored_messages(append: Append, first_seq: int, at_ms: int) -> list[Message]:
+    """The messages of an append that was stored, from this number on."""
+    stored = []
+    for seq, new in enumerate(append.messages, first_seq):
+        # The caller's NewMessage keeps its metadata for itself.
+        metadata = new.metadata if append.owns_messages or new.metadata is None else copied(new.metadata)
+        # Its role is a member of the enum once it is checked.
+        row = (seq, cast(Role, new.role), new.content, at_ms, new.tool_name, metadata, None)
+        stored.append(tuple.__new__(Message, row))
+    return stored
 
 
 def append_together(
@@ -81,13 +88,17 @@ def append_together(
     Args:
         conn: a connection.
         appends: those of a session are numbered in this order.
-        rows: what `Append.rows` gives for all of them, if it is known.
+        rows: what `Append.rows` gives for all of them, if it is known and within the bounds of a group.
         if_locked: what to do with sessions that another transaction has locked.
     """
+    is_bounded = rows is not None
     if rows is None:
         rows = [row for append in appends for row in append.rows()]
-    parameters, size = given_parameters(conn, _SENT, rows, partial(_numbers, rows))
-    form = _Form(size, is_numbered=bool(size) and _are_known(rows))
+    form = _Form.of(rows)
+    size, first, parameters = given(
+        conn, form.names, [row[: len(form.names)] for row in rows], partial(_numbers, rows), is_bounded=is_bounded
+    )
+    form = form._replace(size=size)
     at_ms = clock.now_ms()
     if not size:
         parameters["keys"] = to_json([*{append.key for append in appends}])
@@ -95,7 +106,7 @@ def append_together(
     expecting = appends[0].expected_count is not None
     if expecting:
         parameters["expected_count"] = appends[0].expected_count
-    found = _statement(form, if_locked, expecting=expecting).rows(conn, parameters)
+    found = _statement(form, if_locked, expecting=expecting).rows(conn, parameters, first)
     # A session's numbers follow each other, in the order of its appends.
     next_seq: dict[str, int] = {}
     for key, seq, _ in found:
@@ -108,7 +119,7 @@ def append_together(
             continue
         seq = next_seq[append.key]
         next_seq[append.key] += len(append.messages)
-        answers.append([stored_message(new, number, at_ms) for number, new in enumerate(append.messages, seq)])
+        answers.append(stored_messages(append, seq, at_ms))
     return answers
 
 
@@ -116,12 +127,29 @@ class _Form(NamedTuple):
     """How the statement is given its rows.
 
     Args:
+        names: their texts.
+        is_active_only: whether all of them need their session to be active. If only some do, their texts say so.
+        has_numbers: whether what is stored has the numbers of the rows within their sessions: those of each session are
+            all stored, or none. Otherwise the statement counts.
         size: as so many rows of parameters, or otherwise, if 0.
-        is_numbered: whether their numbers are those within their sessions. Otherwise the statement counts.
     """
 
-    size: int
-    is_numbered: bool
+    names: tuple[str, ...]
+    is_active_only: bool
+    has_numbers: bool
+    size: int = 0
+
+    @classmethod
+    def of(cls, rows: Sequence[Sequence[Any]]) -> Self:
+        """The form for rows of `SENT`."""
+        statuses = {row[_STATUS] for row in rows}
+        is_keyed = any(row[_IDEMPOTENCY_KEY] is not None for row in rows)
+        is_mixed = len(statuses) > 1
+        return cls(
+            SENT if is_mixed else SENT[: _STATUS if is_keyed else _IDEMPOTENCY_KEY],
+            is_active_only=statuses == {SessionStatus.ACTIVE.value},
+            has_numbers=not (is_mixed or is_keyed) or len({row[_KEY] for row in rows}) == len(rows),
+        )
 
 
 def _numbers(rows: Sequence[Sequence[Any]]) -> list[int]:
@@ -132,13 +160,6 @@ def _numbers(rows: Sequence[Sequence[Any]]) -> list[int]:
         counts[row[_KEY]] = count = counts.get(row[_KEY], 0) + 1
         numbers.append(count)
     return numbers
-
-
-def _are_known(rows: Sequence[Sequence[Any]]) -> bool:
-    """Whether what is stored will have these numbers: the rows of each session are all stored, or none."""
-    return len({row[_KEY] for row in rows}) == len(rows) or (
-        len({row[_STATUS] for row in rows}) == 1 and all(row[_IDEMPOTENCY_KEY] is None for row in rows)
-    )
 
 
 def left_out() -> DatabaseUnavailable:
@@ -177,7 +198,7 @@ def has_had_expected_count() -> ColumnElement[bool]:
 @cache
 def _statement(form: _Form, if_locked: IfLocked, *, expecting: bool) -> Statement:
     def build(dialect: str) -> ClauseElement:
-        given = text_rows(dialect, _SENT, form.size)
+        sent = text_rows(dialect, form.names, form.size)
         conditions = [has_had_expected_count()] if expecting else []
         session: FromClause = sessions
         if not form.size:
@@ -189,24 +210,28 @@ def _statement(form: _Form, if_locked: IfLocked, *, expecting: bool) -> Statemen
                 if_locked,
             ).subquery("session")
             conditions = []
-        number = given.number
-        if not form.is_numbered:
+        number = sent.number
+        if not (form.size and form.has_numbers):
             number = func.row_number().over(partition_by=session.c.key, order_by=number)
-        needed, idempotency_key = given.texts["needed_status"], given.texts["idempotency_key"]
-        is_known = exists().where(
-            messages.c.session_key == session.c.key, messages.c.idempotency_key == idempotency_key
-        )
+        if form.is_active_only:
+            conditions.append(session.c.status == SessionStatus.ACTIVE.value)
+        if (needed := sent.texts.get("needed_status")) is not None:
+            conditions.append(or_(needed.is_(None), needed == session.c.status))
+        if (idempotency_key := sent.texts.get("idempotency_key")) is not None:
+            is_theirs = messages.c.session_key == session.c.key
+            conditions.append(~exists().where(is_theirs, messages.c.idempotency_key == idempotency_key))
+        values = given_values(sent)
         batch = (
             select(
                 session.c.key,
                 session.c.last_seq + number,
                 bindparam("new_timestamp_ms", type_=messages.c.timestamp_ms.type),
-                *given_values(given),
+                *values,
             )
-            .select_from(session.join(given.rows, given.texts["to_key"] == session.c.key))
-            .where(or_(needed.is_(None), needed == session.c.status), ~is_known, *conditions)
+            .select_from(session.join(sent.rows, sent.texts["to_key"] == session.c.key))
+            .where(*conditions)
         )
-        insert = insert_into(dialect, messages).from_select(COLUMNS, batch)
+        insert = insert_into(dialect, messages).from_select(COLUMNS[: 3 + len(values)], batch)
         return insert.returning(messages.c.session_key, messages.c.seq, messages.c.idempotency_key)
 
     return Statement(build)

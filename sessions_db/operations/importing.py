@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import count
 from operator import attrgetter
 from typing import Any, Final
 
@@ -23,6 +24,7 @@ from sessions_db.operations.labels import take_over
 from sessions_db.operations.operation import Needs, needs
 from sessions_db.operations.transferring import MESSAGE_FIELDS, SESSION_FIELDS, first_counter, write
 from sessions_db.schema import (
+    bound_rows_values,
     has_bound_rows,
     insert_into,
     json_rows,
@@ -114,14 +116,9 @@ def _send(conn: Connection, statement: Statement, rows: Sequence[Sequence[Any]])
     if not has_bound_rows(conn.dialect.name):
         return [*statement.rows(conn, {"rows": to_json(rows)})]
     found: list[Sequence[Any]] = []
-    width = 1 + len(rows[0])
     for start in range(0, len(rows), _BOUND_ROWS):
-        values: list[object] = []
-        for row in rows[start : start + _BOUND_ROWS]:
-            values.append(len(values))
-            values += row
-        values += [None] * (_BOUND_ROWS * width - len(values))
-        found += statement.rows_in_order(conn, tuple(values))
+        part = rows[start : start + _BOUND_ROWS]
+        found += statement.rows(conn, {}, bound_rows_values(count(), part, _BOUND_ROWS))
     return found
 
 

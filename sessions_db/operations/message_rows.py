@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import fields
 from operator import attrgetter
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from sqlalchemy import ColumnElement, Connection
 
@@ -15,7 +15,7 @@ from sessions_db.models import NewMessage
 from sessions_db.schema import (
     Json,
     TextRows,
-    bound_rows_parameters,
+    bound_rows_values,
     has_bound_rows,
     text_rows_parameters,
     to_json,
@@ -24,23 +24,21 @@ from sessions_db.schema import (
 GIVEN: Final = tuple(field.name for field in fields(NewMessage))
 """The columns that the caller's message fills."""
 
-# Counted from the end: other values may come first.
-_CONTENT: Final = GIVEN.index("content") - len(GIVEN)
-_METADATA: Final = GIVEN.index("metadata") - len(GIVEN)
-
 # The fewest rows that a statement has parameters for.
 _SMALLEST: Final = 4
 
+_METADATA: Final = GIVEN.index("metadata")
 _values = attrgetter(*GIVEN)
 
 
-def length_of(rows: Iterable[Sequence[Any]]) -> int:
-    """The characters of the contents and metadata in what `Append.rows` or `row_of` gives."""
+def length_of(names: Sequence[str], rows: Iterable[Sequence[Any]]) -> int:
+    """The characters of the contents and metadata in rows of these texts."""
+    content, metadata = names.index("content"), names.index("metadata")
     length = 0
     for row in rows:
-        length += len(row[_CONTENT])
-        if row[_METADATA] is not None:
-            length += len(row[_METADATA])
+        length += len(row[content])
+        if row[metadata] is not None:
+            length += len(row[metadata])
     return length
 
 
@@ -51,29 +49,57 @@ def row_of(new: NewMessage) -> list[Any]:
     return row
 
 
-def given_parameters(
-    conn: Connection, names: Sequence[str], rows: Sequence[Sequence[Any]], numbers: Callable[[], Iterable[int]]
-) -> tuple[dict[str, Any], int]:
-    """What sends these rows with their numbers, and as how many rows of parameters; 0 if otherwise, numbered from 1.
+class Given(NamedTuple):
+    """How a statement is given its rows.
+
+    Args:
+        size: as so many rows of parameters; otherwise, numbered from 1, if 0.
+        first: the values of these parameters.
+        parameters: the parameters, if not.
+    """
+
+    size: int
+    first: Sequence[Any]
+    parameters: dict[str, Any]
+
+
+def given(
+    conn: Connection,
+    names: Sequence[str],
+    rows: Sequence[Sequence[Any]],
+    numbers: Callable[[], Iterable[int]],
+    *,
+    is_bounded: bool = False,
+) -> Given:
+    """What sends these rows with their numbers.
+
+    Args:
+        conn: a connection.
+        names: the texts of a row.
+        rows: the rows.
+        numbers: makes their numbers, if they are sent.
+        is_bounded: whether the rows are known to be within the bounds of a group.
 
     Raises:
         InvalidInput: they are too large for a statement.
     """
     dialect = conn.dialect.name
-    if has_bound_rows(dialect) and len(rows) <= MAX_GROUP_MESSAGES and length_of(rows) <= MAX_GROUP_LENGTH:
+    if has_bound_rows(dialect) and (
+        is_bounded or (len(rows) <= MAX_GROUP_MESSAGES and length_of(names, rows) <= MAX_GROUP_LENGTH)
+    ):
         # In few sizes, as each is a statement of its own.
         size = max(_SMALLEST, 1 << (len(rows) - 1).bit_length())
-        numbered = ([number, *row] for number, row in zip(numbers(), rows, strict=False))
-        return bound_rows_parameters(numbered, size, len(names)), size
+        return Given(size, bound_rows_values(numbers(), rows, size), {})
     parameters = text_rows_parameters(dialect, names, rows)
     if sum(map(len, parameters.values())) > MAX_BATCH_BYTES // 4:
         bytes_sent = sum(len(text.encode()) for text in parameters.values())
         if bytes_sent > MAX_BATCH_BYTES:
             limit = f"must be at most {MAX_BATCH_BYTES} bytes together, as JSON"
             raise InvalidInput("messages", limit, Shown(f"{bytes_sent} bytes"))
-    return parameters, 0
+    return Given(0, (), parameters)
 
 
-def given_values(given: TextRows) -> list[ColumnElement[Any]]:
-    """The values of the columns of `GIVEN` in such rows."""
-    return [given.texts[name].cast(Json) if name == "metadata" else given.texts[name] for name in GIVEN]
+def given_values(rows: TextRows) -> list[ColumnElement[Any]]:
+    """The values of the columns of `GIVEN` in such rows, as far as they have them."""
+    texts = [(name, rows.texts[name]) for name in GIVEN if name in rows.texts]
+    return [value.cast(Json) if name == "metadata" else value for name, value in texts]

@@ -40,7 +40,7 @@ from sessions_db.schema.log_tables import (
 from sessions_db.schema.tables import archived_messages, labelling, labels, messages, sessions
 from sessions_db.schema.text_rows import (
     TextRows,
-    bound_rows_parameters,
+    bound_rows_values,
     has_bound_rows,
     text_rows,
     text_rows_parameters,
@@ -72,7 +72,7 @@ __all__ = [
     "Json",
     "TextRows",
     "archived_messages",
-    "bound_rows_parameters",
+    "bound_rows_values",
     "each_from_json",
     "event_actor",
     "event_digests",

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from functools import cache
-from itertools import chain, zip_longest
 from typing import Any, Final, NamedTuple
 
 from sqlalchemy import BigInteger, ColumnClause, ColumnElement, FromClause, Text, bindparam, column, func, values
@@ -25,14 +23,15 @@ class TextRows(NamedTuple):
 
 
 def text_rows(dialect: str, names: Sequence[str], size: int = 0) -> TextRows:
-    """The rows that `text_rows_parameters` sends, or `bound_rows_parameters` as so many.
+    """The rows that `text_rows_parameters` sends, or `bound_rows_values` as so many.
 
     On Postgres an array for each column: it parses JSON anew for each value that is taken out.
     """
     if size:
         columns: list[ColumnClause[Any]] = [column("number", BigInteger), *(column(name, Text) for name in names)]
-        given = iter(_names_of_bound(size, len(columns)))
-        bound = [tuple(bindparam(next(given), type_=column.type) for column in columns) for _ in range(size)]
+        bound = [
+            tuple(bindparam(f"row_{row}_{column.name}", type_=column.type) for column in columns) for row in range(size)
+        ]
         batch = values(*columns, name="batch").data(bound).cte("batch")
         return TextRows(batch, batch.c.number, {name: batch.c[name] for name in names})
     if dialect == "postgresql":
@@ -57,17 +56,17 @@ def has_bound_rows(dialect: str) -> bool:
     return dialect == "sqlite"
 
 
-def bound_rows_parameters(rows: Iterable[Iterable[Any]], size: int, width: int) -> dict[str, Any]:
-    """The parameters for at most so many rows, of a number and so many texts or None.
+def bound_rows_values(numbers: Iterable[int], rows: Sequence[Sequence[Any]], size: int) -> list[Any]:
+    """What is sent for at least one and at most so many rows of texts or None, each with its number.
 
     All values of the rows that are missing are None.
     """
-    return dict(zip_longest(_names_of_bound(size, 1 + width), chain.from_iterable(rows)))
-
-
-@cache
-def _names_of_bound(size: int, width: int) -> tuple[str, ...]:
-    return tuple(f"row_{row}_{position}" for row in range(size) for position in range(width))
+    values: list[Any] = []
+    for number, row in zip(numbers, rows, strict=False):
+        values.append(number)
+        values += row
+    values += [None] * (size * (1 + len(rows[0])) - len(values))
+    return values
 
 
 def _array(texts: Iterable[str | None]) -> str:

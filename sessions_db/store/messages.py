@@ -84,7 +84,7 @@ class Messages(Runner):
         """
         text = validation.text("message", message)
         new = NewMessage(Role.USER, text, metadata=metadata, idempotency_key=idempotency_key)
-        (stored,) = self._append(Append(validation.text("key", key), [new], active_only=True))
+        (stored,) = self._append(Append(validation.text("key", key), [new], active_only=True, owns_messages=True))
         return stored
 
     def add_message(
@@ -119,7 +119,7 @@ class Messages(Runner):
         new = NewMessage(role, content, tool_name, metadata, idempotency_key)
         key = validation.text("key", key)
         expected_count = validation.optional_integer("expected_count", expected_count, minimum=0)
-        (stored,) = self._append(Append(key, [new], expected_count=expected_count))
+        (stored,) = self._append(Append(key, [new], expected_count=expected_count, owns_messages=True))
         return stored
 
     def add_messages(

@@ -43,7 +43,7 @@ class _Partner(Waiting):
 
 def _fill_with_partner(group: Group) -> None:
     _fill(group)
-    partner = _Partner(_NOBODY)
+    partner = _Partner(_NOBODY, woken_with=None)
     assert partner.claim(group.claimant)
     # First, so that none of the others is the first row of the statement.
     group.members.insert(0, partner)
