@@ -68,10 +68,12 @@ class NewMessage:
     idempotency_key: str | None = None
 
     def __post_init__(self) -> None:
-        # One by one, and only what there is: this is on the way of every append.
+        # One by one, and only what there is or changes: this is on the way of every append.
         fill = partial(object.__setattr__, self)
-        fill("role", validation.choice("role", self.role, Role))
-        fill("content", validation.text("content", self.content))
+        if (role := validation.choice("role", self.role, Role)) is not self.role:
+            fill("role", role)
+        if (content := validation.text("content", self.content)) is not self.content:
+            fill("content", content)
         if self.tool_name is not None:
             fill("tool_name", validation.name("tool_name", self.tool_name))
         if self.metadata is not None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from functools import cache, partial
 from itertools import repeat
 from typing import Any, Final, NamedTuple, Self, cast
@@ -32,8 +31,7 @@ _IDEMPOTENCY_KEY: Final = SENT.index("idempotency_key")
 _STATUS: Final = SENT.index("needed_status")
 
 
-@dataclass(frozen=True, slots=True)
-class Append:
+class Append(NamedTuple):
     """Messages to be appended to a session, all or none.
 
     Args:
