@@ -244,6 +244,22 @@ def test_session_of_another_transcript_is_proved_among_many(manager: SessionMana
     assert (verdict.fault, verdict.sessions, verdict.proved) == (None, 37, 37)
 
 
+def test_proofs_of_many_sessions_are_those_of_each(manager: SessionManager, seals: list[str]) -> None:
+    manager.delete_session(KEY)
+    manager.get_or_create_main("a")
+    with manager.transaction() as tx:
+        for key in [KEY, *(tx.spawn_cron("a", "Test") for _ in range(100))]:
+            tx.send_message(key, "Hello")
+    manager.seal_log()
+    keys = [KEY, "agent:nobody:main", *(session.key for session in manager.iterate()), KEY]
+
+    proofs = manager.proofs(keys)
+
+    assert len(keys) > 100
+    assert proofs == [proof for key in keys for proof in manager.proofs([key])]
+    assert [proved.transcript.number for proved in proofs[0].transcripts] == [len(seals) + 1]
+
+
 def test_import_skips_what_proves_an_export(
     manager: SessionManager, seals: list[str], create_database: Callable[..., str]
 ) -> None:

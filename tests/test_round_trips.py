@@ -112,7 +112,10 @@ OF_SEVERAL: dict[str, tuple[int, Callable[[SessionManager, str], object]]] = {
     "update_session": (5, lambda manager, key: manager.update_session(key, metadata={str(uuid.uuid4()): 1})),
     "update_session with a label": (8, lambda manager, key: manager.update_session(key, label=str(uuid.uuid4()))),
     "fork_session": (5, lambda manager, key: manager.fork_session(key, 1)),
-    "proofs of a session named often": (4, lambda manager, key: manager.proofs([key] * 100)),
+    "proofs of 100 sessions named twice": (
+        4,
+        lambda manager, key: manager.proofs([key, *(f"agent:{number}:main" for number in range(99))] * 2),
+    ),
     "fork_session with keys": (
         7,
         lambda manager, key: manager.fork_session(key, 1, label=str(uuid.uuid4()), idempotency_key=str(uuid.uuid4())),

@@ -31,6 +31,7 @@ from sessions_db.digests import FIRST, Tree, lines_digest, own_digest, row_diges
 from sessions_db.enums import EventKind
 from sessions_db.models import Seal, Transcript, is_redacted
 from sessions_db.operations.faults import Fault, Found, Log
+from sessions_db.operations.sealing import transcript_of
 from sessions_db.operations.sealing_messages import (
     MOST_MESSAGES,
     Given,
@@ -155,7 +156,7 @@ def _transcripts(conn: Connection, seal_id: int) -> Iterator[tuple[Transcript, s
     while rows := conn.execute(query.where(tuple_(*position) > tuple_(*map(literal, after)))).all():
         for row in rows:
             *columns, previous_digest = row
-            yield Transcript(**dict(zip(sealed_transcripts.c.keys(), columns, strict=True))), previous_digest
+            yield transcript_of(columns), previous_digest
         after = rows[-1][0], rows[-1][1]
 
 

@@ -2,47 +2,56 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Iterator, Sequence
+from itertools import groupby
+from operator import itemgetter
+from typing import Final
 
-from sqlalchemy import Connection, func, select
+from sqlalchemy import ClauseElement, Connection, func, select
 
+from sessions_db.database.statement import Statement
 from sessions_db.digests import Tree
 from sessions_db.models import Proof, ProvedTranscript, Transcript
 from sessions_db.operations.operation import Needs, needs
-from sessions_db.operations.sealing import transcripts_tree
-from sessions_db.schema import event_seals, message_digests, sealed_transcripts
+from sessions_db.operations.sealing import transcript_of, transcripts_tree
+from sessions_db.schema import event_seals, is_one_of, message_digests, sealed_transcripts
+
+_PAGE: Final = 100
+"""Of how many sessions the digests and transcripts are read at once."""
 
 
 @needs(Needs.SNAPSHOT)
 def proofs(conn: Connection, keys: Sequence[str]) -> list[Proof]:
     """What proves the messages of each of these sessions. Reads all transcripts of the seals that cover them."""
-    trees: dict[int, Tree] = {}
     # Each session is read once, however often its key is given.
-    found = {key: _proof(conn, key, trees) for key in dict.fromkeys(keys)}
+    different = [*dict.fromkeys(keys)]
+    trees: dict[int, Tree] = {}
+    found: dict[str, Proof] = {}
+    for start in range(0, len(different), _PAGE):
+        found.update((proof.session_key, proof) for proof in _page(conn, different[start : start + _PAGE], trees))
     return [found[key] for key in keys]
 
 
-def _proof(conn: Connection, key: str, trees: dict[int, Tree]) -> Proof:
-    digests = select(message_digests.c.seq, message_digests.c.transcript, message_digests.c.digest)
-    found = conn.execute(digests.where(message_digests.c.session_key == key).order_by(message_digests.c.seq)).all()
-    newest_seal = select(func.max(event_seals.c.id)).scalar_subquery()
-    query = select(sealed_transcripts).where(
-        sealed_transcripts.c.session_key == key,
-        sealed_transcripts.c.number.in_(
-            select(message_digests.c.transcript).where(message_digests.c.session_key == key)
-        ),
-        sealed_transcripts.c.seal_id <= newest_seal,
+def _page(conn: Connection, keys: Sequence[str], trees: dict[int, Tree]) -> Iterator[Proof]:
+    wanted = {"keys": json.dumps(keys)}
+    digests, transcripts = (
+        {key: [*of_session] for key, of_session in groupby(rows.rows(conn, wanted), itemgetter(0))}
+        for rows in (_DIGESTS, _TRANSCRIPTS)
     )
-    transcripts = [
-        Transcript(**row) for row in conn.execute(query.order_by(sealed_transcripts.c.number)).mappings().all()
-    ]
-    # A seal that is being made, or was interrupted, has left digests that prove nothing yet.
-    sealed = {transcript.number for transcript in transcripts}
-    return Proof(
-        session_key=key,
-        digests=tuple((seq, number, digest) for seq, number, digest in found if number in sealed),
-        transcripts=tuple(_proved(conn, each, trees) for each in transcripts),
-    )
+    for key in keys:
+        # Taken out: of a session with very many messages, they take as much memory as their proof.
+        found = digests.pop(key, [])
+        # A transcript outlives its session, and the digests do not.
+        covered = {number for _, _, number, _ in found}
+        proving = [transcript_of(row) for row in transcripts.get(key, []) if row[1] in covered]
+        # A seal that is being made, or was interrupted, has left digests that prove nothing yet.
+        sealed = {transcript.number for transcript in proving}
+        yield Proof(
+            session_key=key,
+            digests=tuple((seq, number, digest) for _, seq, number, digest in found if number in sealed),
+            transcripts=tuple(_proved(conn, transcript, trees) for transcript in proving),
+        )
 
 
 def _proved(conn: Connection, transcript: Transcript, trees: dict[int, Tree]) -> ProvedTranscript:
@@ -51,3 +60,20 @@ def _proved(conn: Connection, transcript: Transcript, trees: dict[int, Tree]) ->
         trees[seal_id] = transcripts_tree(conn, seal_id)
     position = trees[seal_id].position(transcript.digest)
     return ProvedTranscript(transcript=transcript, position=position, path=tuple(trees[seal_id].path(position)))
+
+
+def _digests(dialect: str) -> ClauseElement:
+    of = message_digests.c
+    query = select(of.session_key, of.seq, of.transcript, of.digest)
+    return query.where(is_one_of(dialect, of.session_key, "keys")).order_by(of.session_key, of.seq)
+
+
+def _transcripts(dialect: str) -> ClauseElement:
+    of = sealed_transcripts.c
+    newest_seal = select(func.max(event_seals.c.id)).scalar_subquery()
+    query = select(sealed_transcripts).where(is_one_of(dialect, of.session_key, "keys"), of.seal_id <= newest_seal)
+    return query.order_by(of.session_key, of.number)
+
+
+_DIGESTS = Statement(_digests)
+_TRANSCRIPTS = Statement(_transcripts)

@@ -22,7 +22,7 @@ from sqlalchemy import Connection, Row, Table, func, insert, literal, select, tu
 from sessions_db import clock
 from sessions_db.database import backend_of
 from sessions_db.digests import FIRST, Lines, Tree, own_digest, row_digest
-from sessions_db.models import Seal
+from sessions_db.models import Seal, Transcript
 from sessions_db.operations.operation import Needs, needs
 from sessions_db.schema import event_digests, event_seals, sealed_transcripts, session_events
 
@@ -76,6 +76,11 @@ def seal(conn: Connection, through_event_id: int, actor: str | None) -> Seal | N
     made = replace(made, digest=own_digest(made))
     conn.execute(insert(event_seals).values(asdict(made)))
     return made
+
+
+def transcript_of(row: Sequence[Any]) -> Transcript:
+    """The transcript that is in a row of its table."""
+    return Transcript(**dict(zip(sealed_transcripts.c.keys(), row, strict=True)))
 
 
 def transcripts_tree(conn: Connection, seal_id: int) -> Tree:

@@ -102,11 +102,11 @@ def test_schema_with_sessions_is_distributed_without_a_change(cluster: Cluster, 
         manager.add_messages(key, [NewMessage("user", str(number)) for number in range(5)])
         manager.complete_session(key)
         manager.seal_log()
-        before = [*manager.export_sessions()], manager.events(), manager.seals()
+        before = [*manager.export_sessions()], manager.events(), manager.seals(), manager.proofs([key])
 
         node = ok_json("upgrade", "--schema", schema, db=cluster.url)["node"]
 
-        assert ([*manager.export_sessions()], manager.events(), manager.seals()) == before
+        assert ([*manager.export_sessions()], manager.events(), manager.seals(), manager.proofs([key])) == before
         assert node == f"127.0.0.1:{cluster.node_of(schema)}"
         assert f"The schema is on the node {node}." in ok("upgrade", "--schema", schema, db=cluster.url)
         manager.reopen_session(key)
