@@ -13,6 +13,7 @@ from contextlib import ExitStack, closing, contextmanager
 from typing import Any, cast
 
 import pytest
+import sqlalchemy as sa
 
 from sessions_db import (
     AsyncSessionManager,
@@ -235,6 +236,34 @@ def test_append_that_waits_too_long_is_never_stored(
         assert (error.outcome_unknown, round(error.waited_s, 1)) == (False, 0.5)
         assert manager.send_message(key, "next").seq == 1
         assert contents(manager, key) == ["next"]
+
+
+@pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
+def test_append_that_waits_behind_those_that_met_a_full_disk_is_told_of_it(
+    open_manager: Callable[..., SessionManager], url: str, threads: ThreadPoolExecutor
+) -> None:
+    engine = sa.create_engine(url, pool_size=1, max_overflow=0)
+    sa.event.listen(engine, "connect", lambda connection, _: connection.execute("PRAGMA foreign_keys = ON"))
+
+    def allow(pages: int) -> None:
+        with engine.connect() as connection:
+            connection.exec_driver_sql(f"PRAGMA max_page_count = {pages}")
+
+    with open_manager(engine, retry_budget_s=0.5) as manager:
+        key = manager.get_or_create_main("main").key
+        allow(1)
+        large = "x" * 100_000
+        outcomes = together(manager, threads, [lambda: manager.send_message(key, large)] * 2)
+        met = [str(outcome.exception()) for outcome in outcomes]
+        with occupied(manager), pytest.raises(DatabaseUnavailable, match="disk is full"):
+            manager.send_message(key, "Hello")
+        allow(1_000_000)
+        manager.send_message(key, large)
+        with occupied(manager), pytest.raises(DatabaseUnavailable, match="other appends"):
+            manager.send_message(key, "Hello")
+    engine.dispose()
+
+    assert all("disk is full" in each for each in met)
 
 
 def test_appends_that_one_task_gathers_are_numbered_in_the_order_of_the_calls(url: str) -> None:

@@ -43,7 +43,7 @@ class Waiting(ABC):
         # dictionary, because `setdefault` looks and sets in one step.
         self._claim: dict[str, object] = {}
         self._withdrawn_for: BaseException | None = None
-        self.hindrance = "other appends of this process come first"
+        self.hindrance: str | None = None
 
     @abstractmethod
     def put(self, token: Token, /) -> None:
@@ -77,7 +77,8 @@ class Waiting(ABC):
 
     def timed_out(self) -> DatabaseUnavailable:
         """The error for one that waited too long."""
-        return DatabaseUnavailable(self.hindrance, time.monotonic() - self.began)
+        reason = self.hindrance or self.lane.hindrance or "other appends of this process come first"
+        return DatabaseUnavailable(reason, time.monotonic() - self.began)
 
     @property
     def rows(self) -> list[list[Any]]:
@@ -106,6 +107,8 @@ class Lane(FairSemaphore):
     def __init__(self, if_locked: IfLocked, shared: Lane | None = None) -> None:
         super().__init__(1)
         self.if_locked = if_locked
+        # Why the database stored nothing when it was last sent something: so what comes first takes long.
+        self.hindrance: str | None = None
         self._shared = shared
         # The lanes of sessions that were found locked, and when. Only who has the token uses it.
         self._aside: dict[str, tuple[Lane, float]] = {}

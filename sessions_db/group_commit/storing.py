@@ -139,9 +139,11 @@ class GroupCommit:
         if lane.has_aside(new):
             return None
         try:
-            return self._calls.run(append, new, if_locked=IfLocked.SKIP)
+            stored = self._calls.run(append, new, if_locked=IfLocked.SKIP)
         except SessionLocked:
             return None
+        lane.hindrance = None
+        return stored
 
     def _outcome(self, waiting: _WaitingThread, enter: Callable[[Waiting], None] | None = None) -> list[Message]:
         is_claimed = False
@@ -271,7 +273,10 @@ class _Storing:
             stored = send(members)
             self._calls.commit(self._conn)
             answers.update(stored)
+            self._group.lane.hindrance = None
         except exc.DBAPIError as error:
+            if isinstance(self._retry.translated(error), DatabaseUnavailable):
+                self._group.lane.hindrance = self._retry.reason_of(error)
             if self._if_locked is IfLocked.WAIT_BRIEFLY and self._calls.backend.is_lock_timeout(error):
                 # Some of the sessions are locked for long: from now on, find out which.
                 self._if_locked = IfLocked.SKIP
@@ -279,8 +284,6 @@ class _Storing:
                     waiting.hindrance = self._retry.reason_of(error)
             elif self._retry.may_repeat(error):
                 self._group.sent = ()
-                for waiting in members:
-                    waiting.hindrance = self._retry.reason_of(error)
                 if self._group.leader not in answers:
                     raise
                 return False
