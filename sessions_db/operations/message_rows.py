@@ -56,9 +56,9 @@ class Given(NamedTuple):
     """How a statement is given its rows.
 
     Args:
-        size: as so many rows of parameters; otherwise, numbered from 1, if 0.
+        size: as so many rows of parameters, which come first in the statement; otherwise, numbered from 1, if 0.
         first: the values of these parameters.
-        parameters: the parameters, if not.
+        parameters: what it is given otherwise.
     """
 
     size: int
@@ -81,15 +81,14 @@ def given(
         names: the texts of a row.
         rows: the rows.
         numbers: makes their numbers, if they are sent.
-        is_bounded: whether the rows are known to be within the bounds of a group.
+        is_bounded: whether their length is known to be within that of a group.
 
     Raises:
         InvalidInput: they are too large for a statement.
     """
     dialect = conn.dialect.name
-    if has_bound_rows(dialect) and (
-        is_bounded or (len(rows) <= MAX_GROUP_MESSAGES and length_of(names, rows) <= MAX_GROUP_LENGTH)
-    ):
+    is_few = has_bound_rows(dialect) and len(rows) <= MAX_GROUP_MESSAGES
+    if is_few and (is_bounded or length_of(names, rows) <= MAX_GROUP_LENGTH):
         # In few sizes, as each is a statement of its own.
         size = max(_SMALLEST, 1 << (len(rows) - 1).bit_length())
         return Given(size, bound_rows_values(numbers(), rows, size), {})
