@@ -25,6 +25,7 @@ from tests.support.clock import Clock
 from tests.support.databases import DistributedSchemas, PostgresDatabases, SQLiteDatabases
 from tests.support.distribution import Distribution
 from tests.support.measuring import mark_unmeasured, unmeasured
+from tests.support.servers import account
 
 # A shell has the jobs that it starts in the background ignore SIGINT, and what they start inherits that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -79,6 +80,7 @@ def postgres_server() -> Iterator[URL]:
         return
     # Not pytest's tmp_path: the path of the socket must be short, and if run as root, another user must reach it.
     directory = Path(tempfile.mkdtemp(prefix="sessions-db-pg-"))
+    account()
     server = get_server(directory, cleanup_mode="delete")
     try:
         url = make_url(server.get_uri())

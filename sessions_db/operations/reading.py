@@ -132,7 +132,9 @@ def _with_messages(query: Select[Any], message_limit: int | None) -> CompoundSel
         nth = select(older.c.seq).where(older.c.session_key == found.c.key).order_by(older.c.seq.desc())
         from_seq = func.coalesce(nth.limit(1).offset(message_limit - 1).scalar_subquery(), 0).label("from_seq")
         of = select(found.c.key, from_seq).cte("newest").prefix_with("MATERIALIZED", dialect="postgresql")
-        on = and_(messages.c.session_key == of.c.key, messages.c.seq >= of.c.from_seq)
+        # An expression, for which SQLite 3.53 makes no index of its own: it would read all messages, and look for each.
+        key = of.c.key.concat(literal_column("''"))
+        on = and_(messages.c.session_key == key, messages.c.seq >= of.c.from_seq)
     session_only = [null() for _ in SESSION_COLUMNS[2:]]
     message_only = [null() for _ in MESSAGE_COLUMNS]
     return union_all(

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import itertools
+import sys
 import uuid
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
 import pytest
-import uuid6
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -29,8 +29,9 @@ EXTREMES = [-LAST, -(10**15), -1001, -2, -1, 0, 1, 253_402_300_799_999, 253_402_
 @pytest.fixture(autouse=True)
 def uuids_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
     """Keep the far future out of the other tests' UUID generator, which never steps back."""
-    for module, name in ((uuid6, "_last_v7_timestamp"), (uuid, "_last_timestamp_v7")):
-        monkeypatch.setattr(module, name, None, raising=False)
+    monkeypatch.setattr(uuid, "_last_timestamp_v7", None, raising=False)
+    if sys.version_info < (3, 14):
+        monkeypatch.setattr("uuid6._last_v7_timestamp", None)
 
 
 def pages(manager: SessionManager, size: int, **filters: Any) -> list[Session]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import random
 import shutil
@@ -186,7 +187,10 @@ def account() -> str | None:
     """The user that servers run as. They refuse to run as root: then it is the user of the wheel's server."""
     if os.geteuid() != 0:
         return None
-    ensure_user_exists("pgserver")
+    # On a new machine several workers would add the user at once, and all but one fail.
+    with (Path(tempfile.gettempdir()) / "sessions-db-useradd.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        ensure_user_exists("pgserver")
     return "pgserver"
 
 
