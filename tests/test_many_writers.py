@@ -85,6 +85,35 @@ def contents(manager: SessionManager, key: str) -> list[str]:
     return [message.content for message in manager.history(key, include_tools=True) or []]
 
 
+def test_ended_session_among_those_that_must_be_active_is_refused_alone(
+    manager: SessionManager, threads: ThreadPoolExecutor
+) -> None:
+    active, ended = (manager.get_or_create_main(name).key for name in ("active", "ended"))
+    manager.complete_session(ended)
+
+    first, refused, second = together(
+        manager,
+        threads,
+        [
+            lambda: manager.send_message(active, "1"),
+            lambda: manager.send_message(ended, "2"),
+            lambda: manager.send_message(active, "3"),
+        ],
+    )
+
+    assert (first.result().seq, second.result().seq) == (1, 2)
+    assert isinstance(refused.exception(), SessionNotActive)
+    assert contents(manager, ended) == []
+
+
+def test_appends_of_no_messages_are_answered_together(manager: SessionManager, threads: ThreadPoolExecutor) -> None:
+    key = manager.get_or_create_main("main").key
+
+    outcomes = together(manager, threads, [lambda: manager.add_messages(key, [])] * 2)
+
+    assert [outcome.result() for outcome in outcomes] == [[], []]
+
+
 def test_each_append_gets_its_own_answer(manager: SessionManager, threads: ThreadPoolExecutor) -> None:
     active = manager.get_or_create_main("active").key
     ended = manager.get_or_create_main("ended").key

@@ -34,7 +34,7 @@ class Waiting(ABC):
     lane: Lane
 
     def __init__(self, append: Append, *, woken_with: object) -> None:
-        """Those that are `woken_with` the same thing are all woken by `wake` of one of them."""
+        """One `wake` wakes all that have the same `woken_with`."""
         self.append = append
         self.woken_with = woken_with
         self.began = time.monotonic()
@@ -77,8 +77,9 @@ class Waiting(ABC):
 
     def timed_out(self) -> DatabaseUnavailable:
         """The error for one that waited too long."""
-        reason = self.hindrance or self.lane.hindrance or "other appends of this process come first"
-        return DatabaseUnavailable(reason, time.monotonic() - self.began)
+        waited_s = time.monotonic() - self.began
+        reason = self.hindrance or self.lane.refusal_since(self.began - waited_s)
+        return DatabaseUnavailable(reason or "other appends of this process come first", waited_s)
 
     @property
     def rows(self) -> list[list[Any]]:
@@ -107,11 +108,16 @@ class Lane(FairSemaphore):
     def __init__(self, if_locked: IfLocked, shared: Lane | None = None) -> None:
         super().__init__(1)
         self.if_locked = if_locked
-        # Why the database stored nothing when it was last sent something: so what comes first takes long.
-        self.hindrance: str | None = None
+        # Why the database refused the lane's last statement, and when, if it did.
+        self.refusal: tuple[str, float] | None = None
         self._shared = shared
         # The lanes of sessions that were found locked, and when. Only who has the token uses it.
         self._aside: dict[str, tuple[Lane, float]] = {}
+
+    def refusal_since(self, moment: float) -> str | None:
+        """Why the database refused the lane's last statement, if it did, and not before this moment."""
+        refusal = self.refusal
+        return None if refusal is None or refusal[1] < moment else refusal[0]
 
     # Only who has the token may call these. So the appends to a session stay in their order.
 

@@ -142,7 +142,7 @@ class GroupCommit:
             stored = self._calls.run(append, new, if_locked=IfLocked.SKIP)
         except SessionLocked:
             return None
-        lane.hindrance = None
+        lane.refusal = None
         return stored
 
     def _outcome(self, waiting: _WaitingThread, enter: Callable[[Waiting], None] | None = None) -> list[Message]:
@@ -273,10 +273,10 @@ class _Storing:
             stored = send(members)
             self._calls.commit(self._conn)
             answers.update(stored)
-            self._group.lane.hindrance = None
+            self._group.lane.refusal = None
         except exc.DBAPIError as error:
             if isinstance(self._retry.translated(error), DatabaseUnavailable):
-                self._group.lane.hindrance = self._retry.reason_of(error)
+                self._group.lane.refusal = self._retry.reason_of(error), time.monotonic()
             if self._if_locked is IfLocked.WAIT_BRIEFLY and self._calls.backend.is_lock_timeout(error):
                 # Some of the sessions are locked for long: from now on, find out which.
                 self._if_locked = IfLocked.SKIP

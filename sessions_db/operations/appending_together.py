@@ -92,6 +92,8 @@ def append_together(
     is_bounded = rows is not None
     if rows is None:
         rows = [row for append in appends for row in append.rows()]
+    if not rows:
+        return [None] * len(appends)
     form = _Form.of(rows)
     size, first, parameters = given(
         conn, form.names, [row[: len(form.names)] for row in rows], partial(_numbers, rows), is_bounded=is_bounded
