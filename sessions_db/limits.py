@@ -58,7 +58,7 @@ MAX_SCHEMA_NAME_BYTES: Final = 63
 """Bytes of UTF-8 in the name of a schema: Postgres would cut off the rest, and two names would be one."""
 
 PAGE: Final = 100
-"""How many sessions `iterate` reads at once."""
+"""How many sessions are read at once by what reads many, such as `iterate`."""
 
 PLACES: Final = 10_000
 """How many keys that begin alike `iterate` sorts at once: no index has them in its order."""

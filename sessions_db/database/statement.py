@@ -43,10 +43,11 @@ class Statement:
                 where the driver takes parameters by their positions.
         """
         sql, literals, order = self._text(conn)
-        named = {**literals, **parameters}
         if order is None:
-            return rows_of(conn, sql, named)
-        return rows_of(conn, sql, (*first, *[named[name] for name in order[len(first) :]]))
+            return rows_of(conn, sql, {**literals, **parameters})
+        # Without a copy of all names: it would have those of `first` too.
+        rest = [parameters[name] if name in parameters else literals[name] for name in order[len(first) :]]
+        return rows_of(conn, sql, (*first, *rest))
 
     def _text(self, conn: Connection) -> _Text:
         text = self._by_dialect.get(conn.dialect.name)

@@ -20,7 +20,7 @@ from sessions_db.operations.appending_together import (
     stored_messages,
 )
 from sessions_db.operations.locking import IfLocked, locking
-from sessions_db.operations.message_rows import GIVEN, given, given_values, row_of
+from sessions_db.operations.message_rows import GIVEN, given_values, row_of, sent_rows
 from sessions_db.schema import insert_into, messages, sessions, text_rows
 
 _PARAMETERS: Final = tuple(f"new_{name}" for name in GIVEN)
@@ -47,11 +47,11 @@ def append_several(conn: Connection, new: Append, *, if_locked: IfLocked) -> lis
     For five, Postgres takes half as long again with `append_together` (measured once).
     """
     rows = [row_of(message) for message in new.messages]
-    size, first, given_parameters = given(conn, GIVEN, rows, partial(count, 1))
+    size, first, parameters = sent_rows(conn, GIVEN, rows, partial(count, 1))
     statement = _append_several(
         size, active_only=new.active_only, if_locked=if_locked, expecting=new.expected_count is not None
     )
-    parameters, at_ms = _parameters(new, given_parameters)
+    parameters, at_ms = _parameters(new, parameters)
     found = statement.rows(conn, parameters, first)
     if not found:
         return None

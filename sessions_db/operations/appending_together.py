@@ -17,7 +17,7 @@ from sessions_db.errors import DatabaseUnavailable
 from sessions_db.models import Message, NewMessage
 from sessions_db.models.camel_case import copied
 from sessions_db.operations.locking import IfLocked, locking
-from sessions_db.operations.message_rows import GIVEN, given, given_values, row_of
+from sessions_db.operations.message_rows import GIVEN, given_values, row_of, sent_rows
 from sessions_db.schema import insert_into, is_one_of, messages, sessions, text_rows, to_json
 
 COLUMNS: Final = ("session_key", "seq", "timestamp_ms", *GIVEN)
@@ -95,7 +95,7 @@ def append_together(
     if not rows:
         return [None] * len(appends)
     form = _Form.of(rows)
-    size, first, parameters = given(
+    size, first, parameters = sent_rows(
         conn, form.names, [row[: len(form.names)] for row in rows], partial(_numbers, rows), is_bounded=is_bounded
     )
     form = form._replace(size=size)

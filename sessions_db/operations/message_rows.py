@@ -52,13 +52,13 @@ def row_of(new: NewMessage) -> list[Any]:
     return row
 
 
-class Given(NamedTuple):
-    """How a statement is given its rows.
+class SentRows(NamedTuple):
+    """What a statement is sent for its rows.
 
     Args:
-        size: as so many rows of parameters, which come first in the statement; otherwise, numbered from 1, if 0.
+        size: so many rows of parameters, which come first in the statement; 0 if otherwise, numbered from 1.
         first: the values of these parameters.
-        parameters: what it is given otherwise.
+        parameters: what is sent otherwise.
     """
 
     size: int
@@ -66,14 +66,14 @@ class Given(NamedTuple):
     parameters: dict[str, Any]
 
 
-def given(
+def sent_rows(
     conn: Connection,
     names: Sequence[str],
     rows: Sequence[Sequence[Any]],
     numbers: Callable[[], Iterable[int]],
     *,
     is_bounded: bool = False,
-) -> Given:
+) -> SentRows:
     """What sends these rows with their numbers.
 
     Args:
@@ -91,14 +91,14 @@ def given(
     if is_few and (is_bounded or length_of(names, rows) <= MAX_GROUP_LENGTH):
         # In few sizes, as each is a statement of its own.
         size = max(_SMALLEST, 1 << (len(rows) - 1).bit_length())
-        return Given(size, bound_rows_values(numbers(), rows, size), {})
+        return SentRows(size, bound_rows_values(numbers(), rows, size), {})
     parameters = text_rows_parameters(dialect, names, rows)
     if sum(map(len, parameters.values())) > MAX_BATCH_BYTES // 4:
         bytes_sent = sum(len(text.encode()) for text in parameters.values())
         if bytes_sent > MAX_BATCH_BYTES:
             limit = f"must be at most {MAX_BATCH_BYTES} bytes together, as JSON"
             raise InvalidInput("messages", limit, Shown(f"{bytes_sent} bytes"))
-    return Given(0, (), parameters)
+    return SentRows(0, (), parameters)
 
 
 def given_values(rows: TextRows) -> list[ColumnElement[Any]]:

@@ -6,19 +6,16 @@ import json
 from collections.abc import Iterator, Sequence
 from itertools import groupby
 from operator import itemgetter
-from typing import Final
 
 from sqlalchemy import ClauseElement, Connection, func, select
 
 from sessions_db.database.statement import Statement
 from sessions_db.digests import Tree
+from sessions_db.limits import PAGE
 from sessions_db.models import Proof, ProvedTranscript, Transcript
 from sessions_db.operations.operation import Needs, needs
 from sessions_db.operations.sealing import transcript_of, transcripts_tree
 from sessions_db.schema import event_seals, is_one_of, message_digests, sealed_transcripts
-
-_PAGE: Final = 100
-"""Of how many sessions the digests and transcripts are read at once."""
 
 
 @needs(Needs.SNAPSHOT)
@@ -28,16 +25,16 @@ def proofs(conn: Connection, keys: Sequence[str]) -> list[Proof]:
     different = [*dict.fromkeys(keys)]
     trees: dict[int, Tree] = {}
     found: dict[str, Proof] = {}
-    for start in range(0, len(different), _PAGE):
-        found.update((proof.session_key, proof) for proof in _page(conn, different[start : start + _PAGE], trees))
+    for start in range(0, len(different), PAGE):
+        found.update((proof.session_key, proof) for proof in _page(conn, different[start : start + PAGE], trees))
     return [found[key] for key in keys]
 
 
 def _page(conn: Connection, keys: Sequence[str], trees: dict[int, Tree]) -> Iterator[Proof]:
     wanted = {"keys": json.dumps(keys)}
     digests, transcripts = (
-        {key: [*of_session] for key, of_session in groupby(rows.rows(conn, wanted), itemgetter(0))}
-        for rows in (_DIGESTS, _TRANSCRIPTS)
+        {key: [*of_session] for key, of_session in groupby(statement.rows(conn, wanted), itemgetter(0))}
+        for statement in (_DIGESTS, _TRANSCRIPTS)
     )
     for key in keys:
         # Taken out: of a session with very many messages, they take as much memory as their proof.
